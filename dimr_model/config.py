@@ -1,0 +1,84 @@
+"""The shape of a DiMR network: one frozen dataclass, and the paper's named variants."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TimeConditioning = Literal["td_rmsnorm", "td_layernorm", "rmsnorm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiMRConfig:
+    """Everything that decides the parameters' names and shapes, and nothing else.
+
+    Branches are listed coarse to fine: branch r of R works at ``input_size / 2^(R-1-r)``. The first is made of
+    Transformer blocks, the others of ConvNeXt blocks (paper, Section 4.1).
+    """
+
+    input_size: int
+    """Height and width of the input, in latent cells or pixels."""
+    channels: int
+    """Channels of the input: 4 for Stable Diffusion latents, 3 or 1 for pixels."""
+    num_classes: int
+    """Real classes, without the null class; the null class has index ``num_classes``."""
+    depths: tuple[int, ...]
+    """Blocks per branch. An even number is built as the next odd one (long skips need a middle block)."""
+    widths: tuple[int, ...]
+    """Channels per branch."""
+    num_heads: int = 16
+    """Attention heads of the Transformer branch."""
+    time_conditioning: TimeConditioning = "td_rmsnorm"
+    """Norm inside the blocks. ``rmsnorm`` leaves time to the norms around the blocks (as the released code can)."""
+
+    def __post_init__(self) -> None:
+        # Lists come from JSON and YAML; a frozen config must hash and compare by value.
+        object.__setattr__(self, "depths", tuple(self.depths))
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if not self.depths or len(self.depths) != len(self.widths):
+            raise ValueError(
+                f"depths {self.depths} and widths {self.widths} must list the same branches, coarse to fine, at least one"
+            )
+        if self.input_size < 1 or self.channels < 1 or self.num_classes < 1 or min(self.depths + self.widths) < 1:
+            raise ValueError("input_size, channels, num_classes, depths and widths must be positive")
+        if self.input_size % self.downsampling(0):
+            raise ValueError(
+                f"input_size {self.input_size} is not divisible by {self.downsampling(0)}, the coarsest of "
+                f"{self.num_branches} branches; use fewer branches or another size"
+            )
+        if self.num_heads < 1 or self.widths[0] % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide the first branch's width {self.widths[0]}")
+        if self.time_conditioning not in ("td_rmsnorm", "td_layernorm", "rmsnorm"):
+            raise ValueError(
+                f"time_conditioning {self.time_conditioning!r} is unknown; use td_rmsnorm, td_layernorm or rmsnorm"
+            )
+
+    @property
+    def num_branches(self) -> int:
+        """R in the paper."""
+        return len(self.depths)
+
+    @property
+    def null_class(self) -> int:
+        """The label that means "no class", for classifier-free guidance."""
+        return self.num_classes
+
+    def downsampling(self, branch: int) -> int:
+        """How many times smaller than the input branch ``branch`` works; also its patch size."""
+        return int(2 ** (self.num_branches - 1 - branch))
+
+    def built_depth(self, branch: int) -> int:
+        """Blocks that branch ``branch`` really has: ``depths[branch]`` rounded up to odd."""
+        return 2 * (self.depths[branch] // 2) + 1
+
+
+VARIANTS: dict[str, DiMRConfig] = {
+    "M/3R-64": DiMRConfig(
+        input_size=64, channels=3, num_classes=1000, depths=(15, 8, 8), widths=(768, 384, 192), num_heads=12
+    ),
+    "L/3R-64": DiMRConfig(
+        input_size=64, channels=3, num_classes=1000, depths=(33, 17, 17), widths=(768, 384, 192), num_heads=12
+    ),
+    "XL/2R-256": DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(39, 20), widths=(960, 480)),
+    "XL/3R-512": DiMRConfig(input_size=64, channels=4, num_classes=1000, depths=(39, 20, 20), widths=(960, 480, 240)),
+    "G/2R-256": DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(57, 29), widths=(1152, 576)),
+}
+"""The paper's models (Section 4.4, Table 1); ImageNet at 64 is in pixels, at 256 and 512 in latents of an 8x VAE."""

@@ -1,0 +1,102 @@
+"""Noise schedules, the forward process and the multi-scale loss (paper, Sections 3 and 4.3)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v"]
+Schedule = Literal["scaled_linear", "vp_linear", "cosine"]
+
+NUM_STEPS = 1000
+"""Diffusion steps n = 1..1000; x_1000 is all but pure noise."""
+
+
+def noise_level(step: Tensor) -> Tensor:
+    """What the network is told about step n (fractional ones too): n / 1000 * 8 - 4, which rises with noise.
+
+    The released code names it log_snr, which it is not. The network's own tau is a quarter of it, n / 500 - 1.
+    """
+    return step / NUM_STEPS * 8 - 4
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Variance-preserving schedule over steps n = 1..1000: ``x_n = alpha_n x_0 + sigma_n eps``.
+
+    ``scaled_linear`` is Stable Diffusion's and the released model's at 256 and 512; ``vp_linear`` is the VP-SDE with
+    beta from 0.1 to 20, used at 64; ``cosine`` is Nichol and Dhariwal's (2021), for short runs on small images.
+    """
+
+    kind: Schedule = "scaled_linear"
+
+    @cached_property
+    def betas(self) -> Tensor:
+        """``[1000]`` float64, beta_n of step n at index n - 1."""
+        if self.kind == "scaled_linear":
+            return torch.linspace(0.00085**0.5, 0.012**0.5, NUM_STEPS, dtype=torch.float64) ** 2
+        edges = torch.linspace(0, 1, NUM_STEPS + 1, dtype=torch.float64)
+        if self.kind == "vp_linear":
+            log_alpha_bar = -0.1 * edges - (20 - 0.1) * edges**2 / 2
+        elif self.kind == "cosine":
+            log_alpha_bar = 2 * torch.log(torch.cos((edges + 0.008) / 1.008 * torch.pi / 2).clamp_min(1e-12))
+        else:
+            raise ValueError(f"unknown noise schedule {self.kind!r}; use scaled_linear, vp_linear or cosine")
+        return (1 - torch.exp(log_alpha_bar[1:] - log_alpha_bar[:-1])).clamp(max=0.999)
+
+    @cached_property
+    def alphas_cumprod(self) -> Tensor:
+        """``[1000]`` float64, alpha_n^2."""
+        return torch.cumprod(1 - self.betas, dim=0)
+
+    def alpha_sigma(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise scales at integer steps ``[B]`` in 1..1000, shaped ``[B, 1, 1, 1]``, float64."""
+        alpha_squared = self.alphas_cumprod.to(step.device)[step - 1].view(-1, 1, 1, 1)
+        return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+
+    def add_noise(self, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:
+        """The forward process: ``clean``, ``noise`` ``[B, C, H, W]`` and ``step [B]`` -> ``x_n`` of the same dtype."""
+        alpha, sigma = (scale.to(clean.dtype) for scale in self.alpha_sigma(step))
+        return alpha * clean + sigma * noise
+
+    def target(self, clean: Tensor, noise: Tensor, step: Tensor, prediction: Prediction) -> Tensor:
+        """What the finest branch should output: the noise, or v = alpha eps - sigma x_0 (Salimans and Ho, 2022)."""
+        if prediction == "epsilon":
+            return noise
+        alpha, sigma = (scale.to(clean.dtype) for scale in self.alpha_sigma(step))
+        return alpha * noise - sigma * clean
+
+    def to_clean(self, noisy: Tensor, output: Tensor, step: Tensor, prediction: Prediction) -> Tensor:
+        """The x_0 that a network output ``[B, C, H, W]`` at integer steps ``[B]`` stands for."""
+        alpha, sigma = (scale.to(noisy.dtype) for scale in self.alpha_sigma(step))
+        if prediction == "epsilon":
+            return (noisy - sigma * output) / alpha
+        return alpha * noisy - sigma * output
+
+
+def branch_targets(target: Tensor, num_branches: int) -> list[Tensor]:
+    """Targets coarse to fine: k * average-pooling over k x k blocks, which keeps white noise at unit variance."""
+    factors = [2 ** (num_branches - 1 - r) for r in range(num_branches)]
+    return [target if k == 1 else k * F.avg_pool2d(target, k) for k in factors]
+
+
+def branch_losses(predictions: list[Tensor], target: Tensor) -> Tensor:
+    """Mean squared error of every branch and sample: ``[R, B]``, unweighted, in float32 at least."""
+    losses = []
+    for prediction, branch_target in zip(predictions, branch_targets(target, len(predictions)), strict=True):
+        wide = prediction.float() if prediction.dtype in (torch.bfloat16, torch.float16) else prediction
+        losses.append((wide - branch_target).square().flatten(1).mean(1))
+    return torch.stack(losses)
+
+
+def loss_weights(num_branches: int) -> list[float]:
+    """Weights of the multi-scale loss, coarse to fine: 1 / 4^(R - r) for r = 1..R (paper, Section 4.3)."""
+    return [0.25 ** (num_branches - 1 - r) for r in range(num_branches)]
+
+
+def multi_scale_loss(losses: Tensor) -> Tensor:
+    """Branch losses ``[R, B]`` -> weighted sum over branches ``[B]``; the training loss is its batch mean."""
+    return losses.new_tensor(loss_weights(losses.shape[0])) @ losses
