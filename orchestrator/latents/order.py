@@ -1,0 +1,112 @@
+"""Which row is drawn when: a pure function of (dataset, seed, position), the same at every world size.
+
+Each epoch permutes the row groups, strings their rows together and cuts the string into ``lanes`` equal lanes (the few
+rows left over change each epoch). Rows are shuffled within windows of a lane. Every global batch takes the next
+``batch_size / lanes`` rows of every lane, so a position in training is one number, ``images_seen``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from dimr_model import randomness
+
+
+@dataclass(frozen=True)
+class RowGroupSlice:
+    """Rows ``start..stop`` of row group ``row_group`` (numbered over the whole dataset)."""
+
+    row_group: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """A shuffled stretch of one lane: read the slices, string them together, take rows in ``permutation`` order."""
+
+    lane: int
+    start: int
+    """Position in the lane of the first row, counted over all epochs."""
+    slices: tuple[RowGroupSlice, ...]
+    permutation: npt.NDArray[np.int64] = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of a dataset whose row groups have ``row_group_rows`` rows."""
+
+    row_group_rows: tuple[int, ...]
+    seed: int
+    lanes: int
+    window: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the dataset."""
+        return sum(self.row_group_rows)
+
+    @property
+    def lane_length(self) -> int:
+        """Rows of a lane in one epoch.
+
+        Raises:
+            ValueError: there are more lanes than rows.
+        """
+        if self.lanes > self.num_rows:
+            raise ValueError(f"{self.lanes} lanes are more than the dataset's {self.num_rows} rows; set data.lanes lower")
+        return self.num_rows // self.lanes
+
+    @cached_property
+    def windows_per_epoch(self) -> int:
+        """Windows of a lane in one epoch; the last one may be short."""
+        return -(-self.lane_length // self.window)
+
+    def window_at(self, position: int) -> int:
+        """Number of the window, counted over all epochs, that holds a lane's row ``position``."""
+        epoch, offset = divmod(position, self.lane_length)
+        return epoch * self.windows_per_epoch + offset // self.window
+
+    def read_plan(self, lane: int, number: int) -> Window:
+        """What window ``number`` of a lane consists of."""
+        epoch, within = divmod(number, self.windows_per_epoch)
+        start = within * self.window
+        length = min(self.window, self.lane_length - start)
+        first = lane * self.lane_length + start
+        permuted, edges = _epoch_row_groups(self.row_group_rows, self.seed, epoch)
+        slices = []
+        for place in range(int(np.searchsorted(edges, first, side="right")) - 1, len(permuted)):
+            begin, end = int(edges[place]), int(edges[place + 1])
+            if begin >= first + length:
+                break
+            slices.append(
+                RowGroupSlice(int(permuted[place]), max(first - begin, 0), min(first + length, end) - begin)
+            )
+        shuffle = randomness.generator(self.seed, f"data-window/{lane}", number)
+        return Window(lane, epoch * self.lane_length + start, tuple(slices), shuffle.permutation(length))
+
+
+@lru_cache(maxsize=4)
+def _epoch_row_groups(
+    row_group_rows: tuple[int, ...], seed: int, epoch: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The epoch's permutation of row groups, and where each begins (and the last ends) in the string of all rows."""
+    permuted = randomness.generator(seed, "data-epoch", epoch).permutation(len(row_group_rows))
+    edges = np.concatenate([[0], np.cumsum(np.asarray(row_group_rows)[permuted])])
+    return permuted, edges
+
+
+def lanes_of_rank(lanes: int, rank: int, world_size: int) -> Sequence[int]:
+    """The lanes that a rank owns: consecutive ones, so that ranks in order hold the global batch in order.
+
+    Raises:
+        ValueError: the world size does not divide the lanes; the message names the nearest valid ones.
+    """
+    if lanes % world_size:
+        valid = [n for n in range(1, lanes + 1) if lanes % n == 0]
+        raise ValueError(f"world size {world_size} does not divide data.lanes {lanes}; valid are {valid}")
+    share = lanes // world_size
+    return range(rank * share, (rank + 1) * share)

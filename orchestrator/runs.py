@@ -1,0 +1,107 @@
+"""A run's folder: what makes it the same run, and when it is finished."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.checkpoint import Checkpoint, newest_valid
+from orchestrator.config import ExperimentConfig, flatten, from_dict, to_yaml
+from orchestrator.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
+DATASET_FILE = "dataset.json"
+# What may differ when a run goes on: where things are, how many hands there are, length, cadences, tracking.
+FREE_KEYS = (
+    "run.root",
+    "data.path",
+    "data.source_path",
+    "train.images",
+    "train.workers",
+    "train.use_gpu",
+    "train.threads_per_worker",
+    "train.max_restarts",
+    "train.log_every_images",
+    "train.checkpoint_every_images",
+    "train.preview_every_images",
+    "sampling.actors",
+    "sampling.use_gpu",
+    "tracking.uri",
+    "tracking.experiment",
+    "cluster.address",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder."""
+
+    directory: Path
+    checkpoint: Checkpoint | None
+    """Where training stands."""
+    is_finished: bool
+    """Trained to the asked length and scored."""
+
+
+def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
+    """Create or continue the run's folder, and record the config in it.
+
+    Raises:
+        UserError: the folder cannot be written, or belongs to a run with another config or dataset.
+    """
+    directory = config.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The run's folder {directory} cannot be written ({error}). Choose another with --run.root or --run.name."
+        ) from error
+    _refuse_other_config(config, dataset_fingerprint)
+    write_text(directory / DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
+    write_text(directory / CONFIG_FILE, to_yaml(config))
+    checkpoint = newest_valid(directory)
+    scored = read_metrics(directory)
+    is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
+    is_finished = is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
+    return Run(directory, checkpoint, is_finished)
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """``metrics.json``, or nothing where the run was not scored yet."""
+    path = directory / METRICS_FILE
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return content
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a small file so that readers see the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(content)
+    temporary.replace(path)
+
+
+def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> None:
+    path = config.directory / CONFIG_FILE
+    if not path.exists():
+        return
+    before, now = flatten(from_dict(yaml.safe_load(path.read_text()))), flatten(config)
+    differing = [
+        f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if key not in FREE_KEYS and before.get(key) != now.get(key)
+    ]
+    recorded = json.loads((config.directory / DATASET_FILE).read_text())["fingerprint"]
+    if recorded != dataset_fingerprint:
+        differing.append(f"the dataset at {config.data.path} (was {recorded}, now {dataset_fingerprint})")
+    if differing:
+        raise UserError(
+            f"The run {config.directory} exists with other settings: {'; '.join(differing)}. Give this experiment its "
+            "own --run.name, or use the run's settings to continue it. Nothing was changed."
+        )

@@ -1,0 +1,53 @@
+"""Everything that training changes, as one object that knows how to save and load itself."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+
+from dimr_model import DiMR, randomness
+from dimr_model.ema import EMA
+from orchestrator.config import ExperimentConfig
+from orchestrator.training.optimizer import build_optimizer
+from orchestrator.training.parallelize import parallelize
+
+
+@dataclass
+class TrainState:
+    """Model, optimizer and EMA, sharded alike, and the position in training."""
+
+    model: DiMR
+    optimizer: torch.optim.AdamW
+    ema: EMA
+    device: torch.device
+    images_seen: int = 0
+    """Position of the run: decides the data, the draws, the schedules."""
+    attempt: int = 0
+    """Part of every draw's seed; another attempt sees other noise."""
+    skipped_steps: int = 0
+    """Steps without an update because the gradient was not finite."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors (sharded as they are) and numbers, for torch's distributed checkpoint."""
+        model, optimizer = get_state_dict(self.model, self.optimizer)
+        position = {"images_seen": self.images_seen, "attempt": self.attempt, "skipped_steps": self.skipped_steps}
+        return {"model": model, "optimizer": optimizer, "ema": self.ema.weights, "position": position}
+
+    def load_state_dict(self, loaded: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned; EMA tensors were filled in place by the loader."""
+        set_state_dict(
+            self.model, self.optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"]
+        )
+        for name, value in loaded["position"].items():
+            setattr(self, name, value)
+
+
+def fresh_state(config: ExperimentConfig, mesh: DeviceMesh, device: torch.device) -> TrainState:
+    """The state before the first step; weights depend on ``run.seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(randomness.generator(config.run.seed, "weights").integers(2**62)))
+        model = DiMR(config.model)
+    model = parallelize(model.to(device), mesh)
+    return TrainState(model, build_optimizer(model, config.train), EMA(model), device)
