@@ -30,6 +30,8 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
     Raises:
         UserError: the cluster does not answer.
     """
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     if ray.is_initialized():
         yield
         return
@@ -43,7 +45,6 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
                 address="local",
                 num_cpus=max(EMBEDDED_MIN_CPUS, os.cpu_count() or 1),
                 object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
-                include_dashboard=False,
                 logging_level=logging.WARNING,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -16,20 +16,21 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator import cluster
-from orchestrator.checkpoint import Checkpoint, export, newest_valid
+from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.evaluation.extractors import weights_file
-from orchestrator.evaluation.sampling import PreviewSampler
-from orchestrator.evaluation.score import Scores, evaluate
+from orchestrator.evaluation.preview import PreviewSampler
 from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import check_model, prepare_dataset
 from orchestrator.progress import ImageProgress
 from orchestrator.runs import METRICS_FILE, Run, open_run, read_metrics, write_text
 from orchestrator.tracking import Tracker, server_problem, start_params, tracking_uri
-from orchestrator.training.entry import TrainJob, train
-from orchestrator.training.loop import Hooks
+from orchestrator.training.hooks import Hooks
+from orchestrator.training.shards import TrainJob
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.score import Scores
 
 POLL_SECONDS = 1.0
 TRACKER_CLOSE_SECONDS = 60.0
@@ -46,7 +47,7 @@ def run_experiment(config: ExperimentConfig) -> None:
     config = with_absolute_paths(config)
     _warn_of_temporary_folder(config, console)
     dataset = _dataset(config, console)
-    weights_file(config.evaluation)
+    _require_extractor(config)
     run = open_run(config, dataset.fingerprint)
     uri = tracking_uri(config)
     _warn_of_silent_server(uri, console)
@@ -100,6 +101,14 @@ def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
     return dataset
 
 
+def _require_extractor(config: ExperimentConfig) -> None:
+    """Find, or fetch, the extractor's weights before hours of training rather than after."""
+    if config.evaluation.extractor == "inception":
+        from orchestrator.evaluation.extractors import weights_file
+
+        weights_file(config.evaluation)
+
+
 def _train_and_score(
     config: ExperimentConfig,
     dataset: LatentDataset,
@@ -116,6 +125,10 @@ def _train_and_score(
     began = time.perf_counter()
     checkpoint = _train(config, dataset, run, shares, tracker, console)
     seconds["train"] = time.perf_counter() - began
+    # torch and diffusers, ten seconds of import, are loaded when they are needed.
+    from orchestrator.checkpoints.storage import export
+    from orchestrator.evaluation.score import evaluate
+
     export(checkpoint, run.directory / "export")
     with ImageProgress(console, "sample", config.evaluation.images) as progress:
         scores = evaluate(config, checkpoint, dataset, progress.update)
@@ -139,6 +152,8 @@ def _train(
         resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
         preview = ray.remote(PreviewSampler).options(**resources).remote(config, dataset.info.scaling_factor, tracker)
     job = TrainJob(config, dataset, make_hooks=_HooksOf(tracker, preview, config.train.preview_every_images))
+    from orchestrator.training.entry import train
+
     with _follow(tracker, ImageProgress(console, "train", config.train.images, start)):
         train(job, shares.data_cpus)
     if preview is not None:
@@ -204,7 +219,7 @@ def _start_tracker(config: ExperimentConfig, uri: str) -> Any:
 
 
 def _write_metrics(
-    config: ExperimentConfig, checkpoint: Checkpoint, scores: Scores, seconds: dict[str, float]
+    config: ExperimentConfig, checkpoint: Checkpoint, scores: "Scores", seconds: dict[str, float]
 ) -> None:
     content = {
         "images_seen": checkpoint.images_seen,
@@ -216,7 +231,7 @@ def _write_metrics(
     write_text(config.directory / METRICS_FILE, json.dumps(content, indent=1))
 
 
-def _log_scores(checkpoint: Checkpoint, scores: Scores, tracker: Any) -> None:
+def _log_scores(checkpoint: Checkpoint, scores: "Scores", tracker: Any) -> None:
     tracker.log_metrics.remote({f"eval/{m.name}": m.value for m in scores.measurements}, checkpoint.images_seen)
     tracker.log_tags.remote({f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements})
     tracker.log_image.remote("final_samples", "samples.png", checkpoint.images_seen)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.checkpoint import Checkpoint, newest_valid
+from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.config import ExperimentConfig, flatten, from_dict, to_yaml
 from orchestrator.errors import UserError
 

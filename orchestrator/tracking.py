@@ -22,6 +22,8 @@ JOURNAL_FILE = "journal.jsonl"
 OFFSET_FILE = "journal.offset"
 SYNC_SECONDS = 2.0
 RETRY_SECONDS = 15.0
+# Loading MLflow and creating its store takes seconds of CPU that the starting workers need more.
+START_SECONDS = 30.0
 BATCH_METRICS = 1000
 logger = logging.getLogger(__name__)
 
@@ -141,6 +143,7 @@ class Tracker:
         return self._sync.problem
 
     def _run(self) -> None:
+        self._stop.wait(START_SECONDS)
         while not self._stop.is_set():
             self._sync.copy()
             self._stop.wait(RETRY_SECONDS if self._sync.problem else SYNC_SECONDS)

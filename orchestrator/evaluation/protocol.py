@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.checkpoint import Checkpoint
+from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.images import ROUNDING
 

@@ -62,6 +62,7 @@ def load_reference(config: ExperimentConfig, dataset: LatentDataset) -> Referenc
 
     Held-out and noise images are as many as will be scored, at most a fifth of the dataset.
     """
+    torch.set_num_threads(1)
     extractor, description = load_extractor(config.evaluation)
     count = min(config.evaluation.images, int(dataset.info.num_images * HELD_OUT_FRACTION))
     key = hashlib.sha256(
@@ -86,6 +87,7 @@ def load_reference(config: ExperimentConfig, dataset: LatentDataset) -> Referenc
 
 def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
     """The dataset's classifier from the cache, or trained now on the images that are not held out."""
+    torch.set_num_threads(1)
     cache = _cache_folder(config, dataset) / f"classifier-{dataset.fingerprint}.safetensors"
     channels, num_classes = dataset.info.diffusion_shape[0], len(dataset.info.class_names)
     if not cache.exists():

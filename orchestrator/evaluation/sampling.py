@@ -1,6 +1,5 @@
 """Sampling actors: images by index, the same whoever draws them."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,24 +9,22 @@ from torch import Tensor
 
 from dimr_model.diffusion import NoiseSchedule
 from dimr_model.sampling import balanced_labels, initial_noise, sample
-from orchestrator.checkpoint import Checkpoint, load_ema
+from orchestrator.checkpoints.selection import Checkpoint
+from orchestrator.checkpoints.storage import load_ema
 from orchestrator.config import ExperimentConfig
-from orchestrator.evaluation.images import Decoder, save_grid
-
-PREVIEW_ROWS = 3
-MAX_GRID_COLUMNS = 10
+from orchestrator.evaluation.images import Decoder
 
 
 class ImageSampler:
     """Draws images with a checkpoint's EMA weights; the class of a Ray Data actor pool, and usable by itself."""
 
     def __init__(
-        self, config: ExperimentConfig, checkpoint: Checkpoint, scaling_factor: float | None, threads: int = 1
+        self, config: ExperimentConfig, checkpoint: Checkpoint, scaling_factor: float | None
     ) -> None:
         use_gpu = config.sampling.use_gpu and torch.cuda.is_available()
         self._device = torch.device("cuda" if use_gpu else "cpu")
         if not use_gpu:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(1)  # an actor holds one CPU
         self._config = config
         self._model = load_ema(checkpoint).to(self._device)
         self._decoder = Decoder(config.sampling.vae, scaling_factor, self._device)
@@ -54,24 +51,3 @@ class ImageSampler:
         """A Ray Data batch of ``id`` -> the same with ``image`` and ``label``."""
         images, labels = self.draw([int(index) for index in batch["id"]])
         return {"id": np.asarray(batch["id"]), "image": images.numpy(), "label": labels.numpy()}
-
-
-class PreviewSampler:
-    """Draws one small grid per checkpoint, always from the same noise, while training goes on; a Ray actor."""
-
-    def __init__(self, config: ExperimentConfig, scaling_factor: float | None, tracker: Any) -> None:
-        self._config = config
-        self._scaling_factor = scaling_factor
-        self._tracker = tracker
-
-    def draw(self, checkpoint: Checkpoint) -> None:
-        """Write ``previews/<images_seen>.png`` into the run's folder and log it."""
-        columns = min(self._config.model.num_classes, MAX_GRID_COLUMNS)
-        sampler = ImageSampler(self._config, checkpoint, self._scaling_factor)
-        images, _ = sampler.draw(list(range(PREVIEW_ROWS * columns)))
-        file = Path("previews") / f"{checkpoint.images_seen}.png"
-        save_grid(images, self._config.directory / file, columns)
-        self._tracker.log_image.remote("samples", str(file), checkpoint.images_seen)
-
-    def wait(self) -> None:
-        """Returns when everything asked for before is drawn."""

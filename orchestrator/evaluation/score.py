@@ -16,19 +16,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from orchestrator.checkpoint import Checkpoint
+from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.classifier import class_agreement
 from orchestrator.evaluation.extractors import load_extractor, to_rgb
 from orchestrator.evaluation.images import save_grid
+from orchestrator.evaluation.preview import MAX_GRID_COLUMNS
 from orchestrator.evaluation.protocol import Measurement, metric_name, sample_protocol
 from orchestrator.evaluation.reference import Reference, TrainedClassifier, load_classifier, load_reference
-from orchestrator.evaluation.sampling import MAX_GRID_COLUMNS, ImageSampler
+from orchestrator.evaluation.sampling import ImageSampler
 from orchestrator.evaluation.statistics import FeatureStatistics, frechet_distance
 from orchestrator.latents.format import LatentDataset
 
 GRID_IMAGES = 100
-Progress = Callable[[int, int], None]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,10 @@ class Scores:
 class FeatureExtractor:
     """Ray Data actor: images in, features out; keeps only the images of the grid."""
 
-    def __init__(self, config: ExperimentConfig, classifier: TrainedClassifier | None, threads: int = 1) -> None:
-        torch.set_num_threads(threads)
+    def __init__(self, config: ExperimentConfig, dataset: LatentDataset) -> None:
+        torch.set_num_threads(1)
         self._extractor, _ = load_extractor(config.evaluation)
-        self._classifier = classifier
+        self._classifier = load_classifier(config, dataset) if config.evaluation.class_agreement else None
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """``id``, ``image``, ``label`` -> ``id``, ``features [B, D]``, ``png`` (empty beyond the grid), ``agreed``."""
@@ -67,7 +68,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Checkpoint, dataset: LatentDa
     """Draw ``evaluation.images`` images with the EMA weights, write ``samples.png``, and measure.
 
     Args:
-        progress: called with (images done, images in all) as results arrive.
+        progress: called with the images done so far as results arrive.
     """
     started = time.perf_counter()
     # Side by side in processes of one thread each, which beats one process with several.
@@ -76,7 +77,7 @@ def evaluate(config: ExperimentConfig, checkpoint: Checkpoint, dataset: LatentDa
         pending.append(ray.remote(num_cpus=1)(load_classifier).remote(config, dataset))
     reference, classifier = [*ray.get(pending), None][:2]
     prepared = time.perf_counter()
-    statistics, agreed = _sample_and_extract(config, checkpoint, dataset, classifier, progress)
+    statistics, agreed = _sample_and_extract(config, checkpoint, dataset, progress)
     sampled = time.perf_counter()
     measurements = _measure(config, checkpoint, dataset, reference, classifier, statistics, agreed)
     seconds = {"reference": prepared - started, "sampling": sampled - prepared, "scoring": time.perf_counter() - sampled}
@@ -87,7 +88,6 @@ def _sample_and_extract(
     config: ExperimentConfig,
     checkpoint: Checkpoint,
     dataset: LatentDataset,
-    classifier: TrainedClassifier | None,
     progress: Progress,
 ) -> tuple[FeatureStatistics, int]:
     sampling, count = config.sampling, config.evaluation.images
@@ -101,7 +101,7 @@ def _sample_and_extract(
     )
     pipeline = pipeline.map_batches(
         FeatureExtractor,
-        fn_constructor_args=(config, classifier),
+        fn_constructor_args=(config, dataset),
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=1,
@@ -115,7 +115,7 @@ def _sample_and_extract(
         statistics = part if statistics is None else statistics + part
         agreed += int(batch["agreed"].sum())
         grid += [_pixels(png) for png in batch["png"] if png]
-        progress(statistics.count, count)
+        progress(statistics.count)
     assert statistics is not None
     columns = min(config.model.num_classes, MAX_GRID_COLUMNS)
     save_grid(torch.stack(grid), config.directory / "samples.png", columns)

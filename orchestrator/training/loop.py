@@ -1,31 +1,21 @@
 """The training loop: the same with or without Ray; whoever calls it brings the batches and takes the reports."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dimr_model.diffusion import NoiseSchedule, multi_scale_loss
-from orchestrator.checkpoint import Checkpoint, save
+from orchestrator.checkpoints.storage import save
 from orchestrator.config import ExperimentConfig
 from orchestrator.latents.format import DatasetInfo
 from orchestrator.latents.stream import Batch
+from orchestrator.training.hooks import Hooks
 from orchestrator.training.optimizer import learning_rate
 from orchestrator.training.state import TrainState
 from orchestrator.training.step import StepResult, draw, train_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What happens on the first rank while training goes on; both must return at once."""
-
-    on_metrics: Callable[[dict[str, float], int], None]
-    """Called with metrics and images seen."""
-    on_checkpoint: Callable[[Checkpoint], None]
-    """Called when a checkpoint is complete."""
 
 
 class _Interval:

@@ -1,12 +1,37 @@
 """Which rank reads what: Ray Train's data configuration over the deterministic stream."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray.data
 import ray.train
 
-from orchestrator.latents.stream import StreamPlan, rank_dataset
+from orchestrator.checkpoints.selection import newest_valid
+from orchestrator.config import ExperimentConfig
+from orchestrator.latents.format import LatentDataset
+from orchestrator.latents.stream import StreamPlan, make_order, rank_dataset
+from orchestrator.training.hooks import Hooks
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What every worker is told; pickled to it."""
+
+    config: ExperimentConfig
+    dataset: LatentDataset
+    make_hooks: Callable[[], Hooks]
+    """Called in every worker; the first rank's are used."""
+
+
+def plan_stream(job: TrainJob) -> StreamPlan:
+    """What is left to read, from where the newest checkpoint stands."""
+    config = job.config
+    newest = newest_valid(config.directory)
+    order = make_order(job.dataset, seed=config.run.seed, lanes=config.data.lanes, window=config.data.shuffle_window)
+    return StreamPlan(
+        job.dataset, order, config.train.batch_size, newest.images_seen if newest else 0, config.train.images
+    )
 
 
 class DeterministicOrder(ray.train.DataConfig):  # type: ignore[misc]

@@ -1,0 +1,16 @@
+"""What happens outside the training loop while it runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.checkpoints.selection import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What happens on the first rank while training goes on; both must return at once."""
+
+    on_metrics: Callable[[dict[str, float], int], None]
+    """Called with metrics and images seen."""
+    on_checkpoint: Callable[[Checkpoint], None]
+    """Called when a checkpoint is complete."""

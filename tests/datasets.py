@@ -1,0 +1,32 @@
+"""Small datasets for tests."""
+
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.latents.format import DatasetInfo, LatentDataset, to_table, write_dataset
+
+
+def write_numbered(path: Path, rows: int, row_group_rows: int) -> LatentDataset:
+    """2x2 images in two files; image i has all pixels i and label i mod 3."""
+    info = DatasetInfo(
+        kind="pixels", shape=(1, 2, 2), source="numbers", num_images=rows, class_names=("zero", "one", "two")
+    )
+    half = rows // 2 // row_group_rows * row_group_rows
+    parts = [list(range(half)), list(range(half, rows))]
+    tables = [
+        to_table(info, np.tile(np.array(p, np.uint8)[:, None, None, None], (1, 1, 2, 2)), [i % 3 for i in p], p)
+        for p in parts
+    ]
+    return write_dataset(str(path), info, tables, row_group_rows)
+
+
+def write_moments(path: Path, rows: int, size: int) -> LatentDataset:
+    """Moments of a VAE with two latent channels: mean i / 100, log-variance -60 (no spread after clamping)."""
+    info = DatasetInfo(
+        kind="moments", shape=(4, size, size), source="numbers", num_images=rows, class_names=("zero", "one"),
+        encoder="a-vae", encoder_revision="1", scaling_factor=0.5,
+    )  # fmt: skip
+    moments = np.full((rows, 4, size, size), -60, np.float16)
+    moments[:, :2] = (np.arange(rows) / 100)[:, None, None, None]
+    return write_dataset(str(path), info, [to_table(info, moments, [i % 2 for i in range(rows)], list(range(rows)))], 8)
