@@ -17,6 +17,7 @@ class GEGLU(nn.Module):
         self.out = nn.Linear(2 * width, width)
 
     def forward(self, features: Tensor) -> Tensor:
+        """``[..., width]`` -> same shape."""
         return self.out(F.gelu(self.gate(features)) * self.value(features))
 
 
@@ -30,6 +31,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """``[B, N, width]`` -> same shape."""
         batch, count, width = tokens.shape
         qkv = self.qkv(tokens).view(batch, count, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
@@ -48,6 +50,7 @@ class TransformerBlock(nn.Module):
         self.mlp = GEGLU(width)
 
     def forward(self, tokens: Tensor, tau: Tensor) -> Tensor:
+        """``tokens [B, N, width]``, ``tau [B]`` -> tokens."""
         tokens = tokens + self.attention(self.attention_norm(tokens, tau))
         return tokens + self.mlp(self.mlp_norm(tokens, tau))
 
@@ -65,5 +68,6 @@ class ConvNeXtBlock(nn.Module):
         self.mlp = GEGLU(width)
 
     def forward(self, features: Tensor, tau: Tensor) -> Tensor:
+        """``features [B, H, W, width]``, ``tau [B]`` -> features."""
         features = features + self.depthwise(features.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return features + self.mlp(self.mlp_norm(features, tau))

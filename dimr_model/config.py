@@ -45,7 +45,12 @@ class DiMRConfig:
             raise ValueError(
                 f"depths {self.depths} and widths {self.widths} must list the same branches, coarse to fine, at least one"
             )
-        if self.input_size < 1 or self.channels < 1 or self.num_classes < 1 or min(self.depths + self.widths) < 1:
+        if (
+            self.input_size < 1
+            or self.channels < 1
+            or self.num_classes < 1
+            or min(self.depths + self.widths) < 1
+        ):
             raise ValueError("input_size, channels, num_classes, depths and widths must be positive")
         if self.input_size % self.downsampling(0):
             raise ValueError(
@@ -53,7 +58,9 @@ class DiMRConfig:
                 f"{self.num_branches} branches; use fewer branches or another size"
             )
         if self.num_heads < 1 or self.widths[0] % self.num_heads:
-            raise ValueError(f"num_heads {self.num_heads} does not divide the first branch's width {self.widths[0]}")
+            raise ValueError(
+                f"num_heads {self.num_heads} does not divide the first branch's width {self.widths[0]}"
+            )
         if self.time_conditioning not in ("td_rmsnorm", "td_layernorm", "rmsnorm"):
             raise ValueError(
                 f"time_conditioning {self.time_conditioning!r} is unknown; use td_rmsnorm, td_layernorm or rmsnorm"
@@ -96,7 +103,9 @@ class Guidance:
         if self.kind not in ("none", "constant", "power_cosine"):
             raise ValueError(f"guidance kind {self.kind!r} is unknown; use none, constant or power_cosine")
         if self.kind != "none" and not (math.isfinite(self.scale) and self.scale >= 1):
-            raise ValueError(f"guidance scale {self.scale} must be at least 1 (1 is no guidance; the paper's 0.4 is 1.4)")
+            raise ValueError(
+                f"guidance scale {self.scale} must be at least 1 (1 is no guidance; the paper's 0.4 is 1.4)"
+            )
         if self.power <= 0:
             raise ValueError(f"guidance power {self.power} must be positive")
 
@@ -134,7 +143,9 @@ VARIANTS: dict[str, DiMRConfig] = {
         input_size=64, channels=3, num_classes=1000, depths=(33, 17, 17), widths=(768, 384, 192), num_heads=12
     ),
     "XL/2R-256": DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(39, 20), widths=(960, 480)),
-    "XL/3R-512": DiMRConfig(input_size=64, channels=4, num_classes=1000, depths=(39, 20, 20), widths=(960, 480, 240)),
+    "XL/3R-512": DiMRConfig(
+        input_size=64, channels=4, num_classes=1000, depths=(39, 20, 20), widths=(960, 480, 240)
+    ),
     "G/2R-256": DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(57, 29), widths=(1152, 576)),
 }
 """The paper's models (Section 4.4, Table 1); ImageNet at 64 is in pixels, at 256 and 512 in latents of an 8x VAE."""

@@ -28,6 +28,7 @@ class Upsample(nn.Module):
         self.out_norm = TimeDependentLayerNorm(out_width)
 
     def forward(self, features: Tensor, tau: Tensor) -> Tensor:
+        """``features [B, H, W, in_width]``, ``tau [B]`` -> ``[B, 2H, 2W, out_width]``."""
         batch, height, width, _ = features.shape
         cells = self.projection(self.in_norm(features, tau)).view(batch, height, width, 2, 2, -1)
         pixels = cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
@@ -57,7 +58,9 @@ class Branch(nn.Module):
         self.out_norm = TimeDependentLayerNorm(width)
         self.out = nn.Conv2d(width, config.channels, kernel_size=3, padding=1)
 
-    def forward(self, noisy: Tensor, below: Tensor | None, tau: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, noisy: Tensor, below: Tensor | None, tau: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """``noisy [B, C, H, W]``, features ``below`` -> (prediction ``[B, C, h, w]``, features for the branch above).
 
         ``h = H / patch_size``. The features are ``[B, h, w, width * (depth + 1)]``, None from the finest branch.
@@ -81,7 +84,7 @@ class Branch(nn.Module):
 
     def _run_blocks(self, state: Tensor, tau: Tensor) -> list[Tensor]:
         """The branch's input and every block's output. Long skips join block i with block depth-1-i, as in U-ViT."""
-        outputs, pending = [state], []
+        outputs, pending = [state], list[Tensor]()
         middle = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):
             if i > middle:
@@ -120,14 +123,15 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
         return DiMRConfig(**{name: self.config[name] for name in names})
 
     @torch.no_grad()
-    def initialize(self) -> None:
-        """Draw fresh weights from torch's global generator, as the released model does; seed it first.
+    def initialize(self, linear_std: float | None = 0.02) -> None:
+        """Draw fresh weights from torch's global generator; seed it first.
 
-        Linear weights and both embeddings: normal, std 0.02; Linear biases 0; convolutions keep PyTorch's default.
+        As released: Linear weights and both embeddings normal with std 0.02, Linear biases 0; convolutions keep
+        PyTorch's default. ``linear_std`` None is 1 / sqrt(inputs) for Linear weights, which suits narrow networks.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=linear_std or module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
@@ -148,7 +152,9 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
         """
         expected = (self.config.channels, self.config.input_size, self.config.input_size)
         if tuple(noisy.shape[1:]) != expected:
-            raise ValueError(f"noisy has shape {tuple(noisy.shape)}, this network takes [B, {', '.join(map(str, expected))}]")
+            raise ValueError(
+                f"noisy has shape {tuple(noisy.shape)}, this network takes [B, {', '.join(map(str, expected))}]"
+            )
         tau = noise_level / 4
         features: Tensor | None = None
         predictions = []

@@ -53,6 +53,7 @@ class TimeDependentRMSNorm(nn.Module):
         self.scale = TimeDependentParameter(width, initial=1.0)
 
     def forward(self, features: Tensor, tau: Tensor) -> Tensor:
+        """``features [B, ..., width]``, ``tau [B]`` -> same shape and dtype as the features."""
         return _rms_normalize(features) * _per_sample(self.scale(tau), features)
 
 
@@ -65,6 +66,7 @@ class TimeDependentLayerNorm(nn.Module):
         self.bias = TimeDependentParameter(width, initial=0.0)
 
     def forward(self, features: Tensor, tau: Tensor) -> Tensor:
+        """``features [B, ..., width]``, ``tau [B]`` -> same shape and dtype as the features."""
         wide = features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
         normalized = F.layer_norm(wide, (features.shape[-1],), eps=1e-5).to(features.dtype)
         return normalized * _per_sample(self.weight(tau), features) + _per_sample(self.bias(tau), features)
@@ -78,6 +80,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, features: Tensor, tau: Tensor) -> Tensor:
+        """``features [B, ..., width]``, ``tau [B]`` -> same shape and dtype as the features."""
         return _rms_normalize(features) * self.scale.to(features.dtype)
 
 

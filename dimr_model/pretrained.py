@@ -87,7 +87,9 @@ def from_released(source: dict[str, Tensor] | str | PathLike[str], num_heads: in
     Raises:
         ValueError: a key or a shape does not fit; the message lists them.
     """
-    released = source if isinstance(source, dict) else torch.load(source, map_location="cpu", weights_only=True)
+    released = (
+        source if isinstance(source, dict) else torch.load(source, map_location="cpu", weights_only=True)
+    )
     with torch.device("meta"):
         model = DiMR(infer_config(released, num_heads))
     weights = {rename_released(key): tensor for key, tensor in released.items()}

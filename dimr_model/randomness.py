@@ -16,7 +16,9 @@ import numpy.typing as npt
 def generator(seed: int, purpose: str, index: int = 0, attempt: int = 0) -> np.random.Generator:
     """An independent stream for each (seed, purpose, index, attempt); all integers are non-negative."""
     # The low 128 bits of the counter count within a stream, the high ones name it.
-    return np.random.Generator(np.random.Philox(key=_key(seed, purpose), counter=(index << 128) | (attempt << 192)))
+    return np.random.Generator(
+        np.random.Philox(key=_key(seed, purpose), counter=(index << 128) | (attempt << 192))
+    )
 
 
 def normal(

@@ -41,7 +41,10 @@ def sample(
         clip: keep every estimate of the clean image within [-1, 1]; right for pixels, wrong for latents.
     """
     scheduler = DPMSolverMultistepScheduler(
-        trained_betas=schedule.betas.numpy(), prediction_type="sample", algorithm_type="dpmsolver++", solver_order=2
+        trained_betas=schedule.betas.numpy(),
+        prediction_type="sample",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
     )
     scheduler.set_timesteps(sampler.steps, device=noise.device)
     state = noise
@@ -52,7 +55,9 @@ def sample(
             level = noise_level(step[:1].expand(noisy.shape[0])).to(noisy.dtype)
             return model(noisy, level, classes)[-1]
 
-        output = guided(predict, state, labels, model.architecture.null_class, guidance.weight(float(timestep) + 1))
+        output = guided(
+            predict, state, labels, model.architecture.null_class, guidance.weight(float(timestep) + 1)
+        )
         clean = schedule.to_clean(state, output, step, prediction)
         state = scheduler.step(clean.clamp(-1, 1) if clip else clean, timestep, state).prev_sample
     return state

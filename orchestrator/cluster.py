@@ -78,7 +78,9 @@ def divide(config: ExperimentConfig) -> Shares:
             "or train on CPUs with --train.use_gpu false --sampling.use_gpu false."
         )
     if cpus_needed > cpus:
-        fitting = [n for n in range(1, train.workers) if config.data.lanes % n == 0 and n + preview_cpus + 1 <= cpus]
+        fitting = [
+            n for n in range(1, train.workers) if config.data.lanes % n == 0 and n + preview_cpus + 1 <= cpus
+        ]
         remedy = f"Lower --train.workers to {max(fitting)}" if fitting else "Use --train.workers 0"
         raise UserError(
             f"The experiment needs {cpus_needed} CPUs ({train.workers} training workers, {preview_cpus} for previews, 1 "

@@ -33,7 +33,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ValueError(f"run.name {self.name!r} must start with a letter or digit and hold only letters, digits, . _ -")
+            raise ValueError(
+                f"run.name {self.name!r} must start with a letter or digit and hold only letters, digits, . _ -"
+            )
         if "://" in self.root:
             raise ValueError(f"run.root {self.root!r} must be a folder that every node mounts, not a URI")
         if self.seed < 0:
@@ -88,6 +90,8 @@ class TrainConfig:
     """Length of training; counts every draw, repeats included."""
     batch_size: int = 1024
     """Global batch, over all workers."""
+    initial_std: float | None = 0.02
+    """Spread of fresh Linear weights, as released; null: 1 / sqrt(inputs), which suits narrow networks."""
     learning_rate: float = 2e-4
     """Peak learning rate of AdamW."""
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
@@ -126,10 +130,19 @@ class TrainConfig:
                      "checkpoint_every_images"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1")
-        if self.workers < 0 or self.warmup_images < 0 or self.preview_every_images < 0 or self.max_restarts < 0:
-            raise ValueError("train.workers, warmup_images, preview_every_images and max_restarts must not be negative")
+        if (
+            self.workers < 0
+            or self.warmup_images < 0
+            or self.preview_every_images < 0
+            or self.max_restarts < 0
+        ):
+            raise ValueError(
+                "train.workers, warmup_images, preview_every_images and max_restarts must not be negative"
+            )
         if not (self.learning_rate > 0 and self.clip_gradient_norm > 0 and self.weight_decay >= 0):
-            raise ValueError("train.learning_rate and clip_gradient_norm must be positive, weight_decay not negative")
+            raise ValueError(
+                "train.learning_rate and clip_gradient_norm must be positive, weight_decay not negative"
+            )
         if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
             raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
         if self.preview_every_images % self.checkpoint_every_images:
@@ -262,7 +275,11 @@ def flatten(config: ExperimentConfig) -> dict[str, Any]:
     def walk(prefix: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             return {prefix: value}
-        return {key: leaf for name, inner in value.items() for key, leaf in walk(f"{prefix}.{name}", inner).items()}
+        return {
+            key: leaf
+            for name, inner in value.items()
+            for key, leaf in walk(f"{prefix}.{name}", inner).items()
+        }
 
     return {key: leaf for name, inner in to_dict(config).items() for key, leaf in walk(name, inner).items()}
 
@@ -285,7 +302,9 @@ def parse(description: str, default: str, arguments: Sequence[str] | None = None
 
 def _parser(description: str) -> ArgumentParser:
     parser = ArgumentParser(
-        description=f"{description} Presets: {', '.join(preset_names())}.", exit_on_error=False, default_meta=False
+        description=f"{description} Presets: {', '.join(preset_names())}.",
+        exit_on_error=False,
+        default_meta=False,
     )
     parser.add_argument("--config", action="config", help="Preset name or path of a YAML file.")
     parser.add_class_arguments(ExperimentConfig, as_group=False)
@@ -296,7 +315,9 @@ def _instantiate(parsed: Namespace) -> ExperimentConfig:
     parser = _parser("")
     try:
         built = parser.instantiate_classes(parsed)
-        return ExperimentConfig(**{f.name: getattr(built, f.name) for f in dataclasses.fields(ExperimentConfig)})
+        return ExperimentConfig(
+            **{f.name: getattr(built, f.name) for f in dataclasses.fields(ExperimentConfig)}
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -349,7 +370,11 @@ def _suggestion(key: str, valid: list[str]) -> str:
         return f"Did you mean {nearest[0]!r}?"
     section = key.split(".")[0]
     inside = [name for name in leaves if name.startswith(f"{section}.")]
-    return f"{section} has: {', '.join(inside)}." if inside else f"Sections: {', '.join(sorted({n.split('.')[0] for n in valid}))}."
+    return (
+        f"{section} has: {', '.join(inside)}."
+        if inside
+        else f"Sections: {', '.join(sorted({n.split('.')[0] for n in valid}))}."
+    )
 
 
 def _valid_keys(kind: type, prefix: str = "") -> list[str]:

@@ -57,7 +57,9 @@ def run_experiment(config: ExperimentConfig) -> None:
         tracker = _start_tracker(config, uri)
         try:
             if run.is_finished:
-                console.print(f"The run {run.directory} is finished; give another --run.name to start a new one.")
+                console.print(
+                    f"The run {run.directory} is finished; give another --run.name to start a new one."
+                )
             else:
                 _train_and_score(config, dataset, run, shares, tracker, console, seconds, started)
         except BaseException as error:
@@ -81,7 +83,9 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     data = dataclasses.replace(
         config.data, path=absolute(config.data.path), source_path=absolute(source) if source else None
     )
-    return dataclasses.replace(config, data=data, run=dataclasses.replace(config.run, root=absolute(config.run.root)))
+    return dataclasses.replace(
+        config, data=data, run=dataclasses.replace(config.run, root=absolute(config.run.root))
+    )
 
 
 def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
@@ -92,12 +96,17 @@ def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
                 "(with the same --config, and data.source set), name another with --data.path, or try the whole system "
                 "on a laptop first: `uv run jobs/train_g.py --config quickstart`."
             )
-        console.print(f"There is no dataset at {config.data.path}: preparing it from {config.data.source}.", soft_wrap=True)
+        console.print(
+            f"There is no dataset at {config.data.path}: preparing it from {config.data.source}.",
+            soft_wrap=True,
+        )
         prepare_dataset(config)
     dataset = latents_format.open_dataset(config.data.path)
     check_model(config, dataset.info)
     if config.data.lanes > dataset.num_rows:
-        raise UserError(f"data.lanes {config.data.lanes} are more than the {dataset.num_rows} rows of {config.data.path}.")
+        raise UserError(
+            f"data.lanes {config.data.lanes} are more than the {dataset.num_rows} rows of {config.data.path}."
+        )
     return dataset
 
 
@@ -120,7 +129,9 @@ def _train_and_score(
     started: float,
 ) -> None:
     tracker.log_params.remote(start_params(config))
-    tracker.log_tags.remote({"dataset.source": dataset.info.source, "dataset.fingerprint": dataset.fingerprint})
+    tracker.log_tags.remote(
+        {"dataset.source": dataset.info.source, "dataset.fingerprint": dataset.fingerprint}
+    )
     tracker.log_status.remote("RUNNING")
     began = time.perf_counter()
     checkpoint = _train(config, dataset, run, shares, tracker, console)
@@ -140,7 +151,12 @@ def _train_and_score(
 
 
 def _train(
-    config: ExperimentConfig, dataset: LatentDataset, run: Run, shares: cluster.Shares, tracker: Any, console: Console
+    config: ExperimentConfig,
+    dataset: LatentDataset,
+    run: Run,
+    shares: cluster.Shares,
+    tracker: Any,
+    console: Console,
 ) -> Checkpoint:
     start = run.checkpoint.images_seen if run.checkpoint else 0
     if start >= config.train.images and run.checkpoint:
@@ -150,11 +166,15 @@ def _train(
     preview: Any = None
     if config.train.preview_every_images:
         resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
-        preview = ray.remote(PreviewSampler).options(**resources).remote(config, dataset.info.scaling_factor, tracker)
+        preview = (
+            ray.remote(PreviewSampler)
+            .options(**resources)
+            .remote(config, dataset.info.scaling_factor, tracker)
+        )
     job = TrainJob(config, dataset, make_hooks=_HooksOf(tracker, preview, config.train.preview_every_images))
     from orchestrator.training.entry import train
 
-    with _follow(tracker, ImageProgress(console, "train", config.train.images, start)):
+    with _Follow(tracker, ImageProgress(console, "train", config.train.images, start)):
         train(job, shares.data_cpus)
     if preview is not None:
         ray.get(preview.wait.remote())
@@ -183,7 +203,7 @@ class _HooksOf:
             self.preview.draw.remote(checkpoint)
 
 
-class _follow:
+class _Follow:
     """Shows in the driver what the tracker hears from the workers."""
 
     def __init__(self, tracker: Any, progress: ImageProgress) -> None:
@@ -224,7 +244,8 @@ def _write_metrics(
     content = {
         "images_seen": checkpoint.images_seen,
         "metrics": {
-            m.name: {"value": m.value, "meaning": m.meaning, "protocol": m.protocol} for m in scores.measurements
+            m.name: {"value": m.value, "meaning": m.meaning, "protocol": m.protocol}
+            for m in scores.measurements
         },
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
@@ -232,7 +253,9 @@ def _write_metrics(
 
 
 def _log_scores(checkpoint: Checkpoint, scores: "Scores", tracker: Any) -> None:
-    tracker.log_metrics.remote({f"eval/{m.name}": m.value for m in scores.measurements}, checkpoint.images_seen)
+    tracker.log_metrics.remote(
+        {f"eval/{m.name}": m.value for m in scores.measurements}, checkpoint.images_seen
+    )
     tracker.log_tags.remote({f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements})
     tracker.log_image.remote("final_samples", "samples.png", checkpoint.images_seen)
     for file in (METRICS_FILE, "config.yaml", "samples.png"):
@@ -241,7 +264,9 @@ def _log_scores(checkpoint: Checkpoint, scores: "Scores", tracker: Any) -> None:
 
 def _print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
     scored = read_metrics(config.directory)
-    table = Table("metric", "value", "what it is", title=f"{config.run.name} after {scored['images_seen']} images")
+    table = Table(
+        "metric", "value", "what it is", title=f"{config.run.name} after {scored['images_seen']} images"
+    )
     for name, entry in scored["metrics"].items():
         table.add_row(name, f"{entry['value']:.4g}", entry["meaning"])
     console.print(table)
@@ -268,7 +293,9 @@ def _warn_of_silent_server(uri: str, console: Console) -> None:
 
 def _warn_of_temporary_folder(config: ExperimentConfig, console: Console) -> None:
     """A submitted job starts in a copy of the code that Ray deletes later."""
-    if "runtime_resources" in Path(config.run.root).parts and "working_dir_files" in os.fspath(config.run.root):
+    if "runtime_resources" in Path(config.run.root).parts and "working_dir_files" in os.fspath(
+        config.run.root
+    ):
         console.print(f"Warning: run.root {config.run.root} lies in Ray's temporary copy of the code, which Ray deletes. "
                       "Give an absolute folder with --run.root to keep the run.", soft_wrap=True)  # fmt: skip
     logging.getLogger("orchestrator").setLevel(logging.INFO)

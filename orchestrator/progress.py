@@ -54,4 +54,6 @@ class ImageProgress:
             self._last_line = now
             left = int((self._total - done) / rate) if rate else 0
             share = f"{done}/{self._total} images ({done / self._total:.0%})"
-            self._console.print(f"{self._what} {share}, {text}, {left // 60}:{left % 60:02d} left", highlight=False)
+            self._console.print(
+                f"{self._what} {share}, {text}, {left // 60}:{left % 60:02d} left", highlight=False
+            )

@@ -69,7 +69,9 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     checkpoint = newest_valid(directory)
     scored = read_metrics(directory)
     is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
-    is_finished = is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
+    is_finished = (
+        is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
+    )
     return Run(directory, checkpoint, is_finished)
 
 

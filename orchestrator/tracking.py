@@ -70,7 +70,9 @@ class Journal:
         """
         if kind == "metrics":
             step = content["step"]
-            content["values"] = {k: v for k, v in content["values"].items() if self._last_step.get(k, -1) < step}
+            content["values"] = {
+                k: v for k, v in content["values"].items() if self._last_step.get(k, -1) < step
+            }
             if not content["values"]:
                 return
         record = {"time": time.time_ns() // 1_000_000, "kind": kind, **content}
@@ -172,7 +174,11 @@ class MLflowSync:
         except Exception as error:  # Tracking must never stop training, whatever the client raises.
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
             if self.problem is None:
-                logger.warning("MLflow at %s cannot be written (%s); the journal keeps everything.", self._uri, first_line)
+                logger.warning(
+                    "MLflow at %s cannot be written (%s); the journal keeps everything.",
+                    self._uri,
+                    first_line,
+                )
             self.problem = first_line
 
     def _offset_file(self) -> Path:
@@ -222,7 +228,10 @@ class MLflowSync:
             self._run_id = runs[0].info.run_id
         else:
             created = client.create_run(
-                experiment_id, first["time"], {"dimr.run": first["key"], "dimr.directory": str(self._directory)}, first["name"]
+                experiment_id,
+                first["time"],
+                {"dimr.run": first["key"], "dimr.directory": str(self._directory)},
+                first["name"],
             )
             self._run_id = created.info.run_id
         self._client = client
@@ -249,7 +258,9 @@ class MLflowSync:
                 params = [Param(k, v) for k, v in record["values"].items() if k not in known]
                 self._client.log_batch(self._run_id, params=params)
                 changed = {k: v for k, v in record["values"].items() if known.get(k, v) != v}
-                self._client.log_batch(self._run_id, tags=[RunTag(f"changed.{k}", v) for k, v in changed.items()])
+                self._client.log_batch(
+                    self._run_id, tags=[RunTag(f"changed.{k}", v) for k, v in changed.items()]
+                )
             elif kind == "tags":
                 self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in record["values"].items()])
             elif kind == "image":
@@ -270,7 +281,12 @@ class MLflowSync:
 
         with Image.open(self._directory / record["file"]) as image:
             self._client.log_image(
-                self._run_id, image, key=record["key"], step=record["step"], timestamp=record["time"], synchronous=True
+                self._run_id,
+                image,
+                key=record["key"],
+                step=record["step"],
+                timestamp=record["time"],
+                synchronous=True,
             )
 
 

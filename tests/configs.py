@@ -6,11 +6,11 @@ from typing import Any
 from orchestrator.config import ExperimentConfig, from_dict
 
 
-def tiny(root: Path, data: str, **sections: dict[str, Any]) -> ExperimentConfig:
+def tiny(root: Path, path: str, /, **sections: dict[str, Any]) -> ExperimentConfig:
     """A network of a few thousand parameters on 2x2 or larger images; ``sections`` override, as in the YAML file."""
     plain: dict[str, dict[str, Any]] = {
         "run": {"name": "tiny", "root": str(root)},
-        "data": {"path": data, "lanes": 4, "shuffle_window": 16},
+        "data": {"path": path, "lanes": 4, "shuffle_window": 16},
         "model": {
             "input_size": 2, "channels": 1, "num_classes": 3, "depths": [1, 1], "widths": [8, 8], "num_heads": 2,
         },

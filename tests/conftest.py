@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,13 @@ def ray_session() -> Iterator[None]:
     """An embedded Ray that all tests share."""
     import ray
 
-    ray.init(address="local", num_cpus=4, object_store_memory=1 << 29, include_dashboard=True, logging_level="warning")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        object_store_memory=1 << 29,
+        include_dashboard=True,
+        logging_level="warning",
+    )
     yield
     ray.shutdown()
 

@@ -15,7 +15,9 @@ def write_numbered(path: Path, rows: int, row_group_rows: int) -> LatentDataset:
     half = rows // 2 // row_group_rows * row_group_rows
     parts = [list(range(half)), list(range(half, rows))]
     tables = [
-        to_table(info, np.tile(np.array(p, np.uint8)[:, None, None, None], (1, 1, 2, 2)), [i % 3 for i in p], p)
+        to_table(
+            info, np.tile(np.array(p, np.uint8)[:, None, None, None], (1, 1, 2, 2)), [i % 3 for i in p], p
+        )
         for p in parts
     ]
     return write_dataset(str(path), info, tables, row_group_rows)
@@ -29,4 +31,6 @@ def write_moments(path: Path, rows: int, size: int) -> LatentDataset:
     )  # fmt: skip
     moments = np.full((rows, 4, size, size), -60, np.float16)
     moments[:, :2] = (np.arange(rows) / 100)[:, None, None, None]
-    return write_dataset(str(path), info, [to_table(info, moments, [i % 2 for i in range(rows)], list(range(rows)))], 8)
+    return write_dataset(
+        str(path), info, [to_table(info, moments, [i % 2 for i in range(rows)], list(range(rows)))], 8
+    )

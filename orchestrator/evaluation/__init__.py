@@ -1,0 +1,1 @@
+"""Sampling actors, feature extractors, scores and their protocol."""

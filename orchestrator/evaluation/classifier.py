@@ -19,11 +19,17 @@ class SmallClassifier(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for width_in, width_out in ((channels, 32), (32, 64), (64, 128)):
-            layers += [nn.Conv2d(width_in, width_out, 3, padding=1), nn.BatchNorm2d(width_out), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [
+                nn.Conv2d(width_in, width_out, 3, padding=1),
+                nn.BatchNorm2d(width_out),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(128, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """``[B, C, H, W]`` in [-1, 1] -> logits ``[B, num_classes]``."""
         return self.head(self.features(images).mean(dim=(2, 3)))
 
 

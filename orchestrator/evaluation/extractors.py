@@ -54,6 +54,7 @@ class EfficientNetLite0Features(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
+        """The one layer there is."""
         return (EfficientNetLite0Features.LAYER,)
 
     @torch.no_grad()
@@ -84,7 +85,9 @@ def weights_file(config: EvaluationConfig) -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not cached.is_file():
         try:
-            torch.hub.load_state_dict_from_url(URL_INCEPTION_V3, map_location="cpu", progress=False, weights_only=True)
+            torch.hub.load_state_dict_from_url(
+                URL_INCEPTION_V3, map_location="cpu", progress=False, weights_only=True
+            )
         except Exception as error:
             raise UserError(
                 f"The Inception weights for FID are not on this machine and cannot be downloaded ({error}). Fetch "
@@ -109,7 +112,9 @@ def load_extractor(config: EvaluationConfig) -> tuple[FeatureExtractorBase, Extr
         return network, ExtractorDescription(
             config.extractor, network.LAYER, network.DIMENSIONS, network.INPUT_SIZE, sha256
         )
-    inception = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
+    inception = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+    )
     return inception.eval(), ExtractorDescription(config.extractor, "2048", 2048, 299, sha256)
 
 

@@ -31,9 +31,12 @@ class Decoder:
             ValueError: an image is not finite.
         """
         if self._vae is not None:
+            assert self._scaling_factor is not None
             clean = self._vae.decode(clean / self._scaling_factor).sample
         if not torch.isfinite(clean).all():
-            raise ValueError("the network drew images that are not finite; its weights or the guidance scale are broken")
+            raise ValueError(
+                "the network drew images that are not finite; its weights or the guidance scale are broken"
+            )
         return ((clean.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 

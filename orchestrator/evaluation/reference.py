@@ -66,7 +66,9 @@ def load_reference(config: ExperimentConfig, dataset: LatentDataset) -> Referenc
     extractor, description = load_extractor(config.evaluation)
     count = min(config.evaluation.images, int(dataset.info.num_images * HELD_OUT_FRACTION))
     key = hashlib.sha256(
-        json.dumps([dataset.fingerprint, dataclasses.asdict(description), count, config.sampling.vae]).encode()
+        json.dumps(
+            [dataset.fingerprint, dataclasses.asdict(description), count, config.sampling.vae]
+        ).encode()
     ).hexdigest()[:16]
     cache = _cache_folder(config, dataset) / f"{description.name}-{key}.npz"
     if not cache.exists():
@@ -92,7 +94,9 @@ def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> Trained
     channels, num_classes = dataset.info.diffusion_shape[0], len(dataset.info.class_names)
     if not cache.exists():
         held_out = held_out_indices(dataset)
-        images, labels, indices = (torch.cat(column) for column in zip(*_real_images(config, dataset), strict=True))
+        images, labels, indices = (
+            torch.cat(column) for column in zip(*_real_images(config, dataset), strict=True)
+        )
         is_held_out = torch.tensor([int(index) in held_out for index in indices])
         logger.info("Training a classifier on %d images.", int((~is_held_out).sum()))
         network = train_classifier(images[~is_held_out], labels[~is_held_out], num_classes, seed=0)
@@ -119,7 +123,7 @@ def _extract(
         mask = np.array([int(index) in held_out for index in indices])
         features["real"].append(batch.numpy()[~mask])
         features["held_out"].append(batch.numpy()[mask])
-        shape = tuple(images.shape[1:])
+        shape = (images.shape[1], images.shape[2], images.shape[3])
     decoder = Decoder(None, None, torch.device("cpu"))
     for start in range(0, count, BATCH_SIZE):
         noise = randomness.normal(0, "noise-images", range(start, min(start + BATCH_SIZE, count)), shape)
@@ -139,7 +143,9 @@ def _real_images(config: ExperimentConfig, dataset: LatentDataset) -> Iterator[t
         if info.kind == "moments":
             assert info.scaling_factor is not None
             stored = decoder.decode(stored.float().chunk(2, dim=1)[0] * info.scaling_factor)
-        labels, indices = (torch.from_numpy(table[name].to_numpy()[keep].astype(np.int64)) for name in ("label", "index"))
+        labels, indices = (
+            torch.from_numpy(table[name].to_numpy()[keep].astype(np.int64)) for name in ("label", "index")
+        )
         yield stored, labels, indices
 
 

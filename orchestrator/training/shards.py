@@ -28,7 +28,9 @@ def plan_stream(job: TrainJob) -> StreamPlan:
     """What is left to read, from where the newest checkpoint stands."""
     config = job.config
     newest = newest_valid(config.directory)
-    order = make_order(job.dataset, seed=config.run.seed, lanes=config.data.lanes, window=config.data.shuffle_window)
+    order = make_order(
+        job.dataset, seed=config.run.seed, lanes=config.data.lanes, window=config.data.shuffle_window
+    )
     return StreamPlan(
         job.dataset, order, config.train.batch_size, newest.images_seen if newest else 0, config.train.images
     )

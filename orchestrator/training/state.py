@@ -32,7 +32,11 @@ class TrainState:
     def state_dict(self) -> dict[str, Any]:
         """Tensors (sharded as they are) and numbers, for torch's distributed checkpoint."""
         model, optimizer = get_state_dict(self.model, self.optimizer)
-        position = {"images_seen": self.images_seen, "attempt": self.attempt, "skipped_steps": self.skipped_steps}
+        position = {
+            "images_seen": self.images_seen,
+            "attempt": self.attempt,
+            "skipped_steps": self.skipped_steps,
+        }
         return {"model": model, "optimizer": optimizer, "ema": self.ema.weights, "position": position}
 
     def load_state_dict(self, loaded: dict[str, Any]) -> None:
@@ -49,5 +53,6 @@ def fresh_state(config: ExperimentConfig, mesh: DeviceMesh, device: torch.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(randomness.generator(config.run.seed, "weights").integers(2**62)))
         model = DiMR(config.model)
+        model.initialize(config.train.initial_std)
     model = parallelize(model.to(device), mesh)
     return TrainState(model, build_optimizer(model, config.train), EMA(model), device)

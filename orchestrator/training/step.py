@@ -68,16 +68,22 @@ def draw(config: ExperimentConfig, info: DatasetInfo, batch: Batch, first: int, 
         clean = info.scaling_factor * (mean + spread * latent_noise)
     labels = torch.from_numpy(batch.labels.astype(np.int64))
     dropped = randomness.uniform(seed, "class-dropout", places, attempt) < config.diffusion.class_dropout
-    step = 1 + np.floor(randomness.uniform(seed, "diffusion-step", places, attempt) * NUM_STEPS).astype(np.int64)
+    step = 1 + np.floor(randomness.uniform(seed, "diffusion-step", places, attempt) * NUM_STEPS).astype(
+        np.int64
+    )
     return Draws(
         clean=clean,
-        noise=torch.from_numpy(randomness.normal(seed, "training-noise", places, info.diffusion_shape, attempt)),
+        noise=torch.from_numpy(
+            randomness.normal(seed, "training-noise", places, info.diffusion_shape, attempt)
+        ),
         step=torch.from_numpy(step),
         labels=torch.where(torch.from_numpy(dropped), config.model.null_class, labels),
     )
 
 
-def train_step(config: ExperimentConfig, state: TrainState, draws: Draws, schedule: NoiseSchedule) -> StepResult:
+def train_step(
+    config: ExperimentConfig, state: TrainState, draws: Draws, schedule: NoiseSchedule
+) -> StepResult:
     """Forward, backward, clipped AdamW update, EMA; advances ``images_seen`` by the global batch in any case."""
     device = state.device
     clean, noise = draws.clean.to(device, non_blocking=True), draws.noise.to(device, non_blocking=True)

@@ -44,14 +44,21 @@ def test_unknown_preset_and_key() -> None:
 
 def test_a_dataset_of_another_kind(tmp_path: Path) -> None:
     dataset = write_moments(tmp_path / "moments", 20, 4)
-    message = refused("--config", "quickstart", "--data.path", dataset.path, "--run.root", str(tmp_path / "runs"))
+    message = refused(
+        "--config", "quickstart", "--data.path", dataset.path, "--run.root", str(tmp_path / "runs")
+    )
     assert "holds moments of shape [2, 4, 4], the model takes [1, 28, 28]" in message
 
 
 def test_a_run_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = refused(
-        "--config", "quickstart", "--run.root", str(tmp_path / "file" / "runs"), "--data.path", str(tmp_path / "digits")
+        "--config",
+        "quickstart",
+        "--run.root",
+        str(tmp_path / "file" / "runs"),
+        "--data.path",
+        str(tmp_path / "digits"),
     )
     assert "cannot be written" in message and "--run.root" in message
 
@@ -88,7 +95,13 @@ def test_idx_files_that_are_missing_or_broken(tmp_path: Path, content: bytes | N
     if content is not None:
         (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
     done = job(
-        "prepare_latents.py", "--config", "fashion", "--data.path", str(tmp_path / "data"), "--data.source_path", str(tmp_path)
+        "prepare_latents.py",
+        "--config",
+        "fashion",
+        "--data.path",
+        str(tmp_path / "data"),
+        "--data.source_path",
+        str(tmp_path),
     )
     assert done.returncode == 2
     expected = "is not a complete IDX file" if content else "dataset-fashion-mnist"

@@ -78,7 +78,9 @@ def test_the_export_loads_without_ray(root: Path) -> None:
     assert model.architecture.input_size == 28
 
 
-def test_a_finished_run_says_so(root: Path, digits: LatentDataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_says_so(
+    root: Path, digits: LatentDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (root / "quickstart" / "journal.jsonl").read_text()
     run_experiment(config(root, digits))
     printed = capsys.readouterr().out

@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 from dimr_model.randomness import generator, normal, uniform
 
 
-@given(st.integers(0, 2**40), st.lists(st.integers(0, 2**40), min_size=1, max_size=6, unique=True), st.integers(0, 5))
+@given(
+    st.integers(0, 2**40),
+    st.lists(st.integers(0, 2**40), min_size=1, max_size=6, unique=True),
+    st.integers(0, 5),
+)
 def test_a_row_does_not_depend_on_the_other_rows(seed: int, indices: list[int], attempt: int) -> None:
     together = normal(seed, "p", indices, (3,), attempt)
     for row, index in zip(together, indices, strict=True):

@@ -30,7 +30,9 @@ class Oracle(torch.nn.Module):
         return [noise if self.prediction == "epsilon" else alpha * noise - sigma * clean]
 
 
-@pytest.mark.parametrize(("kind", "prediction"), [("scaled_linear", "epsilon"), ("cosine", "v"), ("vp_linear", "v")])
+@pytest.mark.parametrize(
+    ("kind", "prediction"), [("scaled_linear", "epsilon"), ("cosine", "v"), ("vp_linear", "v")]
+)
 def test_a_perfect_network_leads_to_the_data(kind: str, prediction: Prediction) -> None:
     schedule = NoiseSchedule(kind)  # type: ignore[arg-type]
     labels = balanced_labels(list(range(6)), 3)
@@ -44,7 +46,9 @@ def test_a_perfect_network_leads_to_the_data(kind: str, prediction: Prediction) 
         guidance=Guidance(kind="none"),
         clip=False,
     )
-    torch.testing.assert_close(drawn, ((labels - 1) / 2).view(-1, 1, 1, 1).expand_as(drawn), rtol=0, atol=2e-2)
+    torch.testing.assert_close(
+        drawn, ((labels - 1) / 2).view(-1, 1, 1, 1).expand_as(drawn), rtol=0, atol=2e-2
+    )
 
 
 def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in() -> None:
@@ -64,7 +68,9 @@ def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in() -> None:
         )
 
     together = draw([7, 8, 9])
-    torch.testing.assert_close(together, torch.cat([draw([9]), draw([7]), draw([8])])[[1, 2, 0]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        together, torch.cat([draw([9]), draw([7]), draw([8])])[[1, 2, 0]], rtol=0, atol=1e-5
+    )
     assert together.abs().max() <= 1
 
 

@@ -19,7 +19,9 @@ def test_every_preset_is_valid_and_survives_a_round_trip(name: str) -> None:
 
 
 def test_command_line_overrides_the_preset() -> None:
-    config = parse("Test.", "quickstart", ["--train.images", "640", "--run.name=other", "--train.betas", "[0.9, 0.95]"])
+    config = parse(
+        "Test.", "quickstart", ["--train.images", "640", "--run.name=other", "--train.betas", "[0.9, 0.95]"]
+    )
     assert (config.train.images, config.run.name, config.train.betas) == (640, "other", (0.9, 0.95))
     assert config.model.input_size == 28
 

@@ -78,4 +78,7 @@ def test_two_runs_share_a_store(tmp_path: Path, first: str) -> None:
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("experiment")
     assert experiment is not None
-    assert sorted(run.info.run_name or "" for run in client.search_runs([experiment.experiment_id])) == [first, "c"]
+    assert sorted(run.info.run_name or "" for run in client.search_runs([experiment.experiment_id])) == [
+        first,
+        "c",
+    ]

@@ -12,7 +12,10 @@ from orchestrator.evaluation.statistics import FeatureStatistics, frechet_distan
 
 def features(seed: int, rows: int, dimensions: int = 5) -> np.ndarray:
     random = np.random.default_rng(seed)
-    return random.normal(size=(rows, dimensions)) @ random.normal(size=(dimensions, dimensions)) + random.normal()
+    return (
+        random.normal(size=(rows, dimensions)) @ random.normal(size=(dimensions, dimensions))
+        + random.normal()
+    )
 
 
 @given(st.integers(0, 100), st.lists(st.integers(1, 9), min_size=2, max_size=5), st.randoms())
@@ -31,8 +34,12 @@ def test_distance_equals_the_matrix_square_root_formula() -> None:
     one, two = features(1, 500), features(2, 400)
     covariances = [np.cov(rows, rowvar=False) for rows in (one, two)]
     root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
-    expected = np.square(one.mean(0) - two.mean(0)).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
-    assert frechet_distance(FeatureStatistics.of(one), FeatureStatistics.of(two)) == pytest.approx(expected, rel=1e-8)
+    expected = np.square(one.mean(0) - two.mean(0)).sum() + np.trace(
+        covariances[0] + covariances[1] - 2 * root
+    )
+    assert frechet_distance(FeatureStatistics.of(one), FeatureStatistics.of(two)) == pytest.approx(
+        expected, rel=1e-8
+    )
 
 
 def test_distance_of_a_set_to_itself_is_zero() -> None:
@@ -41,7 +48,8 @@ def test_distance_of_a_set_to_itself_is_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "name"), [(50_000, "fid50k_inception_ema"), (40_000, "fid40k_inception_ema"), (1234, "fid1234_inception_ema")]
+    ("count", "name"),
+    [(50_000, "fid50k_inception_ema"), (40_000, "fid40k_inception_ema"), (1234, "fid1234_inception_ema")],
 )
 def test_the_name_says_how_many_samples(count: int, name: str) -> None:
     assert metric_name("fid", count, "inception", "ema") == name

@@ -33,10 +33,14 @@ def lane_rows(order: Order, lane: int, start: int, stop: int) -> list[int]:
 
 @given(orders(), st.integers(0, 3))
 @settings(deadline=None)
-def test_an_epoch_draws_every_row_at_most_once_and_leaves_out_less_than_a_row_per_lane(order: Order, epoch: int) -> None:
+def test_an_epoch_draws_every_row_at_most_once_and_leaves_out_less_than_a_row_per_lane(
+    order: Order, epoch: int
+) -> None:
     length = order.lane_length
     drawn = [
-        row for lane in range(order.lanes) for row in lane_rows(order, lane, epoch * length, (epoch + 1) * length)
+        row
+        for lane in range(order.lanes)
+        for row in lane_rows(order, lane, epoch * length, (epoch + 1) * length)
     ]
     assert len(set(drawn)) == len(drawn) == length * order.lanes
     assert order.num_rows - len(drawn) < order.lanes

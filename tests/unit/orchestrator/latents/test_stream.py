@@ -1,15 +1,13 @@
 """Batches are the same at every world size and from every point of resuming."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.latents.format import LatentDataset
-from orchestrator.latents.stream import Batch, StreamPlan, batches, make_order, read_window
 from orchestrator.latents.order import lanes_of_rank
+from orchestrator.latents.stream import Batch, StreamPlan, batches, make_order, read_window
 from tests.datasets import write_numbered
 
 
@@ -18,8 +16,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
     return write_numbered(tmp_path_factory.mktemp("numbered") / "data", rows=101, row_group_rows=7)
 
 
-def plan_of(dataset: LatentDataset, *, seen: int, images: int, batch_size: int, lanes: int, window: int) -> StreamPlan:
-    return StreamPlan(dataset, make_order(dataset, seed=3, lanes=lanes, window=window), batch_size, seen, images)
+def plan_of(
+    dataset: LatentDataset, *, seen: int, images: int, batch_size: int, lanes: int, window: int
+) -> StreamPlan:
+    return StreamPlan(
+        dataset, make_order(dataset, seed=3, lanes=lanes, window=window), batch_size, seen, images
+    )
 
 
 def read_all(plan: StreamPlan, rank: int = 0, world_size: int = 1) -> list[Batch]:

@@ -49,7 +49,11 @@ def test_learning_rate_warms_up_and_decays_by_images() -> None:
     config = TrainConfig(images=1000, batch_size=10, learning_rate=1.0, warmup_images=100)
     assert [learning_rate(config, seen) for seen in (0, 50, 100, 900)] == [0, 0.5, 1, 1]
     decaying = dataclasses.replace(config, learning_rate_decay="cosine", warmup_images=0)
-    assert [learning_rate(decaying, seen) for seen in (0, 500, 1000)] == [1, pytest.approx(0.5), pytest.approx(0)]
+    assert [learning_rate(decaying, seen) for seen in (0, 500, 1000)] == [
+        1,
+        pytest.approx(0.5),
+        pytest.approx(0),
+    ]
 
 
 def test_ema_looks_back_a_fraction_of_a_short_run() -> None:

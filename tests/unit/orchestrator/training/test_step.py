@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.latents.format import to_arrays, read_rows
+from orchestrator.latents.format import read_rows, to_arrays
 from orchestrator.latents.stream import Batch
 from orchestrator.training.step import draw
 from tests.configs import tiny
@@ -27,11 +27,15 @@ def part(batch: Batch, rows: slice) -> Batch:
 
 @pytest.mark.parametrize("kind", ["pixels", "moments"])
 def test_draws_do_not_depend_on_how_a_global_batch_is_split(kind: str, tmp_path: Path) -> None:
-    write = write_numbered(tmp_path / "d", 40, 8) if kind == "pixels" else write_moments(tmp_path / "d", 40, 2)
+    write = (
+        write_numbered(tmp_path / "d", 40, 8) if kind == "pixels" else write_moments(tmp_path / "d", 40, 2)
+    )
     config = tiny(tmp_path, write.path, data={"random_flip": kind == "pixels"})
     batch = batch_of(write, 8)
     whole = draw(config, write.info, batch, first=800, attempt=0)
-    halves = [draw(config, write.info, part(batch, slice(a, a + 4)), first=800 + a, attempt=0) for a in (0, 4)]
+    halves = [
+        draw(config, write.info, part(batch, slice(a, a + 4)), first=800 + a, attempt=0) for a in (0, 4)
+    ]
     for name in ("clean", "noise", "step", "labels"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(half, name) for half in halves])), name
     again = draw(config, write.info, batch, first=800, attempt=1)
@@ -44,7 +48,9 @@ def test_pixels_span_minus_one_to_one_and_flips_mirror(tmp_path: Path) -> None:
     pixels = np.zeros((8, 1, 2, 2), np.uint8)
     pixels[..., 1] = 255
     config = tiny(tmp_path, dataset.path, data={"random_flip": True})
-    drawn = draw(config, dataset.info, Batch(pixels, batch.labels, batch.indices, batch.flipped), first=0, attempt=0)
+    drawn = draw(
+        config, dataset.info, Batch(pixels, batch.labels, batch.indices, batch.flipped), first=0, attempt=0
+    )
     left = drawn.clean[:, 0, 0, 0]
     assert set(left.tolist()) == {-1.0, 1.0}
     assert torch.equal(drawn.clean[:, 0, 0, 1], -left)
@@ -54,14 +60,18 @@ def test_latents_are_sampled_from_moments_and_scaled(tmp_path: Path) -> None:
     dataset = write_moments(tmp_path / "d", 40, 2)
     batch = batch_of(dataset, 8)
     drawn = draw(tiny(tmp_path, dataset.path), dataset.info, batch, first=0, attempt=0)
-    expected = torch.tensor(batch.indices / 100 * 0.5, dtype=torch.float32).view(-1, 1, 1, 1).expand(8, 2, 2, 2)
+    expected = (
+        torch.tensor(batch.indices / 100 * 0.5, dtype=torch.float32).view(-1, 1, 1, 1).expand(8, 2, 2, 2)
+    )
     # The stored spread is exp(-15): nothing beside half precision.
     torch.testing.assert_close(drawn.clean, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_classes_are_dropped_as_often_as_asked_and_steps_cover_the_range(tmp_path: Path) -> None:
     dataset = write_numbered(tmp_path / "d", 40, 8)
-    config = tiny(tmp_path, dataset.path, diffusion={"schedule": "cosine", "prediction": "v", "class_dropout": 0.25})
+    config = tiny(
+        tmp_path, dataset.path, diffusion={"schedule": "cosine", "prediction": "v", "class_dropout": 0.25}
+    )
     batch = batch_of(dataset, 8)
     draws = [draw(config, dataset.info, batch, first=8 * k, attempt=0) for k in range(300)]
     dropped = torch.cat([d.labels for d in draws]) == 3
