@@ -61,7 +61,7 @@ def test_mlflow_has_one_run_with_curves_grids_parameters_and_scores(root: Path) 
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'quickstart'")
     assert run.info.status == "FINISHED"
-    assert run.data.params["model.depths"] == "[3, 1]" or "model.depths" in run.data.params
+    assert "model.depths" in run.data.params
     curve = client.get_metric_history(run.info.run_id, "loss/branch1")
     assert [point.step for point in curve] == sorted({point.step for point in curve})
     assert curve[-1].step == LENGTH
