@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 
 EMBEDDED_MIN_CPUS = 4
+PROBE_SECONDS = 5.0
 EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
 
 
@@ -38,6 +40,7 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _probe(address)
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             # A worker holds a CPU for its whole life and reading needs one beside it, also where there are two cores.
@@ -47,7 +50,7 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
                 object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
                 logging_level=logging.WARNING,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct RAY_ADDRESS or "
             "--cluster.address, or leave both out to use an embedded Ray on this machine."
@@ -56,6 +59,13 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Raise OSError at once where nothing listens at ``host:port``; Ray itself tries for minutes."""
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdigit() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
 
 
 def divide(config: ExperimentConfig) -> Shares:

@@ -304,6 +304,7 @@ def _parser(description: str) -> ArgumentParser:
     parser = ArgumentParser(
         description=f"{description} Presets: {', '.join(preset_names())}.",
         exit_on_error=False,
+        allow_abbrev=False,
         default_meta=False,
     )
     parser.add_argument("--config", action="config", help="Preset name or path of a YAML file.")
