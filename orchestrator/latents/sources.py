@@ -75,9 +75,11 @@ def _read_idx(folder: Path, name: str) -> npt.NDArray[Any]:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
         raise UserError(f"{path} cannot be read ({error}); fetch it again.") from error
-    dimensions = content[3] if len(content) > 3 else 0
-    header = 4 + 4 * dimensions
+    broken = UserError(f"{path} is not a complete IDX file of bytes; fetch it again.")
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+        raise broken
+    header = 4 + 4 * content[3]
     shape = tuple(int(size) for size in np.frombuffer(content[4:header], ">u4"))
-    if content[:3] != b"\x00\x00\x08" or len(content) != header + int(np.prod(shape)):
-        raise UserError(f"{path} is not a complete IDX file of bytes; fetch it again.")
+    if len(content) != header + int(np.prod(shape)):
+        raise broken
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
