@@ -39,7 +39,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
         shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
 
 
@@ -66,7 +66,7 @@ def test_a_submitted_job_trains_and_scores(
     ]  # fmt: skip
     submitted = subprocess.run(
         [RAY, "job", "submit", "--working-dir", str(ROOT), "--", *entry],
-        env=head, capture_output=True, text=True, timeout=400, check=False, cwd=ROOT,
+        env=head, capture_output=True, text=True, timeout=800, check=False, cwd=ROOT,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "succeeded" in submitted.stdout

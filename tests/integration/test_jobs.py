@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def job(name: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "jobs" / name), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
 def refused(*arguments: str, cwd: Path = ROOT) -> str:
