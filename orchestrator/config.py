@@ -255,13 +255,13 @@ class ExperimentConfig:
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
     """Plain nested dictionaries and lists, as in the YAML file."""
-    plain: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_lists(dataclasses.asdict(config))))
+    plain: dict[str, Any] = _lists(dataclasses.asdict(config))
     return plain
 
 
 def to_yaml(config: ExperimentConfig) -> str:
     """The resolved whole as YAML; reading it back gives an equal config."""
-    return yaml.safe_dump(_lists(dataclasses.asdict(config)), sort_keys=False)
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
 def from_dict(plain: dict[str, Any]) -> ExperimentConfig:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from orchestrator import cluster
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.config import ExperimentConfig
+from orchestrator.config import ExperimentConfig, flatten
 from orchestrator.errors import UserError
 from orchestrator.evaluation.preview import PreviewSampler
 from orchestrator.latents import format as latents_format
@@ -25,7 +25,7 @@ from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import check_model, prepare_dataset
 from orchestrator.progress import ImageProgress
 from orchestrator.runs import METRICS_FILE, Run, open_run, read_metrics, write_text
-from orchestrator.tracking import Tracker, server_problem, start_params, tracking_uri
+from orchestrator.tracking import Tracker, server_problem, tracking_uri
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
 
@@ -128,7 +128,8 @@ def _train_and_score(
     seconds: dict[str, float],
     started: float,
 ) -> None:
-    tracker.log_params.remote(start_params(config))
+    # The whole config; it holds no secrets, credentials come from the environment.
+    tracker.log_params.remote(flatten(config))
     tracker.log_tags.remote(
         {"dataset.source": dataset.info.source, "dataset.fingerprint": dataset.fingerprint}
     )

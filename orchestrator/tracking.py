@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import ExperimentConfig, flatten
+from orchestrator.config import ExperimentConfig
 
 JOURNAL_FILE = "journal.jsonl"
 OFFSET_FILE = "journal.offset"
@@ -288,8 +288,3 @@ class MLflowSync:
                 timestamp=record["time"],
                 synchronous=True,
             )
-
-
-def start_params(config: ExperimentConfig) -> dict[str, Any]:
-    """The whole resolved config as MLflow parameters; it holds no secrets, credentials come from the environment."""
-    return flatten(config)
