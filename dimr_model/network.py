@@ -123,11 +123,11 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
         return DiMRConfig(**{name: self.config[name] for name in names})
 
     @torch.no_grad()
-    def initialize(self, linear_std: float | None = 0.02) -> None:
+    def initialize(self, linear_std: float | None = 0.02, embedding_std: float = 0.02) -> None:
         """Draw fresh weights from torch's global generator; seed it first.
 
-        As released: Linear weights and both embeddings normal with std 0.02, Linear biases 0; convolutions keep
-        PyTorch's default. ``linear_std`` None is 1 / sqrt(inputs) for Linear weights, which suits narrow networks.
+        As released: Linear weights, class embeddings and positions normal with std 0.02, Linear biases 0; convolutions
+        keep PyTorch's default. ``linear_std`` None is 1 / sqrt(inputs) for Linear weights, which suits narrow networks.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -135,9 +135,9 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.trunc_normal_(module.weight, std=embedding_std)
             elif isinstance(module, Branch):
-                nn.init.trunc_normal_(module.positions, std=0.02)
+                nn.init.trunc_normal_(module.positions, std=embedding_std)
 
     def forward(self, noisy: Tensor, noise_level: Tensor, labels: Tensor) -> list[Tensor]:
         """One prediction per branch, coarse to fine; the last has the input's size and is the one to sample with.

@@ -17,6 +17,7 @@ from orchestrator.errors import UserError
 
 PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "configs"
 SourceKind = Literal["mnist5k", "idx", "none"]
+Precision = Literal["fp32", "bf16"]
 ExtractorKind = Literal["inception", "efficientnet_lite0"]
 
 
@@ -92,8 +93,12 @@ class TrainConfig:
     """Global batch, over all workers."""
     initial_std: float | None = 0.02
     """Spread of fresh Linear weights, as released; null: 1 / sqrt(inputs), which suits narrow networks."""
+    initial_embedding_std: float = 0.02
+    """Spread of fresh class embeddings and positions, as released."""
     learning_rate: float = 2e-4
     """Peak learning rate of AdamW."""
+    vector_learning_rate_scale: float = 1.0
+    """Learning rate of norms, class embeddings and positions, relative to the others'. More helps narrow networks."""
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     """cosine falls to zero at ``images``."""
     warmup_images: int = 5_120_000
@@ -108,7 +113,7 @@ class TrainConfig:
     """The weights' moving average forgets by 1/e over this many images; this default is 0.9999 per 1,024 images."""
     ema_rampup: float | None = None
     """Never look back further than this fraction of the images seen so far; null: the horizon from the start."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Compute precision; weights, optimizer, EMA and gradient reduction are fp32 in any case."""
     workers: int = 1
     """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
@@ -143,6 +148,8 @@ class TrainConfig:
             raise ValueError(
                 "train.learning_rate and clip_gradient_norm must be positive, weight_decay not negative"
             )
+        if self.vector_learning_rate_scale <= 0 or self.initial_embedding_std <= 0:
+            raise ValueError("train.vector_learning_rate_scale and initial_embedding_std must be positive")
         if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
             raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
         if self.preview_every_images % self.checkpoint_every_images:
@@ -162,7 +169,7 @@ class SamplingConfig:
     """Classifier-free guidance."""
     vae: str | None = None
     """Folder or hub name of the AutoencoderKL that decodes latents; null for pixels."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Compute precision of the network while sampling."""
     batch_size: int = 50
     """Images per network call and per unit of work (twice that with guidance)."""

@@ -13,6 +13,7 @@ from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.checkpoints.storage import load_ema
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.images import Decoder
+from orchestrator.precision import compute_precision
 
 
 class ImageSampler:
@@ -34,7 +35,7 @@ class ImageSampler:
         config, model = self._config, self._config.model
         shape = (model.channels, model.input_size, model.input_size)
         labels = balanced_labels(indices, model.num_classes)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=config.sampling.precision == "bf16"):
+        with compute_precision(config.sampling.precision, self._device):
             clean = sample(
                 self._model,
                 noise=initial_noise(config.run.seed, indices, shape).to(self._device),

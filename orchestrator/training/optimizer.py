@@ -1,7 +1,6 @@
 """AdamW with the released model's parameter groups, and the schedules that count images."""
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
@@ -9,21 +8,40 @@ from torch import nn
 from orchestrator.config import TrainConfig
 
 NO_DECAY_SUFFIXES = (".time_weight", ".time_bias")
+VECTOR_SUFFIXES = (
+    ".param0",
+    ".param1",
+    ".time_weight",
+    ".time_bias",
+    ".scale",
+    ".positions",
+    ".class_embedding.weight",
+)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW in two groups: everything decays except the slopes and offsets of time-dependent norms, as released."""
-    decayed = [p for name, p in model.named_parameters() if not name.endswith(NO_DECAY_SUFFIXES)]
-    undecayed = [p for name, p in model.named_parameters() if name.endswith(NO_DECAY_SUFFIXES)]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": undecayed, "weight_decay": 0.0}]
+    """AdamW; everything decays except the slopes and offsets of time-dependent norms, as released.
+
+    Norms and embeddings are groups of their own where ``vector_learning_rate_scale`` sets them apart.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decay = 0.0 if name.endswith(NO_DECAY_SUFFIXES) else config.weight_decay
+        scale = config.vector_learning_rate_scale if name.endswith(VECTOR_SUFFIXES) else 1.0
+        groups.setdefault((decay, scale), []).append(parameter)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [{"params": p, "weight_decay": decay, "lr_scale": scale} for (decay, scale), p in groups.items()],
         lr=config.learning_rate,
         betas=config.betas,
         eps=1e-8,
-        weight_decay=config.weight_decay,
         foreach=True,
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of ``rate`` for the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
 
 
 def learning_rate(config: TrainConfig, images_seen: int) -> float:

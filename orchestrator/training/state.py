@@ -53,6 +53,6 @@ def fresh_state(config: ExperimentConfig, mesh: DeviceMesh, device: torch.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(randomness.generator(config.run.seed, "weights").integers(2**62)))
         model = DiMR(config.model)
-        model.initialize(config.train.initial_std)
+        model.initialize(config.train.initial_std, config.train.initial_embedding_std)
     model = parallelize(model.to(device), mesh)
     return TrainState(model, build_optimizer(model, config.train), EMA(model), device)

@@ -1,6 +1,5 @@
 """One training step: what is drawn for it, and what it does to the state."""
 
-import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,8 @@ from dimr_model.ema import ema_decay
 from orchestrator.config import ExperimentConfig
 from orchestrator.latents.format import DatasetInfo
 from orchestrator.latents.stream import Batch
-from orchestrator.training.optimizer import ema_horizon, learning_rate
+from orchestrator.precision import compute_precision
+from orchestrator.training.optimizer import ema_horizon, learning_rate, set_learning_rate
 from orchestrator.training.state import TrainState
 
 
@@ -98,8 +98,7 @@ def train_step(
     gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     skipped = not np.isfinite(gradient_norm)
     if not skipped:
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate(config.train, state.images_seen)
+        set_learning_rate(state.optimizer, learning_rate(config.train, state.images_seen))
         state.optimizer.step()
     state.optimizer.zero_grad()
     state.images_seen += config.train.batch_size
@@ -109,8 +108,3 @@ def train_step(
         horizon = ema_horizon(config.train, state.images_seen)
         state.ema.update(state.model, ema_decay(config.train.batch_size, horizon))
     return StepResult(losses.detach().mean(dim=1), gradient_norm, skipped)
-
-
-def compute_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Autocast to bf16 where the config asks for it; norms and the loss keep float32."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()

@@ -10,7 +10,7 @@ from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss,
 from dimr_model.ema import EMA
 from dimr_model.pretrained import rename_released
 from orchestrator.config import TrainConfig
-from orchestrator.training.optimizer import build_optimizer, ema_horizon, learning_rate
+from orchestrator.training.optimizer import build_optimizer, ema_horizon, learning_rate, set_learning_rate
 from tests.unit.dimr_model.golden import load_golden, state_dict
 
 
@@ -32,8 +32,8 @@ def test_four_steps_equal_the_released_ones() -> None:
         loss = multi_scale_loss(branch_losses(predictions, noise)).mean()
         assert abs(float(loss.detach()) - description["losses"][number]) < 1e-9
         loss.backward()
+        set_learning_rate(optimizer, learning_rate(config, number * batch))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, number * batch)
             assert group["lr"] == pytest.approx(description["lr_used"][number])
         optimizer.step()
         optimizer.zero_grad()
@@ -60,3 +60,16 @@ def test_ema_looks_back_a_fraction_of_a_short_run() -> None:
     config = TrainConfig(images=1000, ema_horizon_images=500, ema_rampup=0.1)
     assert [ema_horizon(config, seen) for seen in (100, 1000, 10_000)] == [10, 100, 500]
     assert ema_horizon(dataclasses.replace(config, ema_rampup=None), 100) == 500
+
+
+def test_norms_and_embeddings_learn_at_their_own_rate() -> None:
+    model = DiMR(input_size=4, channels=1, num_classes=2, depths=(1, 1), widths=(8, 8), num_heads=2)
+    optimizer = build_optimizer(model, TrainConfig(images=100, vector_learning_rate_scale=5.0))
+    set_learning_rate(optimizer, 0.1)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in model.named_parameters()}
+    faster = {name for name, rate in named.items() if rate == pytest.approx(0.5)}
+    assert all(named[name] == pytest.approx(0.1) for name in set(named) - faster)
+    assert {"branches.0.positions", "branches.1.positions", "branches.0.class_embedding.weight"} < faster
+    assert {name for name in named if "norm" in name} < faster
+    assert not any("patchify" in name or "projection" in name or ".out." in name for name in faster)

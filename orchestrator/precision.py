@@ -1,0 +1,27 @@
+"""Compute precision: where bf16 is used, and what it costs on a CPU that only emulates it."""
+
+import logging
+from functools import cache
+
+import torch
+
+from orchestrator.config import Precision
+
+_logger = logging.getLogger(__name__)
+
+
+def compute_precision(precision: Precision, device: torch.device) -> torch.autocast:
+    """Autocast to bf16 where the config asks for it; norms and the loss keep float32."""
+    if precision == "bf16" and device.type == "cpu":
+        _warn_if_emulated()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@cache
+def _warn_if_emulated() -> None:
+    capabilities = torch.cpu.get_capabilities()
+    if not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
+        _logger.warning(
+            "This CPU has no bf16 instructions and emulates them, many times slower than fp32; set train.precision and "
+            "sampling.precision to fp32."
+        )
