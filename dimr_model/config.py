@@ -8,7 +8,7 @@ TimeConditioning = Literal["td_rmsnorm", "td_layernorm", "rmsnorm"]
 Prediction = Literal["epsilon", "v"]
 Schedule = Literal["scaled_linear", "vp_linear", "cosine"]
 GuidanceKind = Literal["none", "constant", "power_cosine"]
-SamplerKind = Literal["dpm_solver_multistep"]
+SamplerKind = Literal["released", "dpm_solver_multistep", "unipc", "ddim"]
 
 NUM_STEPS = 1000
 """Diffusion steps n = 1..1000; x_1000 is all but pure noise."""
@@ -124,13 +124,16 @@ class Sampler:
     """How noise becomes images, apart from the network itself."""
 
     kind: SamplerKind = "dpm_solver_multistep"
-    """``dpm_solver_multistep``: DPM-Solver++ 2M (Lu et al., 2022)."""
+    """``released``: singlestep DPM-Solver++ of order 3, as the paper's numbers were made. ``dpm_solver_multistep``:
+    DPM-Solver++ 2M (Lu et al., 2022); ``unipc`` (Zhao et al., 2023) and ``ddim`` (Song et al., 2021): diffusers' own."""
     steps: int = 50
     """Solver steps; each is one network evaluation, of twice the batch where guidance is on."""
 
     def __post_init__(self) -> None:
-        if self.kind != "dpm_solver_multistep":
-            raise ValueError(f"sampler {self.kind!r} is unknown; use dpm_solver_multistep")
+        if self.kind not in ("released", "dpm_solver_multistep", "unipc", "ddim"):
+            raise ValueError(
+                f"sampler {self.kind!r} is unknown; use released, dpm_solver_multistep, unipc or ddim"
+            )
         if not 1 <= self.steps <= 1000:
             raise ValueError(f"sampler steps {self.steps} must be in 1..1000")
 

@@ -48,8 +48,20 @@ class NoiseSchedule:
         return torch.cumprod(1 - self.betas, dim=0)
 
     def alpha_sigma(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise scales at integer steps ``[B]`` in 1..1000, shaped ``[B, 1, 1, 1]``, float64."""
-        alpha_squared = self.alphas_cumprod.to(step.device)[step - 1].view(-1, 1, 1, 1)
+        """Signal and noise scales at steps ``[B]`` in 1..1000, shaped ``[B, 1, 1, 1]``, float64.
+
+        Between whole steps log alpha is linear, as in the released solver.
+        """
+        squared = self.alphas_cumprod.to(step.device)
+        if not step.is_floating_point():
+            alpha_squared = squared[step - 1]
+        else:
+            below = step.double().floor().clamp(1, NUM_STEPS - 1)
+            at = below.long() - 1
+            alpha_squared = torch.exp(
+                torch.lerp(squared[at].log(), squared[at + 1].log(), step.double() - below)
+            )
+        alpha_squared = alpha_squared.view(-1, 1, 1, 1)
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
     def add_noise(self, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:
@@ -65,7 +77,7 @@ class NoiseSchedule:
         return alpha * noise - sigma * clean
 
     def to_clean(self, noisy: Tensor, output: Tensor, step: Tensor, prediction: Prediction) -> Tensor:
-        """The x_0 that a network output ``[B, C, H, W]`` at integer steps ``[B]`` stands for."""
+        """The x_0 that a network output ``[B, C, H, W]`` at steps ``[B]`` stands for."""
         alpha, sigma = (scale.to(noisy.dtype) for scale in self.alpha_sigma(step))
         if prediction == "epsilon":
             return (noisy - sigma * output) / alpha

@@ -1,7 +1,6 @@
-"""Drawing images: deterministic solvers from diffusers, with noise and labels that belong to the image's index."""
+"""Drawing images: deterministic solvers, with noise and labels that belong to the image's index."""
 
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from dimr_model import randomness
@@ -9,6 +8,7 @@ from dimr_model.config import Guidance, Prediction, Sampler
 from dimr_model.diffusion import NoiseSchedule, noise_level
 from dimr_model.guidance import guided
 from dimr_model.network import DiMR
+from dimr_model.solvers import make_solver
 
 
 def balanced_labels(indices: list[int], num_classes: int) -> Tensor:
@@ -40,12 +40,7 @@ def sample(
         labels: ``[B]`` int64, classes to draw.
         clip: keep every estimate of the clean image within [-1, 1]; right for pixels, wrong for latents.
     """
-    scheduler = DPMSolverMultistepScheduler(
-        trained_betas=schedule.betas.numpy(),
-        prediction_type="sample",
-        algorithm_type="dpmsolver++",
-        solver_order=2,
-    )
+    scheduler = make_solver(sampler.kind, schedule)
     scheduler.set_timesteps(sampler.steps, device=noise.device)
     state = noise
     for timestep in scheduler.timesteps:

@@ -1,0 +1,85 @@
+"""The released solver, reproduced: the ends of its trajectories on a Gaussian mixture, whose noise is known exactly."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dimr_model.config import Guidance, Sampler
+from dimr_model.diffusion import NoiseSchedule
+from dimr_model.sampling import sample
+from tests.unit.dimr_model.golden import load_golden
+
+GUIDANCE = {
+    "uncond": Guidance(kind="none"),
+    "cond": Guidance(kind="none"),
+    "cfg0.4": Guidance(kind="constant", scale=1.4),
+    "cfg3.0_pow2": Guidance(kind="power_cosine", scale=3.0, power=2.0),
+}
+
+
+class Mixture(torch.nn.Module):
+    """Predicts the noise of a mixture of K isotropic Gaussians; label k < K is component k, label K the whole."""
+
+    architecture = SimpleNamespace(null_class=4)
+
+    def __init__(self, tensors: dict[str, Tensor], schedule: NoiseSchedule) -> None:
+        super().__init__()
+        self.means, self.spreads, self.weights = tensors["mu"], tensors["std"], tensors["w"]
+        self.schedule = schedule
+        self.times: list[float] = []
+
+    def forward(self, noisy: Tensor, level: Tensor, labels: Tensor) -> list[Tensor]:
+        step = (level.double() + 4) / 8 * 1000
+        self.times.append(float(step[0]) / 1000)
+        alpha, sigma = (scale.view(-1, 1) for scale in self.schedule.alpha_sigma(step))
+        variances = alpha**2 * self.spreads**2 + sigma**2
+        offsets = noisy.double().flatten(1)[:, None] - alpha[:, :, None] * self.means
+        exponents = self.weights.log() - 8 * variances.log() - offsets.square().sum(-1) / (2 * variances)
+        shares = exponents.softmax(dim=1)
+        known = labels < 4
+        shares[known] = torch.nn.functional.one_hot(labels[known], 4).double()
+        noise = sigma * (shares[:, :, None] * offsets / variances[:, :, None]).sum(1)
+        return [noise.to(noisy.dtype).view_as(noisy)]
+
+
+@pytest.mark.parametrize("steps", [20, 50, 250])
+@pytest.mark.parametrize("case", GUIDANCE)
+@pytest.mark.parametrize(
+    ("dtype", "suffix", "tolerance"), [(torch.float64, "f64", 1e-9), (torch.float32, "f32", 5e-5)]
+)
+def test_released_solver_ends_where_the_released_code_does(
+    case: str, steps: int, dtype: torch.dtype, suffix: str, tolerance: float
+) -> None:
+    tensors, _ = load_golden("sampler_gmm")
+    schedule = NoiseSchedule("scaled_linear")
+    model = Mixture(tensors, schedule)
+    drawn = sample(
+        model,  # type: ignore[arg-type]
+        noise=tensors["z"].to(dtype),
+        labels=torch.full_like(tensors["y"], 4) if case == "uncond" else tensors["y"],
+        schedule=schedule,
+        prediction="epsilon",
+        sampler=Sampler(kind="released", steps=steps),
+        guidance=GUIDANCE[case],
+        clip=False,
+    )
+    expected = tensors[f"{case}/steps{steps}_{suffix}"]
+    torch.testing.assert_close(drawn.double(), expected.double(), rtol=0, atol=tolerance)
+    times = torch.tensor(model.times, dtype=torch.float64)
+    # A weight of exactly 1 at full noise makes one call all the same.
+    torch.testing.assert_close(times, tensors[f"{case}/steps{steps}_model_times"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["released", "dpm_solver_multistep", "unipc", "ddim"])
+def test_every_solver_converges_to_the_same_end(kind: str) -> None:
+    tensors, _ = load_golden("sampler_gmm")
+    schedule = NoiseSchedule("scaled_linear")
+    drawn = sample(
+        Mixture(tensors, schedule),  # type: ignore[arg-type]
+        noise=tensors["z"], labels=tensors["y"], schedule=schedule, prediction="epsilon",
+        sampler=Sampler(kind=kind, steps=500), guidance=Guidance(kind="none"), clip=False,  # type: ignore[arg-type]
+    )  # fmt: skip
+    # Some stop at the noise of step 1 (sigma 0.03) and some at none; both are far nearer than the images' spread.
+    assert float((drawn - tensors["cond/converged_2001"]).square().mean().sqrt()) < 0.05
