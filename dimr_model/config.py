@@ -2,9 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-TimeConditioning = Literal["td_rmsnorm", "td_layernorm", "rmsnorm"]
+TimeConditioning = Literal["td_rmsnorm", "td_layernorm", "rmsnorm", "adaln_zero", "token"]
+ClassConditioning = Literal["token", "adaln_zero", "added", "none"]
+BlockKind = Literal["transformer", "convnext"]
+MlpKind = Literal["geglu", "mlp"]
+Cascade = Literal["all_blocks", "last_block"]
+CascadeJoin = Literal["add", "concatenate"]
 Prediction = Literal["epsilon", "v"]
 Schedule = Literal["scaled_linear", "vp_linear", "cosine"]
 GuidanceKind = Literal["none", "constant", "power_cosine"]
@@ -18,8 +23,9 @@ NUM_STEPS = 1000
 class DiMRConfig:
     """Everything that decides the parameters' names and shapes, and nothing else.
 
-    Branches are listed coarse to fine: branch r of R works at ``input_size / 2^(R-1-r)``. The first is made of
-    Transformer blocks, the others of ConvNeXt blocks (paper, Section 4.1).
+    Branches are listed coarse to fine: branch r of R works at ``input_size / (patch_size * 2^(R-1-r))``. The first is
+    made of Transformer blocks, the others of ConvNeXt blocks (paper, Section 4.1). The defaults are the released model;
+    the other values are the rows of the paper's ablations (Tables 2 and 3). One branch with a patch size is U-ViT.
     """
 
     input_size: int
@@ -34,24 +40,56 @@ class DiMRConfig:
     """Channels per branch."""
     num_heads: int = 16
     """Attention heads of the Transformer branch."""
+    patch_size: int = 1
+    """Patch size of the finest branch: 1 in DiMR, 2 or 4 in U-ViT."""
     time_conditioning: TimeConditioning = "td_rmsnorm"
-    """Norm inside the blocks. ``rmsnorm`` leaves time to the norms around the blocks (as the released code can)."""
+    """``td_rmsnorm``, ``td_layernorm``: time-dependent norms (Section 4.2). ``rmsnorm``: plain ones in the blocks, time
+    enters by the norms around them (as the released code can). ``adaln_zero``: DiT's (Eq. 3). ``token``: U-ViT's."""
+    class_conditioning: ClassConditioning = "token"
+    """``token`` and ``added`` (to every position) enter the coarsest branch; ``adaln_zero`` adds Embed(c) to Embed(t) in
+    every branch (Eq. 3); ``none`` ignores labels."""
+    has_null_class: bool = True
+    """Whether there is an embedding for "no class", for classifier-free guidance."""
+    mlp: MlpKind = "geglu"
+    """``geglu`` with hidden size 2 * width, or ``mlp`` with 4 * width (Section 4.3)."""
+    coarsest_blocks: BlockKind = "transformer"
+    """``convnext`` makes the network purely convolutional (Table 3a)."""
+    cascade: Cascade = "all_blocks"
+    """What the next branch receives: the last block's output (the paper's Eq. 2) or the branch's input and all its
+    blocks' outputs (the released model)."""
+    cascade_join: CascadeJoin = "add"
+    """How the next branch takes it in (Table 3b)."""
+    branch_skips: bool = False
+    """Also add to each block of a finer branch the output of the block at the same relative depth one branch below
+    (Table 3c; the paper does not say which outputs it joins)."""
 
     def __post_init__(self) -> None:
         # Lists come from JSON and YAML; a frozen config must hash and compare by value.
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "widths", tuple(self.widths))
+        self._check_sizes()
+        for name, values in _CHOICES.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; use one of {', '.join(values)}")
+        self._check_conditioning()
+
+    def _check_sizes(self) -> None:
         if not self.depths or len(self.depths) != len(self.widths):
             raise ValueError(
                 f"depths {self.depths} and widths {self.widths} must list the same branches, coarse to fine, at least one"
             )
-        if (
-            self.input_size < 1
-            or self.channels < 1
-            or self.num_classes < 1
-            or min(self.depths + self.widths) < 1
-        ):
-            raise ValueError("input_size, channels, num_classes, depths and widths must be positive")
+        sizes = (
+            self.input_size,
+            self.channels,
+            self.num_classes,
+            self.patch_size,
+            *self.depths,
+            *self.widths,
+        )
+        if min(sizes) < 1:
+            raise ValueError(
+                "input_size, channels, num_classes, patch_size, depths and widths must be positive"
+            )
         if self.input_size % self.downsampling(0):
             raise ValueError(
                 f"input_size {self.input_size} is not divisible by {self.downsampling(0)}, the coarsest of "
@@ -61,10 +99,20 @@ class DiMRConfig:
             raise ValueError(
                 f"num_heads {self.num_heads} does not divide the first branch's width {self.widths[0]}"
             )
-        if self.time_conditioning not in ("td_rmsnorm", "td_layernorm", "rmsnorm"):
+
+    def _check_conditioning(self) -> None:
+        tokens = [name for name in ("time", "class") if getattr(self, f"{name}_conditioning") == "token"]
+        if "time" in tokens and self.num_branches > 1:
             raise ValueError(
-                f"time_conditioning {self.time_conditioning!r} is unknown; use td_rmsnorm, td_layernorm or rmsnorm"
+                "time_conditioning token cannot reach ConvNeXt branches; use one branch, or another time_conditioning"
             )
+        if tokens and self.coarsest_blocks == "convnext":
+            raise ValueError(
+                f"{tokens[0]}_conditioning token needs coarsest_blocks transformer; convolutions have no tokens"
+                + (" (class_conditioning added works)" if tokens == ["class"] else "")
+            )
+        if self.class_conditioning == "adaln_zero" and self.time_conditioning != "adaln_zero":
+            raise ValueError("class_conditioning adaln_zero needs time_conditioning adaln_zero")
 
     @property
     def num_branches(self) -> int:
@@ -76,13 +124,28 @@ class DiMRConfig:
         """The label that means "no class", for classifier-free guidance."""
         return self.num_classes
 
+    @property
+    def num_embeddings(self) -> int:
+        """Labels that there is an embedding for."""
+        return self.num_classes + int(self.has_null_class)
+
     def downsampling(self, branch: int) -> int:
-        """How many times smaller than the input branch ``branch`` works; also its patch size."""
-        return int(2 ** (self.num_branches - 1 - branch))
+        """How many times smaller than the input branch ``branch`` works; the patch size of its input layer."""
+        return int(self.patch_size * 2 ** (self.num_branches - 1 - branch))
 
     def built_depth(self, branch: int) -> int:
         """Blocks that branch ``branch`` really has: ``depths[branch]`` rounded up to odd."""
         return 2 * (self.depths[branch] // 2) + 1
+
+
+_CHOICES = {
+    "time_conditioning": get_args(TimeConditioning),
+    "class_conditioning": get_args(ClassConditioning),
+    "mlp": get_args(MlpKind),
+    "coarsest_blocks": get_args(BlockKind),
+    "cascade": get_args(Cascade),
+    "cascade_join": get_args(CascadeJoin),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +203,22 @@ class Sampler:
 
 VARIANTS: dict[str, DiMRConfig] = {
     "M/3R-64": DiMRConfig(
-        input_size=64, channels=3, num_classes=1000, depths=(15, 8, 8), widths=(768, 384, 192), num_heads=12
+        input_size=64,
+        channels=3,
+        num_classes=1000,
+        depths=(15, 8, 8),
+        widths=(768, 384, 192),
+        num_heads=12,
+        has_null_class=False,
     ),
     "L/3R-64": DiMRConfig(
-        input_size=64, channels=3, num_classes=1000, depths=(33, 17, 17), widths=(768, 384, 192), num_heads=12
+        input_size=64,
+        channels=3,
+        num_classes=1000,
+        depths=(33, 17, 17),
+        widths=(768, 384, 192),
+        num_heads=12,
+        has_null_class=False,
     ),
     "XL/2R-256": DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(39, 20), widths=(960, 480)),
     "XL/3R-512": DiMRConfig(
@@ -151,4 +226,5 @@ VARIANTS: dict[str, DiMRConfig] = {
     ),
     "G/2R-256": DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(57, 29), widths=(1152, 576)),
 }
-"""The paper's models (Section 4.4, Table 1); ImageNet at 64 is in pixels, at 256 and 512 in latents of an 8x VAE."""
+"""The paper's models (Section 4.4, Table 1); ImageNet at 64 is in pixels and without null class, at 256 and 512 in
+latents of an 8x VAE."""

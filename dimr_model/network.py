@@ -1,6 +1,7 @@
 """The multi-resolution network (paper, Section 4.1): branches joined by a feature cascade, coarse to fine."""
 
 import dataclasses
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -9,91 +10,9 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
+from dimr_model.adaln import Modulation
+from dimr_model.branch import Branch
 from dimr_model.config import DiMRConfig
-from dimr_model.normalization import TimeDependentLayerNorm
-
-
-class Upsample(nn.Module):
-    """The bridge from one branch to the next: all features below, projected and pixel-shuffled to twice the size.
-
-    ``features [B, H, W, in_width]`` -> ``[B, 2H, 2W, out_width]``. The paper's Eq. 2 upsamples the last block's
-    output; the released model, followed here, upsamples the concatenation of the branch's input and all block outputs.
-    """
-
-    def __init__(self, in_width: int, out_width: int) -> None:
-        super().__init__()
-        self.in_norm = TimeDependentLayerNorm(in_width)
-        self.projection = nn.Linear(in_width, 4 * out_width)
-        self.out_norm = TimeDependentLayerNorm(out_width)
-
-    def forward(self, features: Tensor, tau: Tensor) -> Tensor:
-        """``features [B, H, W, in_width]``, ``tau [B]`` -> ``[B, 2H, 2W, out_width]``."""
-        batch, height, width, _ = features.shape
-        cells = self.projection(self.in_norm(features, tau)).view(batch, height, width, 2, 2, -1)
-        pixels = cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
-        return self.out_norm(pixels, tau)
-
-
-class Branch(nn.Module):
-    """One resolution: reads the noisy input at its own patch size, adds what comes from below, refines, predicts."""
-
-    def __init__(self, config: DiMRConfig, index: int) -> None:
-        super().__init__()
-        self.is_coarsest = index == 0
-        self.is_finest = index == config.num_branches - 1
-        width, patch_size, depth = config.widths[index], config.downsampling(index), config.built_depth(index)
-        size = config.input_size // patch_size
-        self.patchify = nn.Conv2d(config.channels, width, kernel_size=patch_size, stride=patch_size)
-        self.positions = nn.Parameter(torch.empty(size * size, width))
-        if self.is_coarsest:
-            self.class_embedding = nn.Embedding(config.num_classes + 1, width)
-            self.blocks = nn.ModuleList(
-                TransformerBlock(width, config.num_heads, config.time_conditioning) for _ in range(depth)
-            )
-        else:
-            self.upsample = Upsample(config.widths[index - 1] * (config.built_depth(index - 1) + 1), width)
-            self.blocks = nn.ModuleList(ConvNeXtBlock(width, config.time_conditioning) for _ in range(depth))
-        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2))
-        self.out_norm = TimeDependentLayerNorm(width)
-        self.out = nn.Conv2d(width, config.channels, kernel_size=3, padding=1)
-
-    def forward(
-        self, noisy: Tensor, below: Tensor | None, tau: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """``noisy [B, C, H, W]``, features ``below`` -> (prediction ``[B, C, h, w]``, features for the branch above).
-
-        ``h = H / patch_size``. The features are ``[B, h, w, width * (depth + 1)]``, None from the finest branch.
-        """
-        state = self.patchify(noisy).permute(0, 2, 3, 1)
-        batch, height, width, channels = state.shape
-        state = state + self.positions.view(height, width, channels).to(state.dtype)
-        if self.is_coarsest:
-            class_token = self.class_embedding(labels)[:, None].to(state.dtype)
-            state = torch.cat([class_token, state.reshape(batch, height * width, channels)], dim=1)
-        else:
-            assert below is not None
-            state = state + self.upsample(below, tau)
-
-        outputs = self._run_blocks(state, tau)
-        if self.is_coarsest:
-            outputs = [output[:, 1:].reshape(batch, height, width, channels) for output in outputs]
-        prediction = self.out(self.out_norm(outputs[-1], tau).permute(0, 3, 1, 2))
-        # Nothing reads the finest branch's features, so they are not gathered there.
-        return prediction, None if self.is_finest else torch.cat(outputs, dim=-1)
-
-    def _run_blocks(self, state: Tensor, tau: Tensor) -> list[Tensor]:
-        """The branch's input and every block's output. Long skips join block i with block depth-1-i, as in U-ViT."""
-        outputs, pending = [state], list[Tensor]()
-        middle = len(self.blocks) // 2
-        for i, block in enumerate(self.blocks):
-            if i > middle:
-                state = self.skips[i - middle - 1](torch.cat([state, pending.pop()], dim=-1))
-            state = block(state, tau)
-            outputs.append(state)
-            if i < middle:
-                pending.append(state)
-        return outputs
 
 
 class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no types
@@ -138,6 +57,29 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
                 nn.init.trunc_normal_(module.weight, std=embedding_std)
             elif isinstance(module, Branch):
                 nn.init.trunc_normal_(module.positions, std=embedding_std)
+        for module in self.modules():
+            if isinstance(module, Modulation):  # AdaLN-Zero starts as the identity
+                nn.init.zeros_(module.out.weight)
+
+    def recompute(self, branches: Sequence[bool] | bool) -> "DiMR":
+        """Forget the activations inside the blocks of some branches (coarse to fine), or all, and compute them again in
+        the backward pass: less memory, a third more work."""
+        chosen = [branches] * len(self.branches) if isinstance(branches, bool) else list(branches)
+        if len(chosen) != len(self.branches):
+            raise ValueError(
+                f"recompute {chosen} must name the {len(self.branches)} branches, coarse to fine"
+            )
+        for branch, value in zip(self.branches, chosen, strict=True):
+            branch.recompute = value  # type: ignore[assignment]
+        return self
+
+    def compute_as_released(self, as_released: bool = True) -> "DiMR":
+        """Compute the same function with the released code's operators: attention in float32, concatenations before the
+        long skips and the upsampling, every activation kept. Slower and larger; the baseline of measurements."""
+        for module in self.modules():
+            if hasattr(module, "as_released"):
+                module.as_released = as_released  # type: ignore[assignment]
+        return self
 
     def forward(self, noisy: Tensor, noise_level: Tensor, labels: Tensor) -> list[Tensor]:
         """One prediction per branch, coarse to fine; the last has the input's size and is the one to sample with.
@@ -148,20 +90,36 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
             labels: ``[B]`` int64 in 0..num_classes; ``num_classes`` is the null class.
 
         Raises:
-            ValueError: the input has another shape than the network was built for.
+            ValueError: the input has another shape than the network was built for, or, on the CPU, a label has no
+                embedding (on a GPU that would make every call wait).
         """
         expected = (self.config.channels, self.config.input_size, self.config.input_size)
         if tuple(noisy.shape[1:]) != expected:
             raise ValueError(
                 f"noisy has shape {tuple(noisy.shape)}, this network takes [B, {', '.join(map(str, expected))}]"
             )
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            self._check_labels(labels)
         tau = noise_level / 4
-        features: Tensor | None = None
+        features: list[Tensor] = []
         predictions = []
         for branch in self.branches:
             prediction, features = branch(noisy, features, tau, labels)
             predictions.append(prediction)
         return predictions
+
+    def _check_labels(self, labels: Tensor) -> None:
+        config = self.architecture
+        if config.class_conditioning == "none" or not labels.numel():
+            return
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= config.num_embeddings:
+            null = (
+                f" ({config.null_class} is the null class)"
+                if config.has_null_class
+                else ", without null class"
+            )
+            raise ValueError(f"labels {low}..{high} must be in 0..{config.num_embeddings - 1}{null}")
 
     @classmethod
     def from_released(cls, source: "dict[str, Tensor] | str | PathLike[str]", num_heads: int = 16) -> "DiMR":

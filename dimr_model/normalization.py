@@ -1,16 +1,30 @@
-"""Norms that carry the time condition: time-dependent RMSNorm and LayerNorm (paper, Section 4.2), and a plain RMSNorm.
+"""Norms that carry the time condition: time-dependent RMSNorm and LayerNorm (paper, Section 4.2), AdaLN-Zero, plain ones.
 
-Every norm is called as ``norm(features, tau)``: features ``[B, ..., width]`` channels last, and the scaled time
-``tau [B]`` (see :func:`dimr_model.diffusion.time_of`). Statistics are taken in float32 at least.
+Every norm is called as ``norm(features, condition)``, features ``[B, ..., width]`` channels last, and takes from the
+condition what it needs. Statistics are computed in float32 at least.
 """
 
-import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimr_model.config import TimeConditioning
+from dimr_model.functional import at_least_float32, per_sample, rms_norm
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+class Condition(NamedTuple):
+    """What a block is told beside its features."""
+
+    tau: Tensor
+    """``[B]``, n / 500 - 1 for diffusion step n."""
+    embedding: Tensor | None = None
+    """``[B, width]``, Embed(t) or Embed(t) + Embed(c); for AdaLN-Zero."""
+    modulation: tuple[Tensor, Tensor, Tensor] | None = None
+    """Scale, shift and gate of one sub-layer, each ``[B, width]``; for AdaLN-Zero."""
 
 
 class TimeDependentParameter(nn.Module):
@@ -33,18 +47,6 @@ class TimeDependentParameter(nn.Module):
         return torch.lerp(self.param1.expand_as(gate), self.param0.expand_as(gate), gate)
 
 
-def _per_sample(value: Tensor, features: Tensor) -> Tensor:
-    """``[B, width]`` -> ``[B, 1, ..., width]``, to broadcast over positions."""
-    return value.to(features.dtype).view(value.shape[0], *[1] * (features.dim() - 2), value.shape[1])
-
-
-def _rms_normalize(features: Tensor) -> Tensor:
-    """Divide by (root mean square over channels + 1e-8), the epsilon outside the root as in the released model."""
-    wide = features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
-    rms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) / math.sqrt(features.shape[-1])
-    return (wide / (rms + 1e-8)).to(features.dtype)
-
-
 class TimeDependentRMSNorm(nn.Module):
     """RMSNorm with a time-dependent scale: the norm inside the blocks of both released models."""
 
@@ -52,9 +54,21 @@ class TimeDependentRMSNorm(nn.Module):
         super().__init__()
         self.scale = TimeDependentParameter(width, initial=1.0)
 
-    def forward(self, features: Tensor, tau: Tensor) -> Tensor:
-        """``features [B, ..., width]``, ``tau [B]`` -> same shape and dtype as the features."""
-        return _rms_normalize(features) * _per_sample(self.scale(tau), features)
+    def forward(self, features: Tensor, condition: Condition) -> Tensor:
+        """``features [B, ..., width]`` -> same shape and dtype."""
+        return rms_norm(features, self.scale(condition.tau))
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm with a learned scale that ignores time."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, features: Tensor, condition: Condition) -> Tensor:
+        """``features [B, ..., width]`` -> same shape and dtype."""
+        return rms_norm(features, self.scale)
 
 
 class TimeDependentLayerNorm(nn.Module):
@@ -65,26 +79,61 @@ class TimeDependentLayerNorm(nn.Module):
         self.weight = TimeDependentParameter(width, initial=1.0)
         self.bias = TimeDependentParameter(width, initial=0.0)
 
-    def forward(self, features: Tensor, tau: Tensor) -> Tensor:
-        """``features [B, ..., width]``, ``tau [B]`` -> same shape and dtype as the features."""
-        wide = features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
-        normalized = F.layer_norm(wide, (features.shape[-1],), eps=1e-5).to(features.dtype)
-        return normalized * _per_sample(self.weight(tau), features) + _per_sample(self.bias(tau), features)
+    def affine(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each ``[B, width]``."""
+        return self.weight(condition.tau), self.bias(condition.tau)
+
+    def forward(self, features: Tensor, condition: Condition) -> Tensor:
+        """``features [B, ..., width]`` -> same shape and dtype."""
+        return _layer_norm(features, *self.affine(condition))
 
 
-class RMSNorm(nn.Module):
-    """RMSNorm with a learned scale that ignores time."""
+class LayerNorm(nn.Module):
+    """LayerNorm with a learned scale and shift that ignore time."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, features: Tensor, tau: Tensor) -> Tensor:
-        """``features [B, ..., width]``, ``tau [B]`` -> same shape and dtype as the features."""
-        return _rms_normalize(features) * self.scale.to(features.dtype)
+    def affine(self, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each ``[width]``."""
+        return self.weight, self.bias
+
+    def forward(self, features: Tensor, condition: Condition) -> Tensor:
+        """``features [B, ..., width]`` -> same shape and dtype."""
+        return _layer_norm(features, self.weight, self.bias)
+
+
+class ModulatedLayerNorm(nn.Module):
+    """LayerNorm scaled and shifted by the block's AdaLN-Zero (see :class:`dimr_model.adaln.AdaLNZero`)."""
+
+    def forward(self, features: Tensor, condition: Condition) -> Tensor:
+        """``features [B, ..., width]`` -> same shape and dtype."""
+        assert condition.modulation is not None
+        scale, shift, _ = condition.modulation
+        return _layer_norm(features, 1 + scale, shift)
+
+
+def _layer_norm(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    normalized = F.layer_norm(at_least_float32(features), (features.shape[-1],), eps=LAYER_NORM_EPSILON)
+    scale, shift = (per_sample(value, features).to(features.dtype) for value in (weight, bias))
+    return normalized.to(features.dtype) * scale + shift
 
 
 def block_norm(kind: TimeConditioning, width: int) -> nn.Module:
     """The norm that ``DiMRConfig.time_conditioning`` asks for inside a block."""
-    norms = {"td_rmsnorm": TimeDependentRMSNorm, "td_layernorm": TimeDependentLayerNorm, "rmsnorm": RMSNorm}
+    if kind == "adaln_zero":
+        return ModulatedLayerNorm()
+    norms = {
+        "td_rmsnorm": TimeDependentRMSNorm,
+        "td_layernorm": TimeDependentLayerNorm,
+        "rmsnorm": RMSNorm,
+        "token": LayerNorm,
+    }
     return norms[kind](width)
+
+
+def branch_norm(kind: TimeConditioning, width: int) -> TimeDependentLayerNorm | LayerNorm:
+    """The norm around the blocks: TD-LN whatever time-dependent or plain RMSNorm is inside them, as released."""
+    return LayerNorm(width) if kind in ("adaln_zero", "token") else TimeDependentLayerNorm(width)

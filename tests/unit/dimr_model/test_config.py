@@ -19,7 +19,7 @@ VALID: dict[str, Any] = {
         ({"num_heads": 3}, "does not divide the first branch's width 16"),
         ({"widths": (16,)}, "must list the same branches"),
         ({"depths": (0, 2)}, "must be positive"),
-        ({"time_conditioning": "magic"}, "use td_rmsnorm"),
+        ({"time_conditioning": "magic"}, "use one of td_rmsnorm"),
     ],
 )
 def test_impossible_networks_are_refused(change: dict[str, Any], message: str) -> None:

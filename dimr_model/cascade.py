@@ -1,0 +1,88 @@
+"""The feature cascade: how a branch hands its features to the next, finer one (paper, Section 4.1, Eq. 2)."""
+
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dimr_model.config import DiMRConfig
+from dimr_model.functional import at_least_float32, scaled_linear
+from dimr_model.normalization import LAYER_NORM_EPSILON, Condition, branch_norm
+
+
+class Upsample(nn.Module):
+    """Features of the branch below, normed together, projected and pixel-shuffled to twice the size.
+
+    The paper upsamples the last block's output; the released model, followed by default, the concatenation of the
+    branch's input and all block outputs: 66,816 channels in G/2R. That concatenation is never made here: each feature
+    map is projected by its own columns of the weight, and the norm's mean and variance, which are sums over the maps,
+    are applied to the sum of the projections.
+    """
+
+    as_released = False
+
+    def __init__(self, config: DiMRConfig, branch: int) -> None:
+        super().__init__()
+        maps = config.built_depth(branch - 1) + 1 if config.cascade == "all_blocks" else 1
+        in_width, out_width = config.widths[branch - 1] * maps, config.widths[branch]
+        self.maps = maps
+        self.in_norm = branch_norm(config.time_conditioning, in_width)
+        self.projection = nn.Linear(in_width, 4 * out_width)
+        self.out_norm = branch_norm(config.time_conditioning, out_width)
+
+    def forward(self, features: list[Tensor], condition: Condition) -> Tensor:
+        """The input and all block outputs of the branch below, each ``[B, H, W, in_width]`` -> ``[B, 2H, 2W, width]``."""
+        features = features[-self.maps :]
+        if self.as_released:
+            cells = self.projection(self.in_norm(torch.cat(features, dim=-1), condition))
+        else:
+            cells = self._project(features, condition)
+        batch, height, width, _ = cells.shape
+        cells = cells.view(batch, height, width, 2, 2, -1)
+        pixels = cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+        return self.out_norm(pixels, condition)  # type: ignore[no-any-return]
+
+    def _project(self, features: list[Tensor], condition: Condition) -> Tensor:
+        """``projection(in_norm(concatenation))`` of maps ``[B, H, W, C]`` without the concatenation.
+
+        With z = (x - mean) / deviation, W (gain z + shift) = (W gain x - mean W gain) / deviation + W shift.
+        """
+        gain, shift = self.in_norm.affine(condition)
+        weight, share = self.projection.weight, features[0].shape[-1]
+        projected, total, squares = [], [], []
+        for place, feature in enumerate(features):
+            columns = slice(place * share, (place + 1) * share)
+            projected.append(at_least_float32(scaled_linear(feature, gain[..., columns], weight[:, columns])))
+            wide = at_least_float32(feature)
+            total.append(wide.sum(-1, keepdim=True))
+            squares.append(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square())
+        count = share * len(features)
+        mean = _sum(total) / count
+        variance = (_sum(squares) / count - mean.square()).clamp_min(0)
+        with torch.autocast(weight.device.type, enabled=False):
+            mean_part, shift_part = F.linear(gain, weight), F.linear(shift, weight, self.projection.bias)
+        if mean_part.dim() == 2:
+            mean_part, shift_part = mean_part[:, None, None], shift_part[:, None, None]
+        centered = _sum(projected) - mean * mean_part
+        return (centered * torch.rsqrt(variance + LAYER_NORM_EPSILON) + shift_part).to(features[0].dtype)
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    return reduce(torch.add, tensors)
+
+
+class BlockSkips(nn.Module):
+    """To each block of a branch, the output at the same relative depth of the branch below (``branch_skips``)."""
+
+    def __init__(self, config: DiMRConfig, branch: int) -> None:
+        super().__init__()
+        depth, depth_below = config.built_depth(branch), config.built_depth(branch - 1)
+        self.sources = [place * depth_below // depth for place in range(depth)]
+        widths = config.widths[branch - 1], config.widths[branch]
+        self.projections = nn.ModuleList(nn.Linear(*widths) for _ in range(depth))
+
+    def forward(self, place: int, features: list[Tensor]) -> Tensor:
+        """What to add before block ``place``, ``[B, 2H, 2W, width]``; ``features`` as in :class:`Upsample`."""
+        projected = self.projections[place](features[1 + self.sources[place]])
+        return projected.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)  # type: ignore[no-any-return]

@@ -1,0 +1,129 @@
+"""Operators that keep less for the backward pass than PyTorch's expressions would, with equal results.
+
+Each recomputes what is cheap: a scaling or a gate, never a matrix product. Inside ``torch.compile`` the plain
+expressions are used, because the compiler makes the same choice by itself and fuses what is left.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+RMS_EPSILON = 1e-8
+
+
+def at_least_float32(features: Tensor) -> Tensor:
+    """Half precision widened, for statistics that would overflow or round."""
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+
+
+def per_sample(value: Tensor, features: Tensor) -> Tensor:
+    """``[B, width]`` -> ``[B, 1, ..., width]``, to broadcast over the positions of ``features``; ``[width]`` as it is."""
+    return (
+        value if value.dim() == 1 else value.view(value.shape[0], *[1] * (features.dim() - 2), value.shape[1])
+    )
+
+
+def rms_norm(features: Tensor, gain: Tensor) -> Tensor:
+    """Divide by (root mean square over channels + 1e-8), the epsilon outside the root as released; times ``gain``.
+
+    ``features [B, ..., width]``, ``gain [B, width]`` or ``[width]`` -> same shape and dtype as the features.
+    """
+    if torch.compiler.is_compiling():
+        return _normalize(features, _rms(features)) * per_sample(gain, features).to(features.dtype)
+    result: Tensor = _RMSNorm.apply(features, gain)
+    return result
+
+
+def gated_linear(gate: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``linear(GELU(gate) * value)`` with exact GELU: ``[..., hidden]`` twice -> ``[..., out]``."""
+    if torch.compiler.is_compiling():
+        return F.linear(F.gelu(gate) * value, weight, bias)
+    result: Tensor = _GatedLinear.apply(gate, value, weight.to(gate.dtype), bias.to(gate.dtype))
+    return result
+
+
+def scaled_linear(features: Tensor, gain: Tensor, weight: Tensor) -> Tensor:
+    """``linear(features * gain)``: ``[B, ..., width]``, ``[B, width]`` or ``[width]``, ``[out, width]`` -> ``[B, ..., out]``."""
+    if torch.compiler.is_compiling():
+        return F.linear(features * per_sample(gain, features).to(features.dtype), weight)
+    device = features.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
+    result: Tensor = _ScaledLinear.apply(features, gain, weight.to(dtype))
+    return result
+
+
+def _rms(features: Tensor) -> Tensor:
+    wide = at_least_float32(features)
+    return torch.linalg.vector_norm(wide, dim=-1, keepdim=True) / math.sqrt(features.shape[-1])
+
+
+def _normalize(features: Tensor, rms: Tensor) -> Tensor:
+    return (at_least_float32(features) / (rms + RMS_EPSILON)).to(features.dtype)
+
+
+def _gain_gradient(gradient: Tensor, features: Tensor, gain: Tensor) -> Tensor:
+    """Gradient of ``features * gain`` with respect to the gain, summed over what it was broadcast over."""
+    kept = 1 if gain.dim() == 1 else 2
+    positions = tuple(range(0 if kept == 1 else 1, features.dim() - 1))
+    product = at_least_float32(gradient) * features
+    return (product.sum(positions) if positions else product).to(gain.dtype)
+
+
+class _RMSNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, gain: Tensor) -> Tensor:
+        rms = _rms(features)
+        ctx.save_for_backward(features, gain, rms)
+        return _normalize(features, rms) * per_sample(gain, features).to(features.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        features, gain, rms = ctx.saved_tensors
+        wide, inverse = at_least_float32(features), 1 / (rms + RMS_EPSILON)
+        toward = at_least_float32(gradient) * per_sample(gain, features)
+        # d rms / d features is features / (width * rms); at rms = 0 it meets features of 0.
+        slope = (toward * wide).sum(-1, keepdim=True) / (wide.shape[-1] * rms).clamp_min(1e-30)
+        toward_features = inverse * (toward - wide * (slope * inverse))
+        return toward_features.to(features.dtype), _gain_gradient(gradient, wide * inverse, gain)
+
+
+class _GatedLinear(Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, value, weight)
+        return F.linear(F.gelu(gate) * value, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        gate, value, weight = ctx.saved_tensors
+        activated = F.gelu(gate)
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        toward_weight = rows.t() @ (activated * value).reshape(-1, gate.shape[-1])
+        toward_hidden = gradient @ weight
+        toward_gate = torch.ops.aten.gelu_backward(toward_hidden * value, gate)
+        return toward_gate, toward_hidden * activated, toward_weight, rows.sum(0)
+
+
+class _ScaledLinear(Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, gain: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(features, gain, weight)
+        return F.linear((features * per_sample(gain, features)).to(weight.dtype), weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features, gain, weight = ctx.saved_tensors
+        spread = per_sample(gain, features)
+        scaled = (features * spread).to(weight.dtype)
+        toward_weight = gradient.reshape(-1, gradient.shape[-1]).t() @ scaled.reshape(-1, scaled.shape[-1])
+        toward_scaled = gradient @ weight
+        toward_features = (toward_scaled * spread).to(features.dtype)
+        return toward_features, _gain_gradient(toward_scaled, features, gain), toward_weight
