@@ -4,13 +4,12 @@ Where a module has ``as_released``, setting it makes the module compute the same
 more for the backward pass; see :meth:`dimr_model.network.DiMR.compute_as_released`.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimr_model.adaln import AdaLNZero, gated
 from dimr_model.config import BlockKind, DiMRConfig, MlpKind
-from dimr_model.functional import gated_linear
+from dimr_model.functional import gated_linear, without_autocast
 from dimr_model.normalization import Condition, ModulatedLayerNorm, block_norm
 
 
@@ -63,7 +62,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(tokens).view(batch, count, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if self.as_released:
-            with torch.autocast(tokens.device.type, enabled=False):
+            with without_autocast(tokens):
                 attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
         else:
             attended = F.scaled_dot_product_attention(query, key, value)

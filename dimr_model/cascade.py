@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimr_model.config import DiMRConfig
-from dimr_model.functional import at_least_float32, scaled_linear
+from dimr_model.functional import at_least_float32, scaled_linear, without_autocast
 from dimr_model.normalization import LAYER_NORM_EPSILON, Condition, branch_norm
 
 
@@ -60,7 +60,7 @@ class Upsample(nn.Module):
         count = share * len(features)
         mean = _sum(total) / count
         variance = (_sum(squares) / count - mean.square()).clamp_min(0)
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight):
             mean_part, shift_part = F.linear(gain, weight), F.linear(shift, weight, self.projection.bias)
         if mean_part.dim() == 2:
             mean_part, shift_part = mean_part[:, None, None], shift_part[:, None, None]

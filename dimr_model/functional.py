@@ -5,6 +5,7 @@ expressions are used, because the compiler makes the same choice by itself and f
 """
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -51,10 +52,22 @@ def scaled_linear(features: Tensor, gain: Tensor, weight: Tensor) -> Tensor:
     """``linear(features * gain)``: ``[B, ..., width]``, ``[B, width]`` or ``[width]``, ``[out, width]`` -> ``[B, ..., out]``."""
     if torch.compiler.is_compiling():
         return F.linear(features * per_sample(gain, features).to(features.dtype), weight)
-    device = features.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
-    result: Tensor = _ScaledLinear.apply(features, gain, weight.to(dtype))
+    result: Tensor = _ScaledLinear.apply(features, gain, weight.to(_compute_dtype(features)))
     return result
+
+
+def _compute_dtype(features: Tensor) -> torch.dtype:
+    device = features.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return features.dtype
+
+
+def without_autocast(features: Tensor) -> AbstractContextManager[Any]:
+    """A context in which operators on the device of ``features`` keep their inputs' dtype."""
+    device = features.device.type
+    available = torch.amp.is_autocast_available(device)  # not on the meta device
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 def _rms(features: Tensor) -> Tensor:

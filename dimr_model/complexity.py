@@ -1,0 +1,76 @@
+"""How large a network is and how much it computes, counted without running it."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dimr_model.config import VARIANTS, DiMRConfig
+from dimr_model.network import DiMR
+
+
+def count_parameters(config: DiMRConfig) -> int:
+    """Parameters of ``DiMR(config)``."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in DiMR(config).parameters())
+
+
+def count_macs(config: DiMRConfig) -> int:
+    """Multiply-adds of one forward pass of one image, by torch's flop counter; what the paper calls Gflops."""
+    with torch.device("meta"):
+        model = DiMR(config).eval()
+        size = (1, config.channels, config.input_size, config.input_size)
+        noisy, labels = torch.empty(size), torch.empty(1, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(noisy, torch.empty(1), labels)
+    return int(counter.get_total_flops()) // 2
+
+
+def analytic_macs(config: DiMRConfig) -> int:
+    """The same from the layers' sizes: every weight times the positions it is applied at, and attention's products."""
+    with torch.device("meta"):
+        model = DiMR(config)
+    total = 0
+    for index, branch in enumerate(model.branches):
+        cells = (config.input_size // config.downsampling(index)) ** 2
+        positions = cells
+        if branch.is_sequence:
+            positions += [config.time_conditioning, config.class_conditioning].count("token")
+        for name, module in branch.named_modules():
+            total += _module_macs(name, module, cells, positions, config.patch_size**2)
+    return total
+
+
+def _module_macs(name: str, module: nn.Module, cells: int, positions: int, patch_area: int) -> int:
+    from dimr_model.blocks import SelfAttention
+
+    if isinstance(module, SelfAttention):
+        return 2 * positions**2 * module.qkv.in_features
+    if isinstance(module, nn.Conv2d):
+        return int(module.weight.numel()) * (cells * patch_area if name == "out" else cells)
+    if not isinstance(module, nn.Linear):
+        return 0
+    if "modulation" in name or "time_embedding" in name:
+        return module.weight.numel()
+    if name.startswith(("upsample.", "block_skips.")):
+        # At the resolution below; and once per image for the norm's mean and shift.
+        per_image = 2 if name == "upsample.projection" else 0
+        return module.weight.numel() * (cells // 4 + per_image)
+    outside = name in ("join", "unpatchify")
+    return module.weight.numel() * (cells if outside else positions)
+
+
+def family_table() -> list[dict[str, Any]]:
+    """A row for each of the paper's models."""
+    return [
+        {
+            "variant": name,
+            "input": f"{config.input_size}x{config.input_size}x{config.channels}",
+            "layers": ", ".join(str(config.built_depth(r)) for r in range(config.num_branches)),
+            "widths": ", ".join(map(str, config.widths)),
+            "parameters": count_parameters(config),
+            "macs": count_macs(config),
+        }
+        for name, config in VARIANTS.items()
+    ]
