@@ -1,12 +1,14 @@
 """Progress of something that counts images: a bar in a terminal, a line now and then elsewhere."""
 
 import time
+from collections import deque
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+RECENT_UPDATES = 30
 
 
 class ImageProgress:
@@ -14,9 +16,10 @@ class ImageProgress:
 
     def __init__(self, console: Console, what: str, total: int, start: int = 0) -> None:
         self._console = console
-        self._what, self._total, self._start = what, total, start
-        self._began = self._last_line = time.monotonic()
-        self._done = start
+        self._what, self._total, self._done = what, total, start
+        self._last_line = time.monotonic()
+        # (time, images) of recent updates: the rate leaves out what came before the first of them, such as starting up.
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_UPDATES)
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -46,14 +49,16 @@ class ImageProgress:
             return
         self._done = done
         now = time.monotonic()
-        rate = (done - self._start) / max(now - self._began, 1e-9)
-        text = ", ".join(part for part in (f"{rate:.1f} images/s", note) if part)
+        self._recent.append((now, done))
+        then, done_then = self._recent[0]
+        rate = (done - done_then) / (now - then) if now > then else 0.0
+        text = ", ".join(part for part in (f"{rate:.1f} images/s" if rate else "", note) if part)
         if self._bar:
             self._bar.update(self._task, completed=done, note=text)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or done >= self._total:
             self._last_line = now
-            left = int((self._total - done) / rate) if rate else 0
-            share = f"{done}/{self._total} images ({done / self._total:.0%})"
-            self._console.print(
-                f"{self._what} {share}, {text}, {left // 60}:{left % 60:02d} left", highlight=False
-            )
+            parts = [f"{self._what} {done}/{self._total} images ({done / self._total:.0%})", text]
+            if rate:
+                left = int((self._total - done) / rate)
+                parts.append(f"{left // 60}:{left % 60:02d} left")
+            self._console.print(", ".join(part for part in parts if part), highlight=False)
