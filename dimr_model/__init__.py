@@ -6,8 +6,9 @@ from dimr_model.config import VARIANTS, DiMRConfig
 
 if TYPE_CHECKING:
     from dimr_model.network import DiMR
+    from dimr_model.pipeline import DiMRPipeline
 
-__all__ = ["VARIANTS", "DiMR", "DiMRConfig"]
+__all__ = ["VARIANTS", "DiMR", "DiMRConfig", "DiMRPipeline"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from dimr_model.network import DiMR
 
         return DiMR
+    if name == "DiMRPipeline":
+        from dimr_model.pipeline import DiMRPipeline
+
+        return DiMRPipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

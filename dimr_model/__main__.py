@@ -5,11 +5,11 @@ from dimr_model.complexity import family_table
 
 def main() -> None:
     """Print one line per variant, counted on the spot."""
-    line = "{:12} {:>10} {:>12} {:>15} {:>15} {:>9}"
+    line = "{:16} {:>8} {:>12} {:>15} {:>15} {:>9}"
     print(line.format("variant", "input", "layers", "widths", "parameters", "GMAC"))
     for row in family_table():
         counts = f"{row['parameters']:,}", f"{row['macs'] / 1e9:.2f}"
-        print(line.format(f"DiMR-{row['variant']}"[:12], row["input"], row["layers"], row["widths"], *counts))
+        print(line.format(f"DiMR-{row['variant']}", row["input"], row["layers"], row["widths"], *counts))
 
 
 if __name__ == "__main__":

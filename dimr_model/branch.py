@@ -75,7 +75,8 @@ class Branch(nn.Module):
         The features are the branch's input and the outputs of its blocks, each ``[B, H / p, W / p, width]`` for this
         branch's patch size p.
         """
-        state = self.patchify(noisy).permute(0, 2, 3, 1)
+        # Laid out channels last, so that neither the linear layers nor the convolutions copy their inputs.
+        state = self.patchify(noisy).permute(0, 2, 3, 1).contiguous()
         batch, height, width, channels = state.shape
         condition = self._condition(tau, labels, channels)
         state = state + self.positions.view(height, width, channels).to(state.dtype)

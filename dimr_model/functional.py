@@ -35,9 +35,14 @@ def rms_norm(features: Tensor, gain: Tensor) -> Tensor:
     ``features [B, ..., width]``, ``gain [B, width]`` or ``[width]`` -> same shape and dtype as the features.
     """
     if torch.compiler.is_compiling():
-        return _normalize(features, _rms(features)) * per_sample(gain, features).to(features.dtype)
+        return plain_rms_norm(features, gain)
     result: Tensor = _RMSNorm.apply(features, gain)
     return result
+
+
+def plain_rms_norm(features: Tensor, gain: Tensor) -> Tensor:
+    """:func:`rms_norm` as PyTorch's operators compute it, which keep two more copies of the features."""
+    return _normalize(features, _rms(features)) * per_sample(gain, features).to(features.dtype)
 
 
 def gated_linear(gate: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
                 f"noisy has shape {tuple(noisy.shape)}, this network takes [B, {', '.join(map(str, expected))}]"
             )
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            self._check_labels(labels)
+            self.check_labels(labels)
         tau = noise_level / 4
         features: list[Tensor] = []
         predictions = []
@@ -108,7 +108,8 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
             predictions.append(prediction)
         return predictions
 
-    def _check_labels(self, labels: Tensor) -> None:
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise a ValueError for ``labels [B]`` that there is no embedding for."""
         config = self.architecture
         if config.class_conditioning == "none" or not labels.numel():
             return

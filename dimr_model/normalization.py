@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimr_model.config import TimeConditioning
-from dimr_model.functional import at_least_float32, per_sample, rms_norm
+from dimr_model.functional import at_least_float32, per_sample, plain_rms_norm, rms_norm
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -50,17 +50,22 @@ class TimeDependentParameter(nn.Module):
 class TimeDependentRMSNorm(nn.Module):
     """RMSNorm with a time-dependent scale: the norm inside the blocks of both released models."""
 
+    as_released = False
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.scale = TimeDependentParameter(width, initial=1.0)
 
     def forward(self, features: Tensor, condition: Condition) -> Tensor:
         """``features [B, ..., width]`` -> same shape and dtype."""
-        return rms_norm(features, self.scale(condition.tau))
+        norm = plain_rms_norm if self.as_released else rms_norm
+        return norm(features, self.scale(condition.tau))
 
 
 class RMSNorm(nn.Module):
     """RMSNorm with a learned scale that ignores time."""
+
+    as_released = False
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,7 +73,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, features: Tensor, condition: Condition) -> Tensor:
         """``features [B, ..., width]`` -> same shape and dtype."""
-        return rms_norm(features, self.scale)
+        norm = plain_rms_norm if self.as_released else rms_norm
+        return norm(features, self.scale)
 
 
 class TimeDependentLayerNorm(nn.Module):

@@ -115,6 +115,10 @@ class TrainConfig:
     """Never look back further than this fraction of the images seen so far; null: the horizon from the start."""
     precision: Precision = "fp32"
     """Compute precision; weights, optimizer, EMA and gradient reduction are fp32 in any case."""
+    compile: bool = False
+    """Compile each block with torch.compile: slow to start, faster from then on."""
+    recompute_branches: tuple[int, ...] = ()
+    """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory, slower."""
     workers: int = 1
     """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
     use_gpu: bool = True
@@ -247,6 +251,15 @@ class ExperimentConfig:
             above = min((n for n in divisors if n > workers), default=below)
             raise ValueError(
                 f"train.workers {workers} does not divide data.lanes {lanes}; the nearest that do are {below} and {above}"
+            )
+        if not all(0 <= branch < self.model.num_branches for branch in self.train.recompute_branches):
+            raise ValueError(
+                f"train.recompute_branches {self.train.recompute_branches} must be in 0..{self.model.num_branches - 1}"
+            )
+        has_null_class = self.model.has_null_class and self.model.class_conditioning != "none"
+        if self.diffusion.class_dropout > 0 and not has_null_class:
+            raise ValueError(
+                "diffusion.class_dropout needs a network with a null class: set it to 0 or see model.*"
             )
         if self.sampling.guidance.kind != "none" and self.diffusion.class_dropout == 0:
             raise ValueError(

@@ -54,5 +54,5 @@ def fresh_state(config: ExperimentConfig, mesh: DeviceMesh, device: torch.device
         torch.manual_seed(int(randomness.generator(config.run.seed, "weights").integers(2**62)))
         model = DiMR(config.model)
         model.initialize(config.train.initial_std, config.train.initial_embedding_std)
-    model = parallelize(model.to(device), mesh)
+    model = parallelize(model.to(device), mesh, config.train)
     return TrainState(model, build_optimizer(model, config.train), EMA(model), device)

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from dimr_model import DiMR, DiMRConfig
 from dimr_model.diffusion import branch_losses, multi_scale_loss
+from orchestrator.config import TrainConfig
 from orchestrator.training.parallelize import parallelize
 
 CONFIG = DiMRConfig(input_size=8, channels=1, num_classes=3, depths=(3, 1), widths=(16, 8), num_heads=2)
@@ -44,7 +45,7 @@ def process(rank: int, folder: str) -> None:
     whole = DiMR(CONFIG)
     expected = trained(copy.deepcopy(whole), slice(None))
     for smallest_unit, units in ((1, 5), (10**9, 1)):
-        sharded = parallelize(copy.deepcopy(whole), mesh, smallest_unit)
+        sharded = parallelize(copy.deepcopy(whole), mesh, TrainConfig(images=1), smallest_unit)
         assert sum(isinstance(module, FSDPModule) for module in sharded.modules()) == units
         for name, weight in trained(sharded, share).items():
             torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)

@@ -1,0 +1,6 @@
+"""Measure speed and memory: ``python jobs/benchmark.py model``."""
+
+from orchestrator.benchmarks.command import main
+
+if __name__ == "__main__":
+    main()
