@@ -78,7 +78,7 @@ class Branch(nn.Module):
         # Laid out channels last, so that neither the linear layers nor the convolutions copy their inputs.
         state = self.patchify(noisy).permute(0, 2, 3, 1).contiguous()
         batch, height, width, channels = state.shape
-        condition = self._condition(tau, labels, channels)
+        condition = self.condition(tau, labels)
         state = state + self.positions.view(height, width, channels).to(state.dtype)
         if not self.is_coarsest:
             state = self._take_in(state, self.upsample(below, condition))
@@ -97,10 +97,15 @@ class Branch(nn.Module):
         # Nothing reads the finest branch's features.
         return prediction, [] if self.is_finest else outputs
 
-    def _condition(self, tau: Tensor, labels: Tensor, width: int) -> Condition:
+    def condition(self, tau: Tensor, labels: Tensor) -> Condition:
+        """What the blocks are told: ``tau [B]`` and ``labels [B]``, and their embedding where AdaLN-Zero needs it."""
         if not self.has_embedding:
             return Condition(tau)
-        time = self.time_embedding(tau) if self.time_embedding is not None else sinusoids(tau, width)
+        time = (
+            self.time_embedding(tau)
+            if self.time_embedding is not None
+            else sinusoids(tau, self.positions.shape[1])
+        )
         if self.class_conditioning == "adaln_zero":
             time = time + self.class_embedding(labels)
         return Condition(tau, embedding=time)

@@ -99,11 +99,15 @@ def branch_losses(predictions: list[Tensor], target: Tensor) -> Tensor:
     return torch.stack(losses)
 
 
-def loss_weights(num_branches: int) -> list[float]:
-    """Weights of the multi-scale loss, coarse to fine: 1 / 4^(R - r) for r = 1..R (paper, Section 4.3)."""
-    return [0.25 ** (num_branches - 1 - r) for r in range(num_branches)]
+def loss_weights(num_branches: int, multi_scale: bool = True) -> list[float]:
+    """Weights of the multi-scale loss, coarse to fine: 1 / 4^(R - r) for r = 1..R (paper, Section 4.3).
+
+    Without ``multi_scale`` only the finest branch counts (Table 2, row 5).
+    """
+    base = 0.25 if multi_scale else 0.0
+    return [base ** (num_branches - 1 - r) for r in range(num_branches)]
 
 
-def multi_scale_loss(losses: Tensor) -> Tensor:
+def multi_scale_loss(losses: Tensor, multi_scale: bool = True) -> Tensor:
     """Branch losses ``[R, B]`` -> weighted sum over branches ``[B]``; the training loss is its batch mean."""
-    return losses.new_tensor(loss_weights(losses.shape[0])) @ losses
+    return losses.new_tensor(loss_weights(losses.shape[0], multi_scale)) @ losses

@@ -75,6 +75,8 @@ class DiffusionConfig:
     """Noise schedule: scaled_linear (256 and 512), vp_linear (64) or cosine."""
     prediction: Prediction = "epsilon"
     """epsilon is the paper's; v weighs the loss so that short runs on small images get somewhere."""
+    multi_scale_loss: bool = True
+    """Train every branch's prediction, coarser ones with less weight; false: the finest alone."""
     class_dropout: float = 0.1
     """Probability of training an item under the null class, for classifier-free guidance."""
 
@@ -259,7 +261,8 @@ class ExperimentConfig:
         has_null_class = self.model.has_null_class and self.model.class_conditioning != "none"
         if self.diffusion.class_dropout > 0 and not has_null_class:
             raise ValueError(
-                "diffusion.class_dropout needs a network with a null class: set it to 0 or see model.*"
+                "diffusion.class_dropout needs a network with a null class: set diffusion.class_dropout to 0, or "
+                "model.has_null_class to true and model.class_conditioning to other than none"
             )
         if self.sampling.guidance.kind != "none" and self.diffusion.class_dropout == 0:
             raise ValueError(

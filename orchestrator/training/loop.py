@@ -34,7 +34,7 @@ class _Interval:
         images_per_second = len(self.results) * config.train.batch_size / seconds
         named = {f"loss/branch{r}": float(loss) for r, loss in enumerate(losses)}
         return named | {
-            "loss/total": float(multi_scale_loss(losses[:, None])),
+            "loss/total": float(multi_scale_loss(losses[:, None], config.diffusion.multi_scale_loss)),
             "train/gradient_norm": sum(r.gradient_norm for r in self.results) / len(self.results),
             "train/learning_rate": learning_rate(config.train, state.images_seen),
             "train/images_per_second": images_per_second,

@@ -92,7 +92,7 @@ def train_step(
     with compute_precision(config.train.precision, device):
         predictions = state.model(noisy, noise_level(step).to(noisy.dtype), labels)
     losses = branch_losses(predictions, schedule.target(clean, noise, step, config.diffusion.prediction))
-    multi_scale_loss(losses).mean().backward()
+    multi_scale_loss(losses, config.diffusion.multi_scale_loss).mean().backward()
 
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.train.clip_gradient_norm)
     gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -65,7 +65,7 @@ def test_time_and_class_are_heard(model: DiMR) -> None:
     noisy, level, labels = inputs(model.architecture)
     prediction = model(noisy, level, labels)[-1]
     assert (model(noisy, level.flip(0), labels)[-1] - prediction).abs().max() > 1e-4
-    change = float((model(noisy, level, (labels + 1) % 4)[-1] - prediction).abs().max())
+    change = (model(noisy, level, (labels + 1) % 4)[-1] - prediction).abs().max().item()
     assert change == 0 if model.architecture.class_conditioning == "none" else change > 1e-4
 
 

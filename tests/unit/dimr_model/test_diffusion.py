@@ -48,6 +48,7 @@ def test_loss_weights_are_a_quarter_per_coarser_branch() -> None:
     assert loss_weights(1) == [1]
     assert loss_weights(3) == [1 / 16, 1 / 4, 1]
     assert multi_scale_loss(torch.tensor([[8.0], [3.0]])).tolist() == [8 / 4 + 3]
+    assert multi_scale_loss(torch.tensor([[8.0], [3.0]]), multi_scale=False).tolist() == [3]
 
 
 def test_every_branch_is_compared_with_its_own_target() -> None:

@@ -1,10 +1,13 @@
 """Released state dicts are read whole or refused by name."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
 
-from dimr_model import DiMR
-from tests.unit.dimr_model.golden import load_golden, state_dict
+from dimr_model import VARIANTS, DiMR
+from tests.unit.dimr_model.golden import GOLDEN, load_golden, state_dict
 
 
 def test_a_missing_and_a_misshapen_tensor_are_named() -> None:
@@ -30,3 +33,13 @@ def test_files_are_read_without_unpickling_code(tmp_path: object) -> None:
     torch.save({"code": print}, path)
     with pytest.raises(Exception, match="[Ww]eights"):
         DiMR.from_released(path)
+
+
+@pytest.mark.parametrize(("variant", "tensors"), [("DiMR-XL-2R", 1018), ("DiMR-G-2R", 1446)])
+def test_released_names_and_shapes_fit_the_paper_s_variants(variant: str, tensors: int) -> None:
+    shapes = json.loads((GOLDEN / f"state_dict_shapes_{variant}.json").read_text())
+    assert len(shapes) == tensors
+    released = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    expected = VARIANTS[f"{variant.split('-')[1]}/2R-256"]
+    built = tuple(expected.built_depth(r) for r in range(expected.num_branches))
+    assert DiMR.from_released(released).architecture == dataclasses.replace(expected, depths=built)
