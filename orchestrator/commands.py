@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from orchestrator.config import ExperimentConfig, parse
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import parse
 from orchestrator.errors import UserError
 
 

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from orchestrator import cluster
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.config import ExperimentConfig, flatten
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import flatten
 from orchestrator.errors import UserError
 from orchestrator.evaluation.preview import PreviewSampler
 from orchestrator.latents import format as latents_format

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.config import ExperimentConfig, flatten, from_dict, to_yaml
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import flatten, from_dict, to_yaml
 from orchestrator.errors import UserError
 
 CONFIG_FILE = "config.yaml"

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import ExperimentConfig, from_dict
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import from_dict
 
 
 def tiny(root: Path, path: str, /, **sections: dict[str, Any]) -> ExperimentConfig:

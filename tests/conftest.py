@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 import orchestrator  # noqa: F401  (sets what Ray reads when it is imported)
-from orchestrator.config import parse
+from orchestrator.config_io import parse
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import prepare_dataset
 

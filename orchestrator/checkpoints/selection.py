@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config import ExperimentConfig, from_dict
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import from_dict
 from orchestrator.errors import UserError
 
 MARKER = "COMPLETE.json"

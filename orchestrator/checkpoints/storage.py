@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dimr_model import DiMR
 from orchestrator.checkpoints.selection import CONFIG_FILE, MARKER, Checkpoint, describe_file, write_marker
-from orchestrator.config import ExperimentConfig, to_yaml
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import to_yaml
 
 
 def save(config: ExperimentConfig, images_seen: int, state: dict[str, Any]) -> Checkpoint:

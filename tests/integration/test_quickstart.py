@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from dimr_model import DiMR
-from orchestrator.config import ExperimentConfig, parse
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import parse
 from orchestrator.errors import UserError
 from orchestrator.experiment import run_experiment
 from orchestrator.latents.format import LatentDataset

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import flatten, from_dict, parse, preset_names, to_dict
+from orchestrator.config_io import flatten, from_dict, parse, preset_names, to_dict
 from orchestrator.errors import UserError
 
 
