@@ -25,7 +25,9 @@ class Skip(nn.Linear):
         if self.as_released:
             return F.linear(torch.cat([state, earlier], dim=-1), self.weight, self.bias)
         for_state, for_earlier = self.weight.chunk(2, dim=1)
-        return F.linear(state, for_state, self.bias) + F.linear(earlier, for_earlier)
+        width = state.shape[-1]
+        joined = F.linear(state, for_state, self.bias).view(-1, width)
+        return torch.addmm(joined, earlier.reshape(-1, width), for_earlier.t()).view(state.shape)
 
 
 class Branch(nn.Module):

@@ -84,12 +84,13 @@ def _normalize(features: Tensor, rms: Tensor) -> Tensor:
     return (at_least_float32(features) / (rms + RMS_EPSILON)).to(features.dtype)
 
 
-def _gain_gradient(gradient: Tensor, features: Tensor, gain: Tensor) -> Tensor:
-    """Gradient of ``features * gain`` with respect to the gain, summed over what it was broadcast over."""
-    kept = 1 if gain.dim() == 1 else 2
-    positions = tuple(range(0 if kept == 1 else 1, features.dim() - 1))
-    product = at_least_float32(gradient) * features
-    return (product.sum(positions) if positions else product).to(gain.dtype)
+def _rows(tensor: Tensor, gain: Tensor) -> Tensor:
+    """``[B, ..., width]`` as ``[B, N, width]`` beside a gain per sample, as ``[N, width]`` beside one gain."""
+    width = tensor.shape[-1]
+    return tensor.reshape(-1, width) if gain.dim() == 1 else tensor.reshape(tensor.shape[0], -1, width)
+
+
+# What follows works in place on what it has made itself: fresh memory costs as much as the arithmetic.
 
 
 class _RMSNorm(Function):
@@ -97,25 +98,31 @@ class _RMSNorm(Function):
     def forward(ctx: Any, features: Tensor, gain: Tensor) -> Tensor:
         rms = _rms(features)
         ctx.save_for_backward(features, gain, rms)
-        return _normalize(features, rms) * per_sample(gain, features).to(features.dtype)
+        return _normalize(features, rms).mul_(per_sample(gain, features).to(features.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         features, gain, rms = ctx.saved_tensors
-        wide, inverse = at_least_float32(features), 1 / (rms + RMS_EPSILON)
-        toward = at_least_float32(gradient) * per_sample(gain, features)
+        wide, toward, inverse = (
+            at_least_float32(features),
+            at_least_float32(gradient),
+            1 / (rms + RMS_EPSILON),
+        )
+        product, wide_gain = _rows(toward * wide, gain), gain.to(wide.dtype)
+        toward_gain = (_rows(inverse, gain).transpose(-1, -2) @ product).squeeze(-2)
         # d rms / d features is features / (width * rms); at rms = 0 it meets features of 0.
-        slope = (toward * wide).sum(-1, keepdim=True) / (wide.shape[-1] * rms).clamp_min(1e-30)
-        toward_features = inverse * (toward - wide * (slope * inverse))
-        return toward_features.to(features.dtype), _gain_gradient(gradient, wide * inverse, gain)
+        slope = (product @ wide_gain.unsqueeze(-1)).view_as(rms) / (wide.shape[-1] * rms).clamp_min(1e-30)
+        toward_features = toward * per_sample(wide_gain, features)
+        toward_features.addcmul_(wide, slope * inverse, value=-1).mul_(inverse)
+        return toward_features.to(features.dtype), toward_gain.to(gain.dtype)
 
 
 class _GatedLinear(Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(gate, value, weight)
-        return F.linear(F.gelu(gate) * value, weight, bias)
+        return F.linear(F.gelu(gate).mul_(value), weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -125,8 +132,9 @@ class _GatedLinear(Function):
         rows = gradient.reshape(-1, gradient.shape[-1])
         toward_weight = rows.t() @ (activated * value).reshape(-1, gate.shape[-1])
         toward_hidden = gradient @ weight
-        toward_gate = torch.ops.aten.gelu_backward(toward_hidden * value, gate)
-        return toward_gate, toward_hidden * activated, toward_weight, rows.sum(0)
+        toward_value = activated.mul_(toward_hidden)
+        toward_gate = torch.ops.aten.gelu_backward(toward_hidden.mul_(value), gate)
+        return toward_gate, toward_value, toward_weight, rows.sum(0)
 
 
 class _ScaledLinear(Function):
@@ -142,6 +150,6 @@ class _ScaledLinear(Function):
         spread = per_sample(gain, features)
         scaled = (features * spread).to(weight.dtype)
         toward_weight = gradient.reshape(-1, gradient.shape[-1]).t() @ scaled.reshape(-1, scaled.shape[-1])
-        toward_scaled = gradient @ weight
-        toward_features = (toward_scaled * spread).to(features.dtype)
-        return toward_features, _gain_gradient(toward_scaled, features, gain), toward_weight
+        toward_scaled = at_least_float32(gradient @ weight)
+        toward_gain = _rows(toward_scaled * features, gain).sum(-2).to(gain.dtype)
+        return toward_scaled.mul_(spread).to(features.dtype), toward_gain, toward_weight

@@ -1,11 +1,8 @@
 """The command line of jobs/benchmark.py: one subcommand per thing that is measured."""
 
-import sys
-
-from jsonargparse import auto_cli
 from rich.console import Console
 
-from orchestrator.errors import UserError
+from orchestrator.commands import run_function
 
 
 def model(variant: str = "small", batch_size: int = 16, repeats: int = 5) -> None:
@@ -22,9 +19,5 @@ def model(variant: str = "small", batch_size: int = 16, repeats: int = 5) -> Non
 
 
 def main() -> None:
-    """Run the subcommand; exit 2 with a paragraph on a user's mistake."""
-    try:
-        auto_cli({"model": model})
-    except UserError as error:
-        Console(stderr=True).print(f"Error: {error}", style="red", soft_wrap=True, markup=False)
-        sys.exit(2)
+    """Run the subcommand of the command line."""
+    run_function({"model": model})

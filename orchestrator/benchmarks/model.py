@@ -1,7 +1,6 @@
 """Speed and memory of the network: this implementation against the same function computed as the released code does."""
 
 import copy
-import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -56,6 +55,9 @@ class Result:
     case: Case
     step_seconds: float
     forward_seconds: float
+    step_speed: float
+    """How many times faster than the baseline measured in turns with it."""
+    forward_speed: float
     activation_bytes: int
     """What the forward pass keeps for the backward pass."""
     peak_bytes: int
@@ -128,7 +130,7 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
 
 
 def measure(case: Case, model: DiMR, batch_size: int, device: torch.device) -> tuple[Result, _Subject]:
-    """Warm up and measure memory; timings come from :func:`compare`, in turns."""
+    """Warm up and measure memory; the timings are still to come."""
     subject = _Subject(case, model, batch_size, device)
     for _ in range(2):
         subject.step()
@@ -138,7 +140,7 @@ def measure(case: Case, model: DiMR, batch_size: int, device: torch.device) -> t
         torch.cuda.reset_peak_memory_stats()
         subject.step()
         peak = torch.cuda.max_memory_allocated()
-    return Result(case, 0.0, 0.0, subject.activation_bytes(), peak), subject
+    return Result(case, 0.0, 0.0, 1.0, 1.0, subject.activation_bytes(), peak), subject
 
 
 def matmul_peak(device: torch.device, precision: Precision) -> float:
@@ -155,7 +157,7 @@ def matmul_peak(device: torch.device, precision: Precision) -> float:
 
 
 def compare(variant: str, batch_size: int, repeats: int, console: Console) -> list[Result]:
-    """Measure all cases on ``variant`` ("small" or one of the paper's), in turns, and print a table of ratios.
+    """Measure all cases on ``variant`` ("small" or one of the paper's) and print a table of ratios.
 
     Raises:
         UserError: the variant is unknown.
@@ -166,31 +168,28 @@ def compare(variant: str, batch_size: int, repeats: int, console: Console) -> li
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = DiMR(config)
-    # On a GPU a large network's copies do not fit side by side, and the clock is steady: one case after the other.
-    groups = [[case] for case in CASES] if device.type == "cuda" else [list(CASES)]
-    results = list(
-        itertools.chain.from_iterable(_in_turns(g, model, batch_size, repeats, device) for g in groups)
-    )
+    results = [_beside_baseline(case, model, batch_size, repeats, device) for case in CASES]
     _print(results, config, variant, batch_size, device, console)
     return results
 
 
-def _in_turns(
-    cases: list[Case], model: DiMR, batch_size: int, repeats: int, device: torch.device
-) -> list[Result]:
-    measured = [measure(case, model, batch_size, device) for case in cases]
-    steps: list[list[float]] = [[] for _ in cases]
-    forwards: list[list[float]] = [[] for _ in cases]
+def _beside_baseline(case: Case, model: DiMR, batch_size: int, repeats: int, device: torch.device) -> Result:
+    """Measure a case in turns with the baseline, and with nothing else in memory, which would slow some more than others."""
+    _, reference = measure(BASELINE, model, batch_size, device)
+    result, subject = measure(case, model, batch_size, device)
+    taken: dict[str, list[float]] = {
+        name: [] for name in ("reference step", "step", "reference forward", "forward")
+    }
     for _ in range(repeats):
-        for place, (_, subject) in enumerate(measured):
-            steps[place].append(_seconds(subject.step, device))
-            forwards[place].append(_seconds(subject.forward, device))
-    for place, (result, _) in enumerate(measured):
-        result.step_seconds, result.forward_seconds = (
-            statistics.median(steps[place]),
-            statistics.median(forwards[place]),
-        )
-    return [result for result, _ in measured]
+        taken["reference step"].append(_seconds(reference.step, device))
+        taken["step"].append(_seconds(subject.step, device))
+        taken["reference forward"].append(_seconds(reference.forward, device))
+        taken["forward"].append(_seconds(subject.forward, device))
+    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+    result.step_seconds, result.forward_seconds = medians["step"], medians["forward"]
+    result.step_speed = medians["reference step"] / medians["step"]
+    result.forward_speed = medians["reference forward"] / medians["forward"]
+    return result
 
 
 def _print(
@@ -201,7 +200,6 @@ def _print(
     device: torch.device,
     console: Console,
 ) -> None:
-    baseline = results[0]
     kept = results[1].activation_bytes
     macs = count_macs(config) * batch_size
     peaks = {precision: matmul_peak(device, precision) for precision in ("fp32", "bf16")}
@@ -212,16 +210,16 @@ def _print(
     table = Table(
         *columns, *(["peak GB"] if device.type == "cuda" else []),
         title=f"{variant}, batch {batch_size}, {name}, torch {torch.__version__}",
-        caption="speed: against the first row; kept: for the backward pass, against the second row; "
+        caption="speed: against the first row, measured in turns with it; kept: for the backward pass, against the second row; "
         "MFU: 3 forward passes of multiply-adds per step against a measured matrix product",
     )  # fmt: skip
     for result in results:
         cells = [
             result.case.name,
             f"{1e3 * result.step_seconds:.1f}",
-            f"{baseline.step_seconds / result.step_seconds:.2f}x",
+            f"{result.step_speed:.2f}x",
             f"{1e3 * result.forward_seconds:.1f}",
-            f"{baseline.forward_seconds / result.forward_seconds:.2f}x",
+            f"{result.forward_speed:.2f}x",
             f"{batch_size / result.step_seconds:.1f}",
             f"{result.activation_bytes / 1e6:.0f}",
             f"{result.activation_bytes / kept:.2f}x",
