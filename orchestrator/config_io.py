@@ -48,6 +48,26 @@ def flatten(config: ExperimentConfig) -> dict[str, Any]:
     return {key: leaf for name, inner in to_dict(config).items() for key, leaf in walk(name, inner).items()}
 
 
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
+    """Local paths made absolute in the job's own process; a worker's current directory is another."""
+
+    def absolute(path: str) -> str:
+        return path if "://" in path else str(Path(path).expanduser().absolute())
+
+    source, vae = config.data.source_path, config.sampling.vae
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data, path=absolute(config.data.path), source_path=absolute(source) if source else None
+        ),
+        # A VAE's name can be one on the hub.
+        sampling=dataclasses.replace(
+            config.sampling, vae=absolute(vae) if vae and Path(vae).expanduser().is_dir() else vae
+        ),
+        run=dataclasses.replace(config.run, root=absolute(config.run.root)),
+    )
+
+
 def parse(description: str, default: str, arguments: Sequence[str] | None = None) -> ExperimentConfig:
     """Read ``--config NAME|PATH`` (else the preset ``default``) and dotted overrides from the command line.
 

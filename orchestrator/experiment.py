@@ -18,12 +18,12 @@ from rich.table import Table
 from orchestrator import cluster
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import flatten
+from orchestrator.config_io import flatten, with_absolute_paths
 from orchestrator.errors import UserError
 from orchestrator.evaluation.preview import PreviewSampler
 from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
-from orchestrator.latents.prepare import check_model, prepare_dataset
+from orchestrator.latents.prepare import IN_MEMORY_SOURCES, check_model, prepare_dataset
 from orchestrator.progress import ImageProgress
 from orchestrator.runs import METRICS_FILE, Run, open_run, read_metrics, write_text
 from orchestrator.tracking import Tracker, server_problem, tracking_uri
@@ -74,21 +74,6 @@ def run_experiment(config: ExperimentConfig) -> None:
     _print_summary(config, uri, console)
 
 
-def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
-    """Local paths made absolute in the driver; a worker's current directory is another."""
-
-    def absolute(path: str) -> str:
-        return path if "://" in path else str(Path(path).expanduser().absolute())
-
-    source = config.data.source_path
-    data = dataclasses.replace(
-        config.data, path=absolute(config.data.path), source_path=absolute(source) if source else None
-    )
-    return dataclasses.replace(
-        config, data=data, run=dataclasses.replace(config.run, root=absolute(config.run.root))
-    )
-
-
 def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
     if not latents_format.exists(config.data.path):
         if config.data.source == "none":
@@ -96,6 +81,11 @@ def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
                 f"There is no dataset at {config.data.path}. Make it with `python jobs/prepare_latents.py --config ...` "
                 "(with the same --config, and data.source set), name another with --data.path, or try the whole system "
                 "on a laptop first: `uv run jobs/train_g.py --config quickstart`."
+            )
+        if config.data.source not in IN_MEMORY_SOURCES:
+            raise UserError(
+                f"There is no dataset at {config.data.path}. Make it first, which takes a while: "
+                "`python jobs/prepare_latents.py --config ...` with the same settings."
             )
         console.print(
             f"There is no dataset at {config.data.path}: preparing it from {config.data.source}.",

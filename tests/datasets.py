@@ -7,7 +7,7 @@ import numpy as np
 from orchestrator.latents.format import DatasetInfo, LatentDataset, to_table, write_dataset
 
 
-def write_numbered(path: Path, rows: int, row_group_rows: int) -> LatentDataset:
+def write_numbered(path: Path | str, rows: int, row_group_rows: int) -> LatentDataset:
     """2x2 images in two files; image i has all pixels i and label i mod 3."""
     info = DatasetInfo(
         kind="pixels", shape=(1, 2, 2), source="numbers", num_images=rows, class_names=("zero", "one", "two")

@@ -8,9 +8,10 @@ unit of reading. A folder counts as a dataset only when it holds ``dataset.json`
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ FORMAT_VERSION = 1
 INFO_FILE = "dataset.json"
 METADATA_KEY = b"dimr"
 MAX_ROW_GROUP_ROWS = 512
+S3_ATTEMPTS = 10
 Kind = Literal["pixels", "moments"]
 
 
@@ -39,7 +41,7 @@ class DatasetInfo:
     source: str
     """Where the images come from."""
     num_images: int
-    """Source images; flipped copies do not count."""
+    """Images that the source lists; flipped copies do not count, the few that could not be decoded do."""
     class_names: tuple[str, ...]
     """Name of each label, in label order."""
     encoder: str | None = None
@@ -48,6 +50,8 @@ class DatasetInfo:
     """The VAE's revision."""
     scaling_factor: float | None = None
     """What latents are multiplied with before diffusion."""
+    flips: bool = False
+    """Whether every image is stored a second time, mirrored."""
     format_version: int = FORMAT_VERSION
     """Version of this format."""
 
@@ -77,11 +81,16 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class DatasetFile:
-    """One parquet file: its name within the folder, rows of each row group, and size in bytes."""
+    """One parquet file of a dataset."""
 
     name: str
+    """Within the folder."""
     row_groups: tuple[int, ...]
+    """Rows of each."""
     size: int
+    """Bytes."""
+    sha256: str
+    """Of the whole file; checked by ``prepare_latents.py verify``, not when a dataset is opened."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +119,28 @@ class LatentDataset:
 
 
 def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
-    """The pyarrow filesystem of a local path or URI, and the path within it."""
+    """The pyarrow filesystem of a local path or URI, and the path within it.
+
+    S3's credentials come from the standard AWS sources (environment, profile, instance role); ``AWS_ENDPOINT_URL`` points
+    it at another server.
+    """
+    if path.startswith("s3://"):
+        return _s3(), path.removeprefix("s3://").rstrip("/")
     if "://" in path:
         filesystem, inner = pa.fs.FileSystem.from_uri(path)
         return filesystem, inner
     return pa.fs.LocalFileSystem(), path
+
+
+@lru_cache(maxsize=1)
+def _s3() -> pa.fs.S3FileSystem:
+    environment = os.environ
+    return pa.fs.S3FileSystem(
+        endpoint_override=environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
+        region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
+        # Throttling and server errors are tried again, for about a minute.
+        retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+    )
 
 
 def to_table(info: DatasetInfo, arrays: npt.NDArray[Any], labels: list[int], indices: list[int]) -> pa.Table:
@@ -149,24 +175,69 @@ def write_dataset(
     Raises:
         UserError: ``path`` cannot be written.
     """
+    files = [
+        write_file(path, f"part-{number:05d}.parquet", table, row_group_rows)
+        for number, table in enumerate(tables)
+    ]
+    return finish_dataset(path, info, files)
+
+
+def finish_dataset(path: str, info: DatasetInfo, files: list[DatasetFile]) -> LatentDataset:
+    """Write ``dataset.json``, which makes a dataset of finished files, and open it.
+
+    Raises:
+        UserError: ``path`` cannot be written.
+    """
+    description = {"info": dataclasses.asdict(info), "files": [dataclasses.asdict(f) for f in files]}
+    _write(path, INFO_FILE, pa.py_buffer(json.dumps(description, indent=1).encode()))
+    return open_dataset(path)
+
+
+def write_file(path: str, name: str, table: pa.Table, row_group_rows: int) -> DatasetFile:
+    """Write one file of a dataset; it is there whole or not at all.
+
+    Raises:
+        UserError: ``path`` cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    # Latents are noise to a compressor; reading them uncompressed is free of decoding.
+    pq.write_table(table, sink, row_group_size=row_group_rows, compression="NONE", use_dictionary=False,
+                   write_statistics=False)  # fmt: skip
+    content = sink.getvalue()
+    _write(path, name, content)
+    groups = [min(row_group_rows, len(table) - start) for start in range(0, len(table), row_group_rows)]
+    return DatasetFile(name, tuple(groups), content.size, hashlib.sha256(content).hexdigest())
+
+
+def finished_file(path: str, name: str, info: DatasetInfo) -> DatasetFile | None:
+    """A file that an earlier run finished, or None.
+
+    Raises:
+        UserError: it is there and belongs to another dataset.
+    """
     filesystem, root = filesystem_of(path)
-    files = []
+    if filesystem.get_file_info(f"{root}/{name}").type != pa.fs.FileType.File:
+        return None
+    described = _describe_file(filesystem, root, name, info)
+    with filesystem.open_input_stream(f"{root}/{name}") as stream:
+        return dataclasses.replace(described, sha256=hashlib.sha256(stream.read()).hexdigest())
+
+
+def _write(path: str, name: str, content: pa.Buffer) -> None:
+    """Put a file into a folder in one step: an object store does so by itself, a disk by renaming."""
+    filesystem, root = filesystem_of(path)
+    local = isinstance(filesystem, pa.fs.LocalFileSystem)
+    target = f"{root}/{name}.writing" if local else f"{root}/{name}"
     try:
         filesystem.create_dir(root, recursive=True)
-        for number, table in enumerate(tables):
-            name = f"part-{number:05d}.parquet"
-            # Latents are noise to a compressor; reading them uncompressed is free of decoding.
-            pq.write_table(table, f"{root}/{name}", filesystem=filesystem, row_group_size=row_group_rows,
-                           compression="NONE", use_dictionary=False, write_statistics=False)  # fmt: skip
-            files.append(_describe_file(filesystem, root, name, info))
-        description = {"info": dataclasses.asdict(info), "files": [dataclasses.asdict(f) for f in files]}
-        with filesystem.open_output_stream(f"{root}/{INFO_FILE}") as stream:
-            stream.write(json.dumps(description, indent=1).encode())
+        with filesystem.open_output_stream(target) as stream:
+            stream.write(content)
+        if local:
+            filesystem.move(target, f"{root}/{name}")
     except OSError as error:
         raise UserError(
-            f"The dataset could not be written to {path}: {error}. Choose a folder that can be written with --data.path."
+            f"{path} could not be written: {error}. Choose a folder that can be written with --data.path."
         ) from error
-    return open_dataset(path)
 
 
 def exists(path: str) -> bool:
@@ -192,10 +263,14 @@ def open_dataset(path: str) -> LatentDataset:
             f"The dataset at {path} has format version {raw['format_version']}; this code reads {FORMAT_VERSION}."
         )
     info = DatasetInfo(**{**raw, "shape": tuple(raw["shape"]), "class_names": tuple(raw["class_names"])})
-    files = tuple(DatasetFile(f["name"], tuple(f["row_groups"]), f["size"]) for f in description["files"])
+    files = tuple(
+        DatasetFile(f["name"], tuple(f["row_groups"]), f["size"], f["sha256"]) for f in description["files"]
+    )
+    if not files:
+        raise UserError(f"The dataset at {path} holds no files. Prepare it again.")
     for listed in files:
         found = _describe_file(filesystem, root, listed.name, info)
-        if found != listed:
+        if (found.row_groups, found.size) != (listed.row_groups, listed.size):
             raise UserError(
                 f"{path}/{listed.name} is not the file that {INFO_FILE} describes: {found.size} bytes and "
                 f"{sum(found.row_groups)} rows instead of {listed.size} and {sum(listed.row_groups)}. "
@@ -214,7 +289,8 @@ def _describe_file(filesystem: pa.fs.FileSystem, root: str, name: str, info: Dat
         raise UserError(
             f"{root}/{name} belongs to another dataset than {INFO_FILE} describes. Prepare the dataset again."
         )
-    return DatasetFile(name, tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups)), size)
+    groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+    return DatasetFile(name, groups, size, sha256="")
 
 
 def read_rows(dataset: LatentDataset, batch_size: int) -> Iterator[pa.Table]:

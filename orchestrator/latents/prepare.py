@@ -1,33 +1,46 @@
 """From source images to the parquet dataset."""
 
 import numpy as np
+from rich.console import Console
 
 from dimr_model import randomness
+from orchestrator import cluster
 from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import with_absolute_paths
 from orchestrator.errors import UserError
 from orchestrator.latents.format import (
     MAX_ROW_GROUP_ROWS,
     DatasetInfo,
     LatentDataset,
     exists,
+    finish_dataset,
     open_dataset,
     to_table,
     write_dataset,
 )
-from orchestrator.latents.sources import FASHION_CLASSES, read_source
+from orchestrator.latents.sources.arrays import FASHION_CLASSES, read_source
+from orchestrator.progress import ImageProgress
 
 ROWS_PER_FILE = 8192
+IN_MEMORY_SOURCES = ("mnist5k", "idx")
 
 
-def prepare_dataset(config: ExperimentConfig) -> LatentDataset:
-    """Write the configured source as pixels to ``data.path``, replacing what is there.
+def prepare_dataset(config: ExperimentConfig, console: Console | None = None) -> LatentDataset:
+    """Write the configured source to ``data.path``.
 
     Rows are written in a shuffled order that is the same for every run, so that each row group is a fair sample of the
-    classes although sources are often sorted by class.
+    classes although sources are often sorted by class. Collections of encoded images go through Ray Data, and continue
+    where an earlier run stopped.
 
     Raises:
         UserError: the source is not there or does not fit the model, or the folder cannot be written.
     """
+    if config.data.source in IN_MEMORY_SOURCES or config.data.source == "none":
+        return _prepare_arrays(config)
+    return _prepare_collection(config, console or Console())
+
+
+def _prepare_arrays(config: ExperimentConfig) -> LatentDataset:
     source, images, labels = read_source(config.data)
     num_classes = max(labels) + 1
     names = FASHION_CLASSES if "fashion" in source else tuple(str(label) for label in range(num_classes))
@@ -46,6 +59,47 @@ def prepare_dataset(config: ExperimentConfig) -> LatentDataset:
         for rows in (order[start : start + rows_per_file] for start in range(0, len(order), rows_per_file))
     )
     return write_dataset(config.data.path, info, tables, row_group_rows)
+
+
+def _prepare_collection(config: ExperimentConfig, console: Console) -> LatentDataset:
+    from orchestrator.latents.encode import encode_collection, plan_encoding
+    from orchestrator.latents.sources.listing import list_source
+
+    listing = list_source(config.data)
+    info = _collection_info(config, listing.source, listing.rows.num_rows, listing.class_names)
+    check_model(config, info)
+    with cluster.connect(config), ImageProgress(console, "encode", listing.rows.num_rows) as progress:
+        files = encode_collection(plan_encoding(config, info, listing), listing, progress)
+    return finish_dataset(config.data.path, info, files)
+
+
+def _collection_info(
+    config: ExperimentConfig, source: str, num_images: int, class_names: tuple[str, ...]
+) -> DatasetInfo:
+    model, vae = config.model, config.sampling.vae
+    if vae is None:
+        if config.data.source == "released_npy":
+            raise UserError(
+                "data.source released_npy holds latents: set sampling.vae to the VAE that made them."
+            )
+        shape = (model.channels, model.input_size, model.input_size)
+        return DatasetInfo(
+            kind="pixels", shape=shape, source=source, num_images=num_images, class_names=class_names
+        )
+    from orchestrator.latents.vae import revision_of, vae_config
+
+    return DatasetInfo(
+        kind="moments",
+        shape=(2 * int(vae_config(vae)["latent_channels"]), model.input_size, model.input_size),
+        source=source,
+        num_images=num_images,
+        class_names=class_names,
+        encoder=vae,
+        encoder_revision=revision_of(vae, config.prepare.vae_revision),
+        scaling_factor=float(vae_config(vae)["scaling_factor"]),
+        # The released features hold the flips as images of their own.
+        flips=config.prepare.flips and config.data.source != "released_npy",
+    )
 
 
 def check_model(config: ExperimentConfig, info: DatasetInfo) -> None:
@@ -87,6 +141,7 @@ def prepare_and_report(config: ExperimentConfig) -> None:
     Raises:
         UserError: as :func:`prepare_dataset`.
     """
+    config = with_absolute_paths(config)
     if exists(config.data.path):
         print(f"{config.data.path} already holds a dataset; delete the folder to make it again.")
         dataset = open_dataset(config.data.path)

@@ -36,8 +36,8 @@ def read_source(config: DataConfig) -> tuple[str, npt.NDArray[np.uint8], list[in
         assert config.source_path is not None
         return _idx(Path(config.source_path).expanduser())
     raise UserError(
-        f"data.source is none, so there is nothing to make {config.path} from. Set data.source to mnist5k or idx, or "
-        f"put a dataset there; dataset.json and the parquet files' format is in orchestrator/latents/format.py."
+        f"data.source is none, so there is nothing to make {config.path} from. Set --data.source (image_folder, tar, "
+        "parquet, released_npy, idx or mnist5k) and --data.source_path, or put a dataset there."
     )
 
 

@@ -1,0 +1,1 @@
+"""Where images come from: whole arrays, or collections of encoded images that are read one by one."""

@@ -1,0 +1,254 @@
+"""Collections of encoded images become datasets: pixels or latents, skipped files reported, stopped and continued."""
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.latents import encode
+from orchestrator.latents.format import LatentDataset, open_dataset, read_rows, to_arrays
+from orchestrator.latents.prepare import prepare_dataset
+from orchestrator.latents.sources.decode import centre_crop
+from tests.configs import tiny
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+CLASSES = ("apple", "pear", "plum")
+COUNT = 150
+
+
+def picture(index: int) -> Image.Image:
+    """An image whose grey says its index, larger than needed and not square."""
+    return Image.new("RGB", (40 + index % 3, 36), (index, 255 - index, 100))
+
+
+def png(index: int) -> bytes:
+    stream = io.BytesIO()
+    picture(index).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def write_image_folder(folder: Path, count: int = COUNT) -> Path:
+    for index in range(count):
+        place = folder / CLASSES[index % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{index:04d}.png").write_bytes(png(index))
+    return folder
+
+
+def config(tmp_path: Path, source: str, path: Path, name: str = "data", **sections: Any) -> ExperimentConfig:
+    base = {
+        "data": {"path": str(tmp_path / name), "source": source, "source_path": str(path), "lanes": 4},
+        "model": {"input_size": 16, "channels": 3, "num_classes": 3, "depths": [1, 1], "widths": [8, 8], "num_heads": 2},
+        "prepare": {"use_gpu": False},
+    }  # fmt: skip
+    for section, values in sections.items():
+        base[section] = {**base.get(section, {}), **values}
+    return tiny(tmp_path, str(tmp_path / name), **base)
+
+
+def rows_of(dataset: LatentDataset) -> dict[tuple[int, bool], tuple[int, Any]]:
+    """(index, flipped) -> (label, array) of every row."""
+    rows = {}
+    for table in read_rows(dataset, 512):
+        for array, label, index, flipped in zip(
+            to_arrays(dataset.info, table), *(table[name].to_pylist() for name in ("label", "index", "flipped")), strict=True
+        ):  # fmt: skip
+            assert (index, flipped) not in rows
+            rows[index, flipped] = (label, array)
+    return rows
+
+
+def contents(dataset: LatentDataset) -> list[bytes]:
+    return [(Path(dataset.path) / file.name).read_bytes() for file in dataset.files]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "CHUNK_ROWS", 8)
+    monkeypatch.setattr(encode, "PART_CHUNKS", 4)
+
+
+def test_an_image_folder_becomes_pixels_in_class_order(tmp_path: Path) -> None:
+    dataset = prepare_dataset(config(tmp_path, "image_folder", write_image_folder(tmp_path / "images")))
+    assert dataset.info.class_names == CLASSES
+    assert dataset.info.shape == (3, 16, 16)
+    rows = rows_of(dataset)
+    assert len(rows) == COUNT
+    # The listing is sorted by path: all apples first.
+    for (index, _), (label, array) in rows.items():
+        source = 3 * (index - 50 * label) + label
+        assert label == index // 50
+        assert np.array_equal(array, np.asarray(centre_crop(picture(source), 16)).transpose(2, 0, 1))
+
+
+def write_tar(folder: Path) -> Path:
+    folder.mkdir()
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as archive:
+            for index in range(shard, 30, 2):
+                for name, content in (
+                    (f"{index:03d}.png", png(index)),
+                    (f"{index:03d}.cls", str(index % 3).encode()),
+                ):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def write_parquet(folder: Path) -> Path:
+    folder.mkdir()
+    images = [{"bytes": png(index), "path": None} for index in range(30)]
+    table = pa.table({"image": images, "label": [index % 3 for index in range(30)]})
+    pq.write_table(table, folder / "images.parquet", row_group_size=7)
+    return folder
+
+
+@pytest.mark.parametrize(("source", "write"), [("tar", write_tar), ("parquet", write_parquet)])
+def test_shards_hold_the_same_images(source: str, write: Any, tmp_path: Path) -> None:
+    dataset = prepare_dataset(config(tmp_path, source, write(tmp_path / "shards")))
+    rows = rows_of(dataset)
+    assert len(rows) == 30
+    assert {int(array[0, 0, 0]) for _, array in rows.values()} == set(range(30))
+    assert all(int(array[0, 0, 0]) % 3 == label for label, array in rows.values())
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+                          down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    folder = tmp_path_factory.mktemp("vae")
+    model.save_pretrained(folder)
+    return folder
+
+
+LATENT = {"input_size": 8, "channels": 4}
+
+
+def test_latents_are_the_vae_s_moments_of_image_and_mirror_image(tmp_path: Path, vae: Path) -> None:
+    settings = {"model": LATENT, "sampling": {"vae": str(vae)}}
+    dataset = prepare_dataset(
+        config(tmp_path, "image_folder", write_image_folder(tmp_path / "images", 20), **settings)
+    )
+    assert (dataset.info.kind, dataset.info.shape, dataset.info.flips) == ("moments", (8, 8, 8), True)
+    assert dataset.info.scaling_factor == pytest.approx(0.18215)
+    assert dataset.info.encoder_revision is not None
+    assert dataset.info.encoder_revision.startswith("sha256:")
+    rows = rows_of(dataset)
+    assert len(rows) == 40
+    model = AutoencoderKL.from_pretrained(vae).eval()
+    first = np.asarray(centre_crop(picture(0), 16)).transpose(2, 0, 1)  # the first apple
+    pixels = torch.from_numpy(first.copy()).float()[None] / 127.5 - 1
+    for flipped in (False, True):
+        with torch.no_grad():
+            expected = model.encode(pixels.flip(-1) if flipped else pixels).latent_dist.parameters[0]
+        np.testing.assert_allclose(rows[0, flipped][1], expected.numpy(), atol=2e-2)
+
+
+def test_stopped_anywhere_and_with_more_actors_it_is_the_same_dataset(
+    tmp_path: Path, vae: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = write_image_folder(tmp_path / "images")
+    settings = {"model": LATENT, "sampling": {"vae": str(vae)}}
+    whole = prepare_dataset(config(tmp_path, "image_folder", images, "whole", **settings))
+    assert len(whole.files) == 5
+    again = config(
+        tmp_path, "image_folder", images, "again", **settings, prepare={"actors": 2, "use_gpu": False}
+    )
+
+    class Killed(BaseException):
+        pass
+
+    written = []
+
+    def write_two(path: str, name: str, table: pa.Table, row_group_rows: int) -> Any:
+        if len(written) == 2:
+            (Path(path) / f"{name}.writing").write_bytes(b"half")
+            raise Killed
+        written.append(name)
+        return real(path, name, table, row_group_rows)
+
+    real = encode.write_file
+    monkeypatch.setattr(encode, "write_file", write_two)
+    with pytest.raises(Killed):
+        prepare_dataset(again)
+    with pytest.raises(UserError, match="There is no dataset"):
+        open_dataset(again.data.path)
+    continued: list[str] = []
+
+    def write_and_note(path: str, name: str, *rest: Any) -> Any:
+        continued.append(name)
+        return real(path, name, *rest)
+
+    monkeypatch.setattr(encode, "write_file", write_and_note)
+    resumed = prepare_dataset(again)
+    assert len(continued) == 3
+    assert contents(resumed) == contents(whole)
+    assert resumed.fingerprint == whole.fingerprint
+
+
+def test_undecodable_images_are_skipped_listed_and_limited(tmp_path: Path) -> None:
+    images = write_image_folder(tmp_path / "images", 60)
+    (images / "pear" / "0001.png").write_bytes(png(1)[:40])
+    (images / "plum" / "0002.png").write_bytes(b"")
+    strict = config(tmp_path, "image_folder", images, "strict", prepare={"max_skipped": 0.02})
+    with pytest.raises(UserError, match=r"(?s)2 of 60 images cannot be decoded.*raise --prepare.max_skipped"):
+        prepare_dataset(strict)
+    dataset = prepare_dataset(config(tmp_path, "image_folder", images, "lax", prepare={"max_skipped": 0.1}))
+    assert dataset.num_rows == 58
+    skipped = json.loads((Path(dataset.path) / "skipped.json").read_text())
+    assert sorted(Path(line.split(":")[0]).name for line in skipped) == ["0001.png", "0002.png"]
+
+
+def test_released_features_are_imported_without_running_what_they_pickle(tmp_path: Path, vae: Path) -> None:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    for index in range(12):
+        pair = np.empty(2, dtype=object)
+        pair[:] = [np.full((8, 8, 8), index, np.float32), index % 3]
+        np.save(folder / f"{index}.npy", pair)
+    settings = {"model": LATENT, "sampling": {"vae": str(vae)}}
+    dataset = prepare_dataset(config(tmp_path, "released_npy", folder, **settings))
+    rows = rows_of(dataset)
+    assert sorted((int(array[0, 0, 0]), label) for label, array in rows.values()) == [
+        (i, i % 3) for i in range(12)
+    ]
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return print, ("ran",)
+
+    bad = np.empty(2, dtype=object)
+    bad[:] = [Evil(), 1]
+    with open(folder / "0.npy", "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": (2,)})
+        pickle.dump(bad, stream)
+    with pytest.raises(UserError, match="is not part of an array"):
+        prepare_dataset(config(tmp_path, "released_npy", folder, "evil", **settings))
+
+
+def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.png").write_bytes(png(0))
+    (tmp_path / "empty").mkdir()
+    for source, path, message in (
+        ("image_folder", tmp_path / "flat", "outside of class folders"),
+        ("image_folder", tmp_path / "empty", "holds no images"),
+        ("tar", tmp_path / "none", "There is no folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            prepare_dataset(config(tmp_path, source, path))

@@ -1,0 +1,72 @@
+"""Datasets on S3: prepared there, trained from there, through a server that fails now and then, and no secret anywhere."""
+
+import subprocess
+from pathlib import Path
+
+import boto3
+import pytest
+
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.latents.format import filesystem_of, open_dataset
+from orchestrator.latents.prepare import prepare_dataset
+from orchestrator.latents.verify import verify
+from orchestrator.runs import open_run
+from orchestrator.training.entry import train
+from orchestrator.training.hooks import Hooks
+from orchestrator.training.shards import TrainJob
+from tests.configs import tiny
+from tests.datasets import write_numbered
+from tests.integration.test_prepare_collection import config, contents, write_image_folder
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def upload(folder: Path, prefix: str) -> None:
+    client = boto3.client("s3")
+    for file in sorted(folder.rglob("*.png")):
+        client.upload_file(str(file), "latents", f"{prefix}/{file.relative_to(folder)}")
+
+
+def no_hooks() -> Hooks:
+    return Hooks(on_metrics=lambda metrics, seen: None, on_checkpoint=lambda checkpoint: None)
+
+
+def test_prepared_from_and_to_s3_it_is_the_same_dataset(tmp_path: Path, s3_server: str) -> None:
+    images = write_image_folder(tmp_path / "images", 40)
+    upload(images, "images")
+    local = prepare_dataset(config(tmp_path, "image_folder", images))
+    remote = prepare_dataset(
+        tiny(tmp_path, f"{s3_server}/prepared", **{
+            "data": {"path": f"{s3_server}/prepared", "source": "image_folder", "source_path": f"{s3_server}/images", "lanes": 4},
+            "model": {"input_size": 16, "channels": 3, "num_classes": 3, "depths": [1, 1], "widths": [8, 8], "num_heads": 2},
+            "prepare": {"use_gpu": False},
+        })
+    )  # fmt: skip
+    assert remote.num_rows == local.num_rows == 40
+    filesystem, root = filesystem_of(remote.path)
+    assert remote.info.class_names == local.info.class_names
+    with filesystem.open_input_stream(f"{root}/{remote.files[0].name}") as stream:
+        assert len(stream.read()) == remote.files[0].size
+    verify(remote.path)
+    assert len(contents(local)) == len(remote.files)
+
+
+def experiment(tmp_path: Path, path: str) -> ExperimentConfig:
+    return tiny(tmp_path, path, model={"input_size": 2, "channels": 1, "num_classes": 3})
+
+
+def test_trains_from_s3_and_keeps_no_secret(tmp_path: Path, s3_server: str) -> None:
+    write_numbered(f"{s3_server}/numbered", rows=101, row_group_rows=7)
+    config_ = experiment(tmp_path, f"{s3_server}/numbered")
+    dataset = open_dataset(config_.data.path)
+    run = open_run(config_, dataset.fingerprint)
+    train(TrainJob(config_, dataset, make_hooks=no_hooks), data_cpus=1)
+    assert (run.directory / "checkpoints" / "64" / "COMPLETE.json").exists()
+    found = subprocess.run(["grep", "-rl", "test-secret-7f3a", str(tmp_path)], capture_output=True, text=True)
+    assert found.stdout == ""
+
+
+def test_a_missing_dataset_on_s3_is_said(s3_server: str) -> None:
+    with pytest.raises(UserError, match="There is no dataset at s3://latents/nothing"):
+        open_dataset(f"{s3_server}/nothing")
