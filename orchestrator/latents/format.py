@@ -125,7 +125,7 @@ def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
     it at another server.
     """
     if path.startswith("s3://"):
-        return _s3(), path.removeprefix("s3://").rstrip("/")
+        return connect_to_s3(), path.removeprefix("s3://").rstrip("/")
     if "://" in path:
         filesystem, inner = pa.fs.FileSystem.from_uri(path)
         return filesystem, inner
@@ -133,7 +133,8 @@ def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
 
 
 @lru_cache(maxsize=1)
-def _s3() -> pa.fs.S3FileSystem:
+def connect_to_s3() -> pa.fs.S3FileSystem:
+    """The S3 that the environment describes; one connection pool per process."""
     environment = os.environ
     return pa.fs.S3FileSystem(
         endpoint_override=environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),

@@ -1,5 +1,6 @@
 """Datasets on S3: prepared there, trained from there, through a server that fails now and then, and no secret anywhere."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.latents.format import filesystem_of, open_dataset
+from orchestrator.latents.format import connect_to_s3, filesystem_of, open_dataset, read_rows
 from orchestrator.latents.prepare import prepare_dataset
 from orchestrator.latents.verify import verify
 from orchestrator.runs import open_run
@@ -17,6 +18,7 @@ from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.flaky_s3 import Fault, flaky
 from tests.integration.test_prepare_collection import config, contents, write_image_folder
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -65,6 +67,27 @@ def test_trains_from_s3_and_keeps_no_secret(tmp_path: Path, s3_server: str) -> N
     assert (run.directory / "checkpoints" / "64" / "COMPLETE.json").exists()
     found = subprocess.run(["grep", "-rl", "test-secret-7f3a", str(tmp_path)], capture_output=True, text=True)
     assert found.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("busy", lambda number: "503" if number % 3 == 1 else ""),
+        ("gone", lambda number: "drop" if 4 <= number < 8 else ""),
+    ],
+)
+def test_a_server_that_fails_loses_nothing(
+    name: str, fault: Fault, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with flaky(os.environ["AWS_ENDPOINT_URL"], fault) as (endpoint, faults):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        connect_to_s3.cache_clear()
+        written = write_numbered(f"{s3_server}/{name}", rows=60, row_group_rows=7)
+        verify(written.path)
+        rows = [index for table in read_rows(written, 16) for index in table["index"].to_pylist()]
+    connect_to_s3.cache_clear()
+    assert rows == list(range(60))
+    assert sum(bool(kind) for kind in faults) >= 3
 
 
 def test_a_missing_dataset_on_s3_is_said(s3_server: str) -> None:

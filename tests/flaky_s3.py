@@ -1,0 +1,78 @@
+"""A proxy in front of an S3 server that fails now and then."""
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+Fault = Callable[[int], str]
+"""Number of the request -> "" to pass it on, "503" to answer so, "drop" to hang up."""
+
+
+@contextmanager
+def flaky(endpoint: str, fault: Fault) -> Iterator[tuple[str, list[str]]]:
+    """(the proxy's endpoint, the faults so far, one entry per request)."""
+    target, faults, lock = urlsplit(endpoint), list[str](), threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.read_body()
+            with lock:
+                kind = fault(len(faults))
+                faults.append(kind)
+            if kind == "drop":
+                self.close_connection = True
+                return
+            if kind == "503":
+                self.answer(503, [], b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>")
+                return
+            connection = http.client.HTTPConnection(target.hostname or "", target.port or 80, timeout=30)
+            hop = ("expect", "transfer-encoding", "content-length")
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in hop}
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            content = response.read()
+            self.answer(response.status, response.getheaders(), content)
+            connection.close()
+
+        def read_body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            chunks = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                chunks.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return b"".join(chunks)
+
+        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+            self.send_response(status)
+            skipped = {"transfer-encoding", "connection", "server", "date"}
+            if self.command != "HEAD":
+                skipped.add("content-length")
+                self.send_header("Content-Length", str(len(content)))
+            for name, value in headers:
+                if name.lower() not in skipped:
+                    self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", faults
+    finally:
+        server.shutdown()
+        server.server_close()
