@@ -1,4 +1,4 @@
-"""Measure speed and memory: ``python jobs/benchmark.py model``."""
+"""Measure speed and memory: ``python jobs/benchmark.py model`` or ``data``."""
 
 from orchestrator.benchmarks.command import main
 

@@ -43,13 +43,7 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
             _probe(address)
             ray.init(address=address, logging_level=logging.WARNING)
         else:
-            # A worker holds a CPU for its whole life and reading needs one beside it, also where there are two cores.
-            ray.init(
-                address="local",
-                num_cpus=max(EMBEDDED_MIN_CPUS, os.cpu_count() or 1),
-                object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
-                logging_level=logging.WARNING,
-            )
+            _start_embedded()
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct RAY_ADDRESS or "
@@ -59,6 +53,29 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def connect_embedded() -> Iterator[None]:
+    """A Ray of its own on this machine, or the one that is already connected."""
+    if ray.is_initialized():
+        yield
+        return
+    _start_embedded()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_embedded() -> None:
+    # A worker holds a CPU for its whole life and reading needs one beside it, also where there are two cores.
+    ray.init(
+        address="local",
+        num_cpus=max(EMBEDDED_MIN_CPUS, os.cpu_count() or 1),
+        object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
+        logging_level=logging.WARNING,
+    )
 
 
 def _probe(address: str) -> None:

@@ -18,6 +18,17 @@ def model(variant: str = "small", batch_size: int = 16, repeats: int = 5) -> Non
     compare(variant, batch_size, repeats, Console(width=160))
 
 
+def data(rows: int = 32768) -> None:
+    """Samples/s into a training worker, against one .npy per sample and against a bare read of the same files.
+
+    Args:
+        rows: latents of ImageNet at 256 (16 kB each) to make and read.
+    """
+    from orchestrator.benchmarks.data import measure_data
+
+    measure_data(rows, Console(width=160))
+
+
 def main() -> None:
     """Run the subcommand of the command line."""
-    run_function({"model": model})
+    run_function({"model": model, "data": data})

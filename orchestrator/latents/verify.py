@@ -129,7 +129,12 @@ def write_sheet(dataset: LatentDataset, path: Path, vae: str | None) -> None:
     info = dataset.info
     if info.kind == "moments" and vae is None:
         raise UserError("A sheet of latents needs the VAE that made them: --vae " + str(info.encoder))
-    arrays = to_arrays(info, next(read_rows(dataset, SHEET_ROWS * SHEET_COLUMNS)))
+    wanted, tables = SHEET_ROWS * SHEET_COLUMNS, list[pa.Table]()
+    for table in read_rows(dataset, wanted):
+        tables.append(table)
+        if sum(len(t) for t in tables) >= wanted:
+            break
+    arrays = to_arrays(info, pa.concat_tables(tables).slice(0, wanted))
     if info.kind == "pixels":
         images = torch.from_numpy(arrays.copy())
     else:
