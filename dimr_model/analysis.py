@@ -123,14 +123,14 @@ def load(folder: Path, branch: int) -> tuple[str, int, Callable[[Tensor, Tensor]
         raise ValueError(f"{folder} holds no config.json; name the folder that save_pretrained wrote")
     kind = json.loads(config.read_text()).get("_class_name")
     if kind == "DiMR":
-        model = DiMR.from_pretrained(folder)
+        model = DiMR.from_pretrained(folder, low_cpu_mem_usage=False)
         return f"DiMR, branch {branch}", model.architecture.num_classes, lambda steps, labels: collect_dimr(
             model, steps, labels, branch
         )  # fmt: skip
     if kind == "DiTTransformer2DModel":
         from diffusers import DiTTransformer2DModel
 
-        dit = DiTTransformer2DModel.from_pretrained(folder)
+        dit = DiTTransformer2DModel.from_pretrained(folder, low_cpu_mem_usage=False)
         return (
             "DiT",
             int(dit.config.num_embeds_ada_norm),

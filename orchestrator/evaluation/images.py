@@ -21,7 +21,7 @@ class Decoder:
         if vae is not None:
             from diffusers import AutoencoderKL
 
-            self._vae = AutoencoderKL.from_pretrained(vae).to(device).eval()
+            self._vae = AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False).to(device).eval()
 
     @torch.no_grad()
     def decode(self, clean: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class VAEEncoder:
         if not config.use_gpu:
             torch.set_num_threads(1)  # an actor holds one CPU
         options = {} if Path(vae).is_dir() else {"revision": config.vae_revision}
-        self._vae: Any = AutoencoderKL.from_pretrained(vae, **options).to(self._device).eval()
+        self._vae: Any = (
+            AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, **options).to(self._device).eval()
+        )
         self._config, self._info = config, info
 
     def __call__(self, rows: pa.Table) -> pa.Table:
