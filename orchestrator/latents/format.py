@@ -203,7 +203,7 @@ def write_file(path: str, name: str, table: pa.Table, row_group_rows: int) -> Da
     sink = pa.BufferOutputStream()
     # Latents are noise to a compressor; reading them uncompressed is free of decoding.
     pq.write_table(table, sink, row_group_size=row_group_rows, compression="NONE", use_dictionary=False,
-                   write_statistics=False)  # fmt: skip
+                   write_statistics=["label"])  # fmt: skip
     content = sink.getvalue()
     _write(path, name, content)
     groups = [min(row_group_rows, len(table) - start) for start in range(0, len(table), row_group_rows)]
@@ -290,8 +290,23 @@ def _describe_file(filesystem: pa.fs.FileSystem, root: str, name: str, info: Dat
         raise UserError(
             f"{root}/{name} belongs to another dataset than {INFO_FILE} describes. Prepare the dataset again."
         )
+    _check_labels(f"{root}/{name}", footer, info)
     groups = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
     return DatasetFile(name, groups, size, sha256="")
+
+
+def _check_labels(name: str, footer: pq.FileMetaData, info: DatasetInfo) -> None:
+    """Refuse labels that there is no class for, by the footer's smallest and largest."""
+    column = info.schema.get_field_index("label")
+    for group in range(footer.num_row_groups):
+        statistics = footer.row_group(group).column(column).statistics
+        if statistics is None or not statistics.has_min_max:
+            continue
+        if statistics.min < 0 or statistics.max >= len(info.class_names):
+            raise UserError(
+                f"{name} holds labels {statistics.min}..{statistics.max}, outside of 0..{len(info.class_names) - 1}. "
+                "Correct the source's labels and prepare the dataset again."
+            )
 
 
 def read_rows(dataset: LatentDataset, batch_size: int) -> Iterator[pa.Table]:

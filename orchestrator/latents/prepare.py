@@ -1,5 +1,8 @@
 """From source images to the parquet dataset."""
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 from rich.console import Console
 
@@ -86,7 +89,7 @@ def _collection_info(
         return DatasetInfo(
             kind="pixels", shape=shape, source=source, num_images=num_images, class_names=class_names
         )
-    from orchestrator.latents.vae import revision_of, vae_config
+    from orchestrator.latents.vae import vae_config
 
     return DatasetInfo(
         kind="moments",
@@ -129,9 +132,38 @@ def check_model(config: ExperimentConfig, info: DatasetInfo) -> None:
         raise UserError(
             f"The dataset {config.data.path} holds {info.kind} and needs {wants}, or another --data.path."
         )
+    if info.kind == "moments":
+        _check_encoder(config, info)
     if info.kind == "moments" and config.data.random_flip:
         raise UserError(
             f"{config.data.path} holds moments, whose flips are stored rows: set data.random_flip false."
+        )
+
+
+def revision_of(vae: str, revision: str | None) -> str:
+    """The hub revision, or a checksum of a local folder's weights."""
+    folder = Path(vae)
+    if not folder.is_dir():
+        return revision or "main"
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+        digest.update(file.read_bytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _check_encoder(config: ExperimentConfig, info: DatasetInfo) -> None:
+    """Latents mean something to the VAE that made them alone; a local folder is known by its weights, a hub's by name."""
+    vae = config.sampling.vae
+    assert vae is not None
+    if Path(vae).is_dir():
+        recorded = info.encoder_revision or ""
+        fits = not recorded.startswith("sha256:") or recorded == revision_of(vae, None)
+    else:
+        fits = (info.encoder_revision or "").startswith("sha256:") or vae == info.encoder
+    if not fits:
+        raise UserError(
+            f"The dataset {config.data.path} was encoded by {info.encoder} ({info.encoder_revision}), and sampling.vae is "
+            f"{vae}, which is another. Set --sampling.vae to the one that made it, or --data.path to another dataset."
         )
 
 

@@ -1,6 +1,5 @@
 """The VAE that makes latents of images."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,6 @@ def downsampling(vae: str | None) -> int:
     """How many times smaller latents are than images."""
     assert vae is not None
     return int(2 ** (len(vae_config(vae)["block_out_channels"]) - 1))
-
-
-def revision_of(vae: str, revision: str | None) -> str:
-    """The hub revision, or a checksum of a local folder's weights."""
-    folder = Path(vae)
-    if not folder.is_dir():
-        return revision or "main"
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
-        digest.update(file.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
 
 
 class VAEEncoder:

@@ -19,7 +19,8 @@ RAY = str(Path(sys.executable).parent / "ray")
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A Ray head of its own on free loopback ports; yields the environment to reach it with."""
-    ports = {"port": 26379, "dashboard-port": 28265}
+    # All but the random ones; another Ray may run beside it.
+    ports = {"port": 26379, "dashboard-port": 28265, "dashboard-agent-listen-port": 28266}
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": f"/tmp/dimr-{os.getpid()}"}
     environment.pop("RAY_ADDRESS", None)
     command = [

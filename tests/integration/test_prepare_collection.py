@@ -1,8 +1,10 @@
 """Collections of encoded images become datasets: pixels or latents, skipped files reported, stopped and continued."""
 
+import dataclasses
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.latents import encode
 from orchestrator.latents.format import LatentDataset, open_dataset, read_rows, to_arrays
-from orchestrator.latents.prepare import prepare_dataset
+from orchestrator.latents.prepare import check_model, prepare_dataset
 from orchestrator.latents.sources.decode import centre_crop
 from tests.configs import tiny
 
@@ -157,6 +159,23 @@ def test_latents_are_the_vae_s_moments_of_image_and_mirror_image(tmp_path: Path,
         with torch.no_grad():
             expected = model.encode(pixels.flip(-1) if flipped else pixels).latent_dist.parameters[0]
         np.testing.assert_allclose(rows[0, flipped][1], expected.numpy(), atol=2e-2)
+
+
+def test_latents_of_another_vae_are_refused(tmp_path: Path, vae: Path) -> None:
+    settings = {"model": LATENT, "sampling": {"vae": str(vae)}}
+    mine = config(tmp_path, "image_folder", write_image_folder(tmp_path / "images", 8), **settings)
+    info = prepare_dataset(mine).info
+    check_model(mine, info)
+    other = tmp_path / "other"
+    shutil.copytree(vae, other)
+    for file in other.glob("*.safetensors"):
+        file.write_bytes(file.read_bytes() + b" ")
+    for name in (str(other), "some/hub-vae"):
+        elsewhere = dataclasses.replace(mine, sampling=dataclasses.replace(mine.sampling, vae=name))
+        if name == "some/hub-vae":
+            info = dataclasses.replace(info, encoder="another/vae", encoder_revision="main")
+        with pytest.raises(UserError, match="which is another"):
+            check_model(elsewhere, info)
 
 
 def test_stopped_anywhere_and_with_more_actors_it_is_the_same_dataset(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -87,3 +88,17 @@ def test_latents_train_like_pixels(tmp_path: Path) -> None:
     base = {"depths": [1, 1], "widths": [8, 8], "num_heads": 2}
     checkpoint = run(tiny(tmp_path, dataset.path, model=model | base, sampling={"vae": "a-vae"}), dataset)
     assert checkpoint.images_seen == 64
+
+
+def test_a_training_worker_opens_no_parquet_file_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_numbered(tmp_path / "data", 50, 8)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a training worker opened a parquet file")
+
+    # Here the worker is this process, and Ray Data's readers are others.
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
+    monkeypatch.setattr(pq, "read_table", refuse)
+    assert run(tiny(tmp_path, dataset.path), dataset).images_seen == 64
