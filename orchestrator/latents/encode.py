@@ -93,7 +93,8 @@ def encode_collection(plan: EncodePlan, listing: Listing, progress: ImageProgres
             raise RuntimeError(f"part {part} should hold {plan.rows_of(part)} images and got {rows.num_rows}")
         failures = _failures(rows)
         skipped += len(failures)
-        _write_json(path, _skipped_name(part), failures)
+        if failures:
+            _write_json(path, _skipped_name(part), failures)
         _refuse_too_many(plan, skipped, failures)
         files[part] = write_file(path, _name(part), _to_stored(plan.info, rows), MAX_ROW_GROUP_ROWS)
         done += rows.num_rows
@@ -162,24 +163,25 @@ def decode_chunk(plan: EncodePlan, rows: pa.Table) -> pa.Table:
     channels, size = image_shape(plan)
     images: list[bytes | None] = []
     errors: list[str | None] = []
-    for row in rows.to_pylist():
+    labels: list[int] = rows["label"].to_pylist()
+    for place, row in enumerate(rows.to_pylist()):
         image, problem = None, None
         try:
             content = read_encoded(config.source_path, row, config.source)
             if config.source == "released_npy":
-                moments = read_released(content, row["path"])[0].astype(plan.info.dtype)
+                moments, labels[place] = read_released(content, row["path"])
                 if moments.shape != plan.info.shape:
                     raise ValueError(f"moments of shape {moments.shape} instead of {plan.info.shape}")
-                image = moments.tobytes()
+                image = moments.astype(plan.info.dtype).tobytes()
             else:
                 image = decode_image(content, size, channels).tobytes()
         except (OSError, ValueError, SyntaxError, UserError) as error:
             problem = f"{describe(row)}: {type(error).__name__}: {error}"
         images.append(image)
         errors.append(problem)
-    return rows.append_column("image", pa.array(images, pa.large_binary())).append_column(
-        "error", pa.array(errors, pa.string())
-    )
+    rows = rows.set_column(rows.schema.get_field_index("label"), "label", pa.array(labels, pa.int32()))
+    rows = rows.append_column("image", pa.array(images, pa.large_binary()))
+    return rows.append_column("error", pa.array(errors, pa.string()))
 
 
 def image_shape(plan: EncodePlan) -> tuple[int, int]:

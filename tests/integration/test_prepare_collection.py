@@ -233,7 +233,9 @@ def test_undecodable_images_are_skipped_listed_and_limited(tmp_path: Path) -> No
     assert sorted(Path(line.split(":")[0]).name for line in skipped) == ["0001.png", "0002.png"]
 
 
-def test_released_features_are_imported_without_running_what_they_pickle(tmp_path: Path, vae: Path) -> None:
+def test_released_features_are_imported_without_running_what_they_pickle(
+    tmp_path: Path, vae: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "features"
     folder.mkdir()
     for index in range(12):
@@ -258,6 +260,7 @@ def test_released_features_are_imported_without_running_what_they_pickle(tmp_pat
         pickle.dump(bad, stream)
     with pytest.raises(UserError, match="is not part of an array"):
         prepare_dataset(config(tmp_path, "released_npy", folder, "evil", **settings))
+    assert "ran" not in capfd.readouterr().out
 
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:

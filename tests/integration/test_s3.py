@@ -7,10 +7,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from orchestrator.config import ExperimentConfig
+from orchestrator.config import DataConfig, ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.latents.format import connect_to_s3, filesystem_of, open_dataset, read_rows
 from orchestrator.latents.prepare import prepare_dataset
+from orchestrator.latents.sources.listing import list_source
 from orchestrator.latents.verify import verify
 from orchestrator.runs import open_run
 from orchestrator.training.entry import train
@@ -19,7 +20,7 @@ from orchestrator.training.shards import TrainJob
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.flaky_s3 import Fault, flaky
-from tests.integration.test_prepare_collection import config, contents, write_image_folder
+from tests.integration.test_prepare_collection import config, contents, write_image_folder, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -52,6 +53,18 @@ def test_prepared_from_and_to_s3_it_is_the_same_dataset(tmp_path: Path, s3_serve
         assert len(stream.read()) == remote.files[0].size
     verify(remote.path)
     assert len(contents(local)) == len(remote.files)
+
+
+def test_tar_shards_are_listed_alike_on_disk_and_on_s3(tmp_path: Path, s3_server: str) -> None:
+    shards = write_tar(tmp_path / "shards")
+    for file in sorted(shards.glob("*.tar")):
+        boto3.client("s3").upload_file(str(file), "latents", f"shards/{file.name}")
+    local, remote = (
+        list_source(DataConfig(path="unused", source="tar", source_path=path)).rows
+        for path in (str(shards), f"{s3_server}/shards")
+    )
+    assert local.num_rows == 30
+    assert local.drop_columns(["path"]) == remote.drop_columns(["path"])
 
 
 def experiment(tmp_path: Path, path: str) -> ExperimentConfig:
