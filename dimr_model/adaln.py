@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimr_model.functional import per_sample
-from dimr_model.normalization import Condition
+from dimr_model.normalization import Condition, layer_norm
 
 FREQUENCIES = 256
 
@@ -89,5 +89,4 @@ class AdaptiveOutput(nn.Module):
         """``features [B, ..., width]`` -> same shape and dtype."""
         assert condition.embedding is not None
         scale, shift = self.modulation(condition.embedding)
-        normalized = F.layer_norm(features, (features.shape[-1],))
-        return normalized * (1 + per_sample(scale, features)) + per_sample(shift, features)
+        return layer_norm(features, 1 + scale, shift)

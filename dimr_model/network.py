@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from dimr_model.adaln import Modulation
+from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from dimr_model.branch import Branch
 from dimr_model.config import DiMRConfig
 
@@ -26,6 +27,7 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
     def __init__(self, config: DiMRConfig | None = None, **fields: Any) -> None:
         super().__init__()
         config = config or DiMRConfig(**fields)
+        self.architecture = config
         self.register_to_config(**dataclasses.asdict(config))
         self.branches = nn.ModuleList(Branch(config, index) for index in range(config.num_branches))
         self.initialize()
@@ -36,10 +38,9 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
         return {"self"} | {field.name for field in dataclasses.fields(DiMRConfig)}
 
     @property
-    def architecture(self) -> DiMRConfig:
-        """The typed configuration of this network."""
-        names = [field.name for field in dataclasses.fields(DiMRConfig)]
-        return DiMRConfig(**{name: self.config[name] for name in names})
+    def blocks(self) -> list[TransformerBlock | ConvNeXtBlock]:
+        """The blocks of all branches, coarse to fine: what is compiled and sharded one by one."""
+        return [block for branch in self.branches for block in branch.blocks]  # type: ignore[misc, union-attr]
 
     @torch.no_grad()
     def initialize(self, linear_std: float | None = 0.02, embedding_std: float = 0.02) -> None:

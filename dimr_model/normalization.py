@@ -91,7 +91,7 @@ class TimeDependentLayerNorm(nn.Module):
 
     def forward(self, features: Tensor, condition: Condition) -> Tensor:
         """``features [B, ..., width]`` -> same shape and dtype."""
-        return _layer_norm(features, *self.affine(condition))
+        return layer_norm(features, *self.affine(condition))
 
 
 class LayerNorm(nn.Module):
@@ -108,7 +108,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, features: Tensor, condition: Condition) -> Tensor:
         """``features [B, ..., width]`` -> same shape and dtype."""
-        return _layer_norm(features, self.weight, self.bias)
+        return layer_norm(features, self.weight, self.bias)
 
 
 class ModulatedLayerNorm(nn.Module):
@@ -118,10 +118,11 @@ class ModulatedLayerNorm(nn.Module):
         """``features [B, ..., width]`` -> same shape and dtype."""
         assert condition.modulation is not None
         scale, shift, _ = condition.modulation
-        return _layer_norm(features, 1 + scale, shift)
+        return layer_norm(features, 1 + scale, shift)
 
 
-def _layer_norm(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def layer_norm(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """LayerNorm with a scale and shift, ``[B, width]`` each or ``[width]``: same shape and dtype as the features."""
     normalized = F.layer_norm(at_least_float32(features), (features.shape[-1],), eps=LAYER_NORM_EPSILON)
     scale, shift = (per_sample(value, features).to(features.dtype) for value in (weight, bias))
     return normalized.to(features.dtype) * scale + shift

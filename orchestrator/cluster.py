@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,10 +34,30 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
+    with _started_by(lambda: _start(config.cluster.address or os.environ.get("RAY_ADDRESS"))):
+        yield
+
+
+@contextmanager
+def connect_embedded() -> Iterator[None]:
+    """A Ray of its own on this machine, or the one that is already connected."""
+    with _started_by(_start_embedded):
+        yield
+
+
+@contextmanager
+def _started_by(start: Callable[[], None]) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    start()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(address: str | None) -> None:
     try:
         if address:
             _probe(address)
@@ -49,23 +69,6 @@ def connect(config: ExperimentConfig) -> Iterator[None]:
             f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct RAY_ADDRESS or "
             "--cluster.address, or leave both out to use an embedded Ray on this machine."
         ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def connect_embedded() -> Iterator[None]:
-    """A Ray of its own on this machine, or the one that is already connected."""
-    if ray.is_initialized():
-        yield
-        return
-    _start_embedded()
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _start_embedded() -> None:

@@ -12,7 +12,6 @@ from rich.table import Table
 from torch import Tensor
 
 from dimr_model import VARIANTS, DiMR, DiMRConfig
-from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from dimr_model.complexity import count_macs
 from dimr_model.diffusion import branch_losses, multi_scale_loss, noise_level
 from orchestrator.config import Precision
@@ -73,9 +72,8 @@ class _Subject:
             copy.deepcopy(model).to(device).compute_as_released(case.as_released).recompute(case.recompute)
         )
         if case.compile:
-            for block in self.model.modules():
-                if isinstance(block, (TransformerBlock, ConvNeXtBlock)):
-                    block.compile(fullgraph=True)
+            for block in self.model.blocks:
+                block.compile(fullgraph=True)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=device.type == "cuda")
         config = model.architecture
         shape = (batch_size, config.channels, config.input_size, config.input_size)

@@ -45,6 +45,8 @@ class EncodePlan:
     num_rows: int
     order: npt.NDArray[np.int64]
     """Row of the listing at every place."""
+    image_shape: tuple[int, int]
+    """Channels and size of the images to decode: the VAE's input, or what is stored where there is none."""
 
     @property
     def num_parts(self) -> int:
@@ -73,7 +75,16 @@ def plan_encoding(config: ExperimentConfig, info: DatasetInfo, listing: Listing)
         order = np.concatenate(pieces)
     else:
         order = randomness.generator(0, "dataset-order").permutation(count)
-    return EncodePlan(config, info, count, order)
+    return EncodePlan(config, info, count, order, _image_shape(config, info))
+
+
+def _image_shape(config: ExperimentConfig, info: DatasetInfo) -> tuple[int, int]:
+    if info.kind == "pixels" or config.data.source == "released_npy":
+        return info.shape[0], info.shape[1]
+    from orchestrator.latents.vae import downsampling, vae_config
+
+    assert config.sampling.vae is not None
+    return 3, info.shape[1] * downsampling(vae_config(config.sampling.vae))
 
 
 def encode_collection(plan: EncodePlan, listing: Listing, progress: ImageProgress) -> list[DatasetFile]:
@@ -107,10 +118,8 @@ def _encoded_parts(plan: EncodePlan, listing: Listing, parts: list[int]) -> Iter
     """The parts' rows, in order, each as one table."""
     if not parts:
         return
-    prepare, chunks = (
-        plan.config.prepare,
-        np.array([chunk for part in parts for chunk in plan.chunks_of(part)]),
-    )
+    prepare = plan.config.prepare
+    chunks = np.array([chunk for part in parts for chunk in plan.chunks_of(part)])
     rows = ray.put(listing.rows)
 
     def decode(batch: dict[str, npt.NDArray[np.int64]]) -> Iterator[pa.Table]:
@@ -160,7 +169,7 @@ def decode_chunk(plan: EncodePlan, rows: pa.Table) -> pa.Table:
 
     config = plan.config.data
     assert config.source_path is not None
-    channels, size = image_shape(plan)
+    channels, size = plan.image_shape
     images: list[bytes | None] = []
     errors: list[str | None] = []
     labels: list[int] = rows["label"].to_pylist()
@@ -182,17 +191,6 @@ def decode_chunk(plan: EncodePlan, rows: pa.Table) -> pa.Table:
     rows = rows.set_column(rows.schema.get_field_index("label"), "label", pa.array(labels, pa.int32()))
     rows = rows.append_column("image", pa.array(images, pa.large_binary()))
     return rows.append_column("error", pa.array(errors, pa.string()))
-
-
-def image_shape(plan: EncodePlan) -> tuple[int, int]:
-    """(channels, size) of the images to decode: the VAE's input, or what is stored where there is none."""
-    if plan.info.kind == "pixels":
-        return plan.info.shape[0], plan.info.shape[1]
-    from orchestrator.latents.vae import downsampling
-
-    assert plan.config.sampling.vae is not None or plan.config.data.source == "released_npy"
-    factor = downsampling(plan.config.sampling.vae) if plan.config.data.source != "released_npy" else 1
-    return 3, plan.info.shape[1] * factor
 
 
 def _to_stored(info: DatasetInfo, rows: pa.Table) -> pa.Table:

@@ -91,16 +91,16 @@ def _collection_info(
         )
     from orchestrator.latents.vae import vae_config
 
-    imported = config.data.source == "released_npy"
+    imported, settings = config.data.source == "released_npy", vae_config(vae)
     return DatasetInfo(
         kind="moments",
-        shape=(2 * int(vae_config(vae)["latent_channels"]), model.input_size, model.input_size),
+        shape=(2 * int(settings["latent_channels"]), model.input_size, model.input_size),
         source=source,
         num_images=num_images,
         class_names=tuple(map(str, range(model.num_classes))) if imported else class_names,
         encoder=vae,
         encoder_revision=revision_of(vae, config.prepare.vae_revision),
-        scaling_factor=float(vae_config(vae)["scaling_factor"]),
+        scaling_factor=float(settings["scaling_factor"]),
         # The released features hold the flips as images of their own.
         flips=config.prepare.flips and not imported,
     )

@@ -30,10 +30,9 @@ def vae_config(vae: str) -> dict[str, Any]:
     return config
 
 
-def downsampling(vae: str | None) -> int:
-    """How many times smaller latents are than images."""
-    assert vae is not None
-    return int(2 ** (len(vae_config(vae)["block_out_channels"]) - 1))
+def downsampling(config: dict[str, Any]) -> int:
+    """How many times smaller the latents of a VAE of this configuration are than images."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
 class VAEEncoder:

@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.errors import UserError
-from orchestrator.latents.format import DatasetInfo, LatentDataset, filesystem_of, open_dataset, to_arrays
+from orchestrator.latents.format import (
+    DatasetInfo,
+    LatentDataset,
+    filesystem_of,
+    open_dataset,
+    read_rows,
+    to_arrays,
+)
 
 LARGEST_MEAN = 300.0
 """Means of a VAE's moments lie far within; beyond, half precision or the encoder went wrong."""
@@ -120,7 +127,6 @@ def write_sheet(dataset: LatentDataset, path: Path, vae: str | None) -> None:
     import torch
 
     from orchestrator.evaluation.images import Decoder, save_grid
-    from orchestrator.latents.format import read_rows
 
     info = dataset.info
     if info.kind == "moments" and vae is None:

@@ -4,7 +4,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
-from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from orchestrator.config import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
@@ -21,8 +20,7 @@ def parallelize(
     EMA are what takes the memory, and gathering twice would cost more than it saves.
     """
     model.recompute([branch in config.recompute_branches for branch in range(len(model.branches))])
-    blocks = [module for module in model.modules() if isinstance(module, (TransformerBlock, ConvNeXtBlock))]
-    for block in blocks:
+    for block in model.blocks:
         if config.compile:
             block.compile(fullgraph=True)
         if sum(p.numel() for p in block.parameters()) >= smallest_unit:
