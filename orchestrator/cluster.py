@@ -88,6 +88,11 @@ def _probe(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
 
 
+def works_aside(config: ExperimentConfig) -> bool:
+    """Whether something is made of checkpoints while training goes on, for which a CPU or GPU is set apart."""
+    return config.train.preview_every_images > 0 or config.train.export_every_images > 0
+
+
 def divide(config: ExperimentConfig) -> Shares:
     """Check that workers, reading and previews fit side by side; Ray would wait silently for ever if they did not.
 
@@ -99,7 +104,7 @@ def divide(config: ExperimentConfig) -> Shares:
     train, sampling = config.train, config.sampling
     workers_on_gpu = train.use_gpu and train.workers > 0
     gpus_needed = float(max(train.workers if workers_on_gpu else 0, 1 if sampling.use_gpu else 0))
-    preview_cpus = 1 if train.preview_every_images else 0
+    preview_cpus = 1 if works_aside(config) else 0
     cpus_needed = train.workers + preview_cpus + 1
     if gpus_needed > gpus:
         raise UserError(

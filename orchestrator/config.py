@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
+from orchestrator import storage
 
 SourceKind = Literal["mnist5k", "idx", "image_folder", "tar", "parquet", "released_npy", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -19,7 +20,7 @@ class RunConfig:
     name: str
     """Folder under ``root`` and name in MLflow; the same name continues the same run."""
     root: str = "runs"
-    """Folder of all runs and of the embedded MLflow store; on a cluster, storage that every node mounts."""
+    """Folder of all runs and of the embedded MLflow store; on a cluster, storage that every node mounts, or s3://."""
     seed: int = 0
     """Weights, data order, training noise and samples all derive from it."""
 
@@ -28,8 +29,8 @@ class RunConfig:
             raise ValueError(
                 f"run.name {self.name!r} must start with a letter or digit and hold only letters, digits, . _ -"
             )
-        if "://" in self.root:
-            raise ValueError(f"run.root {self.root!r} must be a folder that every node mounts, not a URI")
+        if not storage.is_local(self.root) and not self.root.startswith("s3://"):
+            raise ValueError(f"run.root {self.root!r} must be a folder or an s3:// URI")
         if self.seed < 0:
             raise ValueError(f"run.seed {self.seed} must not be negative")
 
@@ -48,6 +49,8 @@ class DataConfig:
     """Folder of the source's files, or an s3:// URI."""
     random_flip: bool = False
     """Mirror each image with probability 1/2 when it is drawn. For pixels; latents store their flips as rows."""
+    held_out_path: str | None = None
+    """Dataset that is never trained on, prepared like ``path``: its loss is logged at every checkpoint."""
     lanes: int = 64
     """Parallel cursors into an epoch's order. A multiple of every world size to be used; divides train.batch_size."""
     shuffle_window: int = 1024
@@ -140,6 +143,11 @@ class TrainConfig:
     """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory, slower."""
     workers: int = 1
     """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
+    sharding: Literal["replicate", "shard", "hybrid"] = "shard"
+    """What workers share: replicate: each holds everything; shard: weights, gradients, optimizer and EMA lie in equal
+    parts on all; hybrid: in equal parts on the workers of a node, once per node."""
+    micro_batches: int = 1
+    """Parts in which a worker's share of a batch goes through the network: less memory for activations."""
     use_gpu: bool = True
     """Give each worker a GPU and NCCL; otherwise a CPU and gloo."""
     threads_per_worker: int = 1
@@ -150,12 +158,24 @@ class TrainConfig:
     """Cadence of metrics."""
     checkpoint_every_images: int = 10_240_000
     """Cadence of checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep; older ones are deleted."""
+    keep_every_images: int = 0
+    """Also keep one checkpoint every so many images; 0: none."""
+    keep_best_by: str | None = None
+    """Also keep the checkpoint with the smallest value of this metric, for example loss/held_out."""
+    export_every_images: int = 0
+    """Cadence of EMA weights as safetensors in exports/, written aside from training; the end always has them. 0: none."""
+    init_from: str | None = None
+    """Weights to begin a new run with: a run's folder, a checkpoint, an exported folder or a released file."""
+    profile_steps: int = 0
+    """Write a torch-profiler trace of this many steps, a few steps after the start, into the run's folder."""
     preview_every_images: int = 10_240_000
     """Cadence of sample grids, drawn aside from training from the checkpoint at that point; 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("images", "batch_size", "ema_horizon_images", "threads_per_worker", "log_every_images",
-                     "checkpoint_every_images"):  # fmt: skip
+                     "checkpoint_every_images", "micro_batches", "keep_checkpoints"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} must be at least 1")
         if (
@@ -163,9 +183,13 @@ class TrainConfig:
             or self.warmup_images < 0
             or self.preview_every_images < 0
             or self.max_restarts < 0
+            or self.export_every_images < 0
+            or self.keep_every_images < 0
+            or self.profile_steps < 0
         ):
             raise ValueError(
-                "train.workers, warmup_images, preview_every_images and max_restarts must not be negative"
+                "train.workers, warmup_images, preview_every_images, export_every_images, keep_every_images, "
+                "profile_steps and max_restarts must not be negative"
             )
         if not (self.learning_rate > 0 and self.clip_gradient_norm > 0 and self.weight_decay >= 0):
             raise ValueError(
@@ -175,11 +199,12 @@ class TrainConfig:
             raise ValueError("train.vector_learning_rate_scale and initial_embedding_std must be positive")
         if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
             raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
-        if self.preview_every_images % self.checkpoint_every_images:
-            raise ValueError(
-                f"train.preview_every_images {self.preview_every_images} must be a multiple of "
-                f"checkpoint_every_images {self.checkpoint_every_images}: previews are drawn from checkpoints"
-            )
+        for name in ("preview_every_images", "export_every_images", "keep_every_images"):
+            if getattr(self, name) % self.checkpoint_every_images:
+                raise ValueError(
+                    f"train.{name} {getattr(self, name)} must be a multiple of train.checkpoint_every_images "
+                    f"{self.checkpoint_every_images}: it takes what the checkpoint there holds"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +297,11 @@ class ExperimentConfig:
             raise ValueError(
                 f"train.workers {workers} does not divide data.lanes {lanes}; the nearest that do are {below} and {above}"
             )
+        share = batch_size // workers
+        if share % self.train.micro_batches:
+            raise ValueError(
+                f"train.micro_batches {self.train.micro_batches} does not divide a worker's share of the batch, {share}"
+            )
         if not all(0 <= branch < self.model.num_branches for branch in self.train.recompute_branches):
             raise ValueError(
                 f"train.recompute_branches {self.train.recompute_branches} must be in 0..{self.model.num_branches - 1}"
@@ -289,6 +319,8 @@ class ExperimentConfig:
             )
 
     @property
-    def directory(self) -> Path:
-        """Where everything of the run lies."""
-        return Path(self.run.root).expanduser().absolute() / self.run.name
+    def directory(self) -> str:
+        """Where everything of the run lies: an absolute path or a URI."""
+        root = self.run.root
+        local = str(Path(root).expanduser().absolute()) if storage.is_local(root) else root
+        return storage.join(local, self.run.name)

@@ -55,11 +55,16 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
         return path if "://" in path else str(Path(path).expanduser().absolute())
 
     source, vae = config.data.source_path, config.sampling.vae
+    held_out, init_from = config.data.held_out_path, config.train.init_from
     return dataclasses.replace(
         config,
         data=dataclasses.replace(
-            config.data, path=absolute(config.data.path), source_path=absolute(source) if source else None
+            config.data,
+            path=absolute(config.data.path),
+            source_path=absolute(source) if source else None,
+            held_out_path=absolute(held_out) if held_out else None,
         ),
+        train=dataclasses.replace(config.train, init_from=absolute(init_from) if init_from else None),
         # A VAE's name can be one on the hub.
         sampling=dataclasses.replace(
             config.sampling, vae=absolute(vae) if vae and Path(vae).expanduser().is_dir() else vae

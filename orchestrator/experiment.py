@@ -15,19 +15,20 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator import cluster
-from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.config import ExperimentConfig
+from orchestrator import cluster, storage
+from orchestrator.checkpoints.selection import Checkpoint, marked
+from orchestrator.config import ExperimentConfig, TrainConfig
 from orchestrator.config_io import flatten, with_absolute_paths
 from orchestrator.errors import UserError
-from orchestrator.evaluation.preview import PreviewSampler
+from orchestrator.evaluation.aside import Aside
 from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import IN_MEMORY_SOURCES, check_model, prepare_dataset
 from orchestrator.progress import ImageProgress
+from orchestrator.provenance import provenance
 from orchestrator.runs import METRICS_FILE, Run, open_run, read_metrics, write_text
-from orchestrator.tracking import Tracker, server_problem, tracking_uri
-from orchestrator.training.hooks import Hooks
+from orchestrator.tracking.tracker import Tracker, server_problem, tracking_uri
+from orchestrator.training.hooks import Hooks, crossed
 from orchestrator.training.shards import TrainJob
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ def run_experiment(config: ExperimentConfig) -> None:
     _warn_of_temporary_folder(config, console)
     dataset = _dataset(config, console)
     _require_extractor(config)
-    run = open_run(config, dataset.fingerprint)
+    held_out = _held_out(config)
+    _check_initial_weights(config)
     uri = tracking_uri(config)
+    run = open_run(config, dataset.fingerprint)
     _warn_of_silent_server(uri, console)
     seconds = {"prepare": time.perf_counter() - started}
     with cluster.connect(config):
@@ -62,7 +65,7 @@ def run_experiment(config: ExperimentConfig) -> None:
                     f"The run {run.directory} is finished; give another --run.name to start a new one."
                 )
             else:
-                _train_and_score(config, dataset, run, shares, tracker, console, seconds, started)
+                _train_and_score(config, dataset, held_out, run, shares, tracker, console, seconds, started)
         except BaseException as error:
             tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -101,6 +104,27 @@ def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
     return dataset
 
 
+def _held_out(config: ExperimentConfig) -> LatentDataset | None:
+    if config.data.held_out_path is None:
+        return None
+    if not latents_format.exists(config.data.held_out_path):
+        raise UserError(
+            f"There is no dataset at {config.data.held_out_path}. Prepare it like the one to train on, with --data.path "
+            "set to it and --data.source_path to the held-out images, or leave out --data.held_out_path."
+        )
+    held_out = latents_format.open_dataset(config.data.held_out_path)
+    check_model(config, held_out.info)
+    return held_out
+
+
+def _check_initial_weights(config: ExperimentConfig) -> None:
+    """Find wrong ``train.init_from`` before the workers are started."""
+    if config.train.init_from is not None and not marked(config.directory):
+        from orchestrator.checkpoints.weights import load_weights
+
+        load_weights(config.train.init_from, config.model)
+
+
 def _require_extractor(config: ExperimentConfig) -> None:
     """Find, or fetch, the extractor's weights before hours of training rather than after."""
     if config.evaluation.extractor == "inception":
@@ -112,6 +136,7 @@ def _require_extractor(config: ExperimentConfig) -> None:
 def _train_and_score(
     config: ExperimentConfig,
     dataset: LatentDataset,
+    held_out: LatentDataset | None,
     run: Run,
     shares: cluster.Shares,
     tracker: Any,
@@ -122,17 +147,17 @@ def _train_and_score(
     # The whole config; it holds no secrets, credentials come from the environment.
     tracker.log_params.remote(flatten(config))
     tracker.log_tags.remote(
-        {"dataset.source": dataset.info.source, "dataset.fingerprint": dataset.fingerprint}
+        {"dataset.source": dataset.info.source, "dataset.fingerprint": dataset.fingerprint} | provenance()
     )
     tracker.log_status.remote("RUNNING")
     began = time.perf_counter()
-    checkpoint = _train(config, dataset, run, shares, tracker, console)
+    checkpoint = _train(config, dataset, held_out, run, shares, tracker, console)
     seconds["train"] = time.perf_counter() - began
     # torch and diffusers, ten seconds of import, are loaded when they are needed.
-    from orchestrator.checkpoints.storage import export
+    from orchestrator.checkpoints.loading import export
     from orchestrator.evaluation.score import evaluate
 
-    export(checkpoint, run.directory / "export")
+    export(checkpoint, storage.join(run.directory, "export"))
     with ImageProgress(console, "sample", config.evaluation.images) as progress:
         scores = evaluate(config, checkpoint, dataset, progress.update)
     seconds |= scores.seconds
@@ -145,6 +170,7 @@ def _train_and_score(
 def _train(
     config: ExperimentConfig,
     dataset: LatentDataset,
+    held_out: LatentDataset | None,
     run: Run,
     shares: cluster.Shares,
     tracker: Any,
@@ -155,34 +181,28 @@ def _train(
         return run.checkpoint
     if run.checkpoint:
         console.print(f"Continuing {run.directory} from {start} images.", soft_wrap=True)
-    preview: Any = None
-    if config.train.preview_every_images:
+    aside: Any = None
+    if cluster.works_aside(config):
         resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
-        preview = (
-            ray.remote(PreviewSampler)
-            .options(**resources)
-            .remote(config, dataset.info.scaling_factor, tracker)
-        )
-    job = TrainJob(config, dataset, make_hooks=_HooksOf(tracker, preview, config.train.preview_every_images))
+        aside = ray.remote(Aside).options(**resources).remote(config, dataset.info.scaling_factor, tracker)
+    job = TrainJob(config, dataset, _HooksOf(tracker, aside, config.train), held_out)
     from orchestrator.training.entry import train
 
     with _Follow(tracker, ImageProgress(console, "train", config.train.images, start)):
         train(job, shares.data_cpus)
-    if preview is not None:
-        ray.get(preview.wait.remote())
-        ray.kill(preview)
-    checkpoint = newest_valid(run.directory)
-    assert checkpoint is not None
-    return checkpoint
+    if aside is not None:
+        ray.get(aside.wait.remote())
+        ray.kill(aside)
+    return marked(run.directory)[-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class _HooksOf:
-    """Makes a worker's hooks: messages to the tracker and preview actors, which return at once."""
+    """Makes a worker's hooks: messages to the tracker and the actor aside, which return at once."""
 
     tracker: Any
-    preview: Any
-    preview_every_images: int
+    aside: Any
+    train: TrainConfig
 
     def __call__(self) -> Hooks:
         return Hooks(on_metrics=self._on_metrics, on_checkpoint=self._on_checkpoint)
@@ -191,8 +211,15 @@ class _HooksOf:
         self.tracker.log_metrics.remote(metrics, images_seen)
 
     def _on_checkpoint(self, checkpoint: Checkpoint) -> None:
-        if self.preview is not None and checkpoint.images_seen % self.preview_every_images == 0:
-            self.preview.draw.remote(checkpoint)
+        self.tracker.keep.remote()
+        if self._is_due(checkpoint, self.train.preview_every_images):
+            self.aside.draw.remote(checkpoint)
+        if self._is_due(checkpoint, self.train.export_every_images):
+            self.aside.export.remote(checkpoint)
+
+    def _is_due(self, checkpoint: Checkpoint, every: int) -> bool:
+        seen = checkpoint.images_seen
+        return every > 0 and crossed(seen - self.train.batch_size, seen, every)
 
 
 class _Follow:
@@ -227,7 +254,7 @@ def _start_tracker(config: ExperimentConfig, uri: str) -> Any:
     """The run's one writer of the journal and of MLflow, on the driver's node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Callable[..., Any] = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote
-    return remote(str(config.directory), config.run.name, config.tracking.experiment, uri)
+    return remote(config.directory, config.run.name, config.tracking.experiment, uri)
 
 
 def _write_metrics(
@@ -241,7 +268,7 @@ def _write_metrics(
         },
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    write_text(config.directory / METRICS_FILE, json.dumps(content, indent=1))
+    write_text(config.directory, METRICS_FILE, json.dumps(content, indent=1))
 
 
 def _log_scores(checkpoint: Checkpoint, scores: "Scores", tracker: Any) -> None:
@@ -266,9 +293,9 @@ def _print_summary(config: ExperimentConfig, uri: str, console: Console) -> None
     store = f"--backend-store-uri {uri}" if not uri.startswith("http") else ""
     look = f"uv run mlflow ui --workers 1 {store}" if store else f"open {uri}"
     for line in (
-        f"Samples   {config.directory / 'samples.png'}",
-        f"Metrics   {config.directory / METRICS_FILE} (every number with its protocol)",
-        f"Weights   {config.directory / 'export'} (DiMR.from_pretrained)",
+        f"Samples   {storage.join(config.directory, 'samples.png')}",
+        f"Metrics   {storage.join(config.directory, METRICS_FILE)} (every number with its protocol)",
+        f"Weights   {storage.join(config.directory, 'export')} (DiMR.from_pretrained)",
         f"Took      {parts}",
         f"MLflow    {look}",
     ):

@@ -1,13 +1,12 @@
 """A run's folder: what makes it the same run, and when it is finished."""
 
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from orchestrator import storage
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import flatten, from_dict, to_yaml
@@ -23,6 +22,16 @@ FREE_KEYS = (
     "data.source_path",
     "train.images",
     "train.workers",
+    "train.sharding",
+    "train.micro_batches",
+    "train.compile",
+    "train.recompute_branches",
+    "train.profile_steps",
+    "train.keep_checkpoints",
+    "train.keep_every_images",
+    "train.keep_best_by",
+    "train.export_every_images",
+    "data.held_out_path",
     "train.use_gpu",
     "train.threads_per_worker",
     "train.max_restarts",
@@ -41,7 +50,7 @@ FREE_KEYS = (
 class Run:
     """An opened run folder."""
 
-    directory: Path
+    directory: str
     checkpoint: Checkpoint | None
     """Where training stands."""
     is_finished: bool
@@ -56,17 +65,15 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     """
     directory = config.directory
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".writable"
-        probe.touch()
-        probe.unlink()
+        storage.write_bytes(storage.join(directory, ".writable"), b"")
+        storage.delete_file(storage.join(directory, ".writable"))
     except OSError as error:
         raise UserError(
             f"The run's folder {directory} cannot be written ({error}). Choose another with --run.root or --run.name."
         ) from error
     _refuse_other_config(config, dataset_fingerprint)
-    write_text(directory / DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
-    write_text(directory / CONFIG_FILE, to_yaml(config))
+    write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
+    write_text(directory, CONFIG_FILE, to_yaml(config))
     checkpoint = newest_valid(directory)
     scored = read_metrics(directory)
     is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
@@ -76,31 +83,29 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     return Run(directory, checkpoint, is_finished)
 
 
-def read_metrics(directory: Path) -> dict[str, Any]:
+def read_metrics(directory: str) -> dict[str, Any]:
     """``metrics.json``, or nothing where the run was not scored yet."""
-    path = directory / METRICS_FILE
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    path = storage.join(directory, METRICS_FILE)
+    content: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.is_file(path) else {}
     return content
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(directory: str, name: str, content: str) -> None:
     """Write a small file so that readers see the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content)
-    temporary.replace(path)
+    storage.write_bytes(storage.join(directory, name), content.encode())
 
 
 def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> None:
-    path = config.directory / CONFIG_FILE
-    if not path.exists():
+    path = storage.join(config.directory, CONFIG_FILE)
+    if not storage.is_file(path):
         return
-    before, now = flatten(from_dict(yaml.safe_load(path.read_text()))), flatten(config)
+    before, now = flatten(from_dict(yaml.safe_load(storage.read_bytes(path)))), flatten(config)
     differing = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
         for key in sorted(before.keys() | now.keys())
         if key not in FREE_KEYS and before.get(key) != now.get(key)
     ]
-    recorded = json.loads((config.directory / DATASET_FILE).read_text())["fingerprint"]
+    recorded = json.loads(storage.read_bytes(storage.join(config.directory, DATASET_FILE)))["fingerprint"]
     if recorded != dataset_fingerprint:
         differing.append(f"the dataset at {config.data.path} (was {recorded}, now {dataset_fingerprint})")
     if differing:

@@ -22,12 +22,12 @@ from orchestrator.cluster import connect_embedded
 from orchestrator.latents.format import (
     DatasetInfo,
     LatentDataset,
-    filesystem_of,
     to_arrays,
     to_table,
     write_dataset,
 )
 from orchestrator.latents.stream import StreamPlan, batches, make_order, rank_dataset
+from orchestrator.storage import filesystem_of
 
 SHAPE = (8, 32, 32)
 BATCH_SIZE, LANES, WINDOW = 256, 8, 1024

@@ -8,12 +8,14 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import yaml
 
+from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import from_dict
 from orchestrator.errors import UserError
@@ -21,73 +23,129 @@ from orchestrator.errors import UserError
 MARKER = "COMPLETE.json"
 CONFIG_FILE = "config.yaml"
 SCHEMA_VERSION = 1
+READ_BYTES = 1 << 24
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint on disk."""
+class FileDescription:
+    """What the marker says of a file."""
 
-    path: Path
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on a disk or an object store."""
+
+    path: str
+    """Its folder, a path or URI."""
     images_seen: int
 
     @property
     def config(self) -> ExperimentConfig:
         """The configuration that it was trained with."""
-        return from_dict(yaml.safe_load((self.path / CONFIG_FILE).read_text()))
+        return from_dict(yaml.safe_load(storage.read_bytes(storage.join(self.path, CONFIG_FILE))))
+
+    @cached_property
+    def marker(self) -> "Marker":
+        """What was written when it became complete.
+
+        Raises:
+            FileNotFoundError: it never did.
+        """
+        return Marker.read(self.path)
 
 
-def newest_valid(run_directory: Path) -> Checkpoint | None:
-    """The newest complete checkpoint of a run; broken newer ones are named in a warning and passed over."""
-    for checkpoint in reversed(_all(run_directory)):
-        problem = _problem(checkpoint)
+@dataclass(frozen=True)
+class Marker:
+    """What makes a folder a checkpoint."""
+
+    files: dict[str, FileDescription]
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The newest metrics when it was written; decides which checkpoint is the best."""
+
+    @staticmethod
+    def read(folder: str) -> "Marker":
+        """The marker in a checkpoint's folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is broken.
+            UserError: another version of this code wrote it.
+        """
+        content = json.loads(storage.read_bytes(storage.join(folder, MARKER)))
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"The checkpoint {folder} has schema version {content.get('schema_version')}, this code reads "
+                f"{SCHEMA_VERSION}. Continue it with the code that wrote it."
+            )
+        files = {name: FileDescription(**description) for name, description in content["files"].items()}
+        return Marker(files, content["metrics"])
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Declare a checkpoint complete; after a crash the marker is either whole or absent."""
+        content = {"images_seen": checkpoint.images_seen, "schema_version": SCHEMA_VERSION, **asdict(self)}
+        storage.write_bytes(storage.join(checkpoint.path, MARKER), json.dumps(content, indent=1).encode())
+
+
+def checkpoints_folder(run_directory: str) -> str:
+    """Where a run keeps its checkpoints."""
+    return storage.join(run_directory, "checkpoints")
+
+
+def marked(run_directory: str) -> list[Checkpoint]:
+    """The folders that have a marker, oldest first; whether their files agree with it is not looked at."""
+    folder = checkpoints_folder(run_directory)
+    names = sorted(int(name) for name in storage.sizes(folder) if name.isdigit())
+    found = [Checkpoint(storage.join(folder, str(images_seen)), images_seen) for images_seen in names]
+    return [checkpoint for checkpoint in found if storage.is_file(storage.join(checkpoint.path, MARKER))]
+
+
+def newest_valid(run_directory: str) -> Checkpoint | None:
+    """The newest complete checkpoint of a run; broken newer ones are named in a warning and passed over.
+
+    Reads every byte of the one that it returns.
+    """
+    folder = checkpoints_folder(run_directory)
+    for images_seen in sorted((int(name) for name in storage.sizes(folder) if name.isdigit()), reverse=True):
+        checkpoint = Checkpoint(storage.join(folder, str(images_seen)), images_seen)
+        problem = problem_of(checkpoint)
         if problem is None:
             return checkpoint
         logger.warning("Passing over the checkpoint %s: %s.", checkpoint.path, problem)
     return None
 
 
-def _all(run_directory: Path) -> list[Checkpoint]:
-    folders = (run_directory / "checkpoints").glob("*")
-    found = [Checkpoint(folder, int(folder.name)) for folder in folders if folder.name.isdigit()]
-    return sorted(found, key=lambda checkpoint: checkpoint.images_seen)
-
-
-def _problem(checkpoint: Checkpoint) -> str | None:
-    """Why a folder is no checkpoint, or None if it is one."""
+def problem_of(checkpoint: Checkpoint) -> str | None:
+    """Why a folder is no checkpoint, or None if it is one; reads every byte of it."""
     try:
-        marker = json.loads((checkpoint.path / MARKER).read_text())
+        expected = Marker.read(checkpoint.path).files
     except FileNotFoundError:
         return f"it has no {MARKER}, so writing it was interrupted"
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return f"its {MARKER} is broken"
-    if marker.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(
-            f"The checkpoint {checkpoint.path} has schema version {marker.get('schema_version')}, this code reads "
-            f"{SCHEMA_VERSION}. Continue it with the code that wrote it."
-        )
-    for name, expected in marker["files"].items():
-        file = checkpoint.path / name
-        if not file.is_file():
+    found = storage.sizes(checkpoint.path)
+    for name, description in expected.items():
+        if found.get(name) is None:
             return f"{name} is missing"
-        if describe_file(file) != expected:
-            return f"{name} differs from what {MARKER} lists"
+        if found[name] != description.size:
+            return f"{name} has {found[name]} bytes instead of {description.size}"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashes = pool.map(lambda name: sha256_of(storage.join(checkpoint.path, name)), expected)
+        for (name, description), sha256 in zip(expected.items(), hashes, strict=True):
+            if sha256 != description.sha256:
+                return f"{name} differs from what {MARKER} lists"
     return None
 
 
-def describe_file(file: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, as the marker lists them."""
-    with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-
-
-def write_marker(checkpoint: Checkpoint, files: dict[str, Any]) -> None:
-    """Declare a checkpoint complete; after a crash the marker is either whole or absent."""
-    content = {"images_seen": checkpoint.images_seen, "schema_version": SCHEMA_VERSION, "files": files}
-    path = checkpoint.path / MARKER
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w") as stream:
-        json.dump(content, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.rename(path)
+def sha256_of(path: str) -> str:
+    """Hash of a file of any size."""
+    filesystem, inner = storage.filesystem_of(path)
+    found: Any = hashlib.sha256()
+    with filesystem.open_input_file(inner) as stream:
+        while chunk := stream.read(READ_BYTES):
+            found.update(chunk)
+    return str(found.hexdigest())

@@ -1,6 +1,6 @@
 """From network outputs to uint8 images and grids."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 import torch
@@ -8,6 +8,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torchvision.utils import make_grid
+
+from orchestrator import storage
 
 ROUNDING = "clamp to [-1, 1], scale to 0..255, round to nearest, uint8"
 
@@ -40,12 +42,11 @@ class Decoder:
         return ((clean.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
-def save_grid(images: Tensor, path: Path, columns: int) -> None:
+def save_grid(images: Tensor, path: str, columns: int) -> None:
     """Write uint8 images ``[N, C, H, W]`` as one PNG, row by row; its metadata says that they are synthetic."""
     grid = make_grid(images, nrow=columns, padding=2, pad_value=255)
     metadata = PngInfo()
     metadata.add_text("Description", "Synthetic images drawn by a DiMR diffusion model")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(temporary, format="PNG", pnginfo=metadata)
-    temporary.replace(path)
+    content = io.BytesIO()
+    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(content, format="PNG", pnginfo=metadata)
+    storage.write_bytes(path, content.getvalue())

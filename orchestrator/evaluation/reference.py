@@ -2,26 +2,27 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dimr_model import randomness
+from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.classifier import SmallClassifier, class_agreement, train_classifier
 from orchestrator.evaluation.extractors import ExtractorDescription, load_extractor, to_rgb
 from orchestrator.evaluation.images import Decoder
 from orchestrator.evaluation.statistics import FeatureStatistics
-from orchestrator.latents.format import LatentDataset, filesystem_of, read_rows, to_arrays
+from orchestrator.latents.format import LatentDataset, read_rows, to_arrays
 
 HELD_OUT_FRACTION = 0.2
 BATCH_SIZE = 100
@@ -70,16 +71,17 @@ def load_reference(config: ExperimentConfig, dataset: LatentDataset) -> Referenc
             [dataset.fingerprint, dataclasses.asdict(description), count, config.sampling.vae]
         ).encode()
     ).hexdigest()[:16]
-    cache = _cache_folder(config, dataset) / f"{description.name}-{key}.npz"
-    if not cache.exists():
+    cache = storage.join(_cache_folder(config, dataset), f"{description.name}-{key}.npz")
+    if not storage.is_file(cache):
         logger.info("Extracting %s features of %d real images.", description.name, dataset.info.num_images)
         statistics = _extract(config, dataset, extractor, count)
-        temporary = cache.with_suffix(".part.npz")
-        np.savez(temporary, **{f"{k}_{f.name}": getattr(s, f.name) for k, s in statistics.items()
-                               for f in dataclasses.fields(s)})  # fmt: skip
-        temporary.replace(cache)
-    with np.load(cache, allow_pickle=False) as stored, cache.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        content = io.BytesIO()
+        np.savez(content, **{f"{k}_{f.name}": getattr(s, f.name) for k, s in statistics.items()
+                             for f in dataclasses.fields(s)})  # fmt: skip
+        storage.write_bytes(cache, content.getvalue())
+    stored_bytes = storage.read_bytes(cache)
+    sha256 = hashlib.sha256(stored_bytes).hexdigest()
+    with np.load(io.BytesIO(stored_bytes), allow_pickle=False) as stored:
         parts = {
             k: FeatureStatistics(int(stored[f"{k}_count"]), stored[f"{k}_total"], stored[f"{k}_outer"])
             for k in ("real", "held_out", "noise")
@@ -90,9 +92,9 @@ def load_reference(config: ExperimentConfig, dataset: LatentDataset) -> Referenc
 def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
     """The dataset's classifier from the cache, or trained now on the images that are not held out."""
     torch.set_num_threads(1)
-    cache = _cache_folder(config, dataset) / f"classifier-{dataset.fingerprint}.safetensors"
+    cache = storage.join(_cache_folder(config, dataset), f"classifier-{dataset.fingerprint}.safetensors")
     channels, num_classes = dataset.info.diffusion_shape[0], len(dataset.info.class_names)
-    if not cache.exists():
+    if not storage.is_file(cache):
         held_out = held_out_indices(dataset)
         images, labels, indices = (
             torch.cat(column) for column in zip(*_real_images(config, dataset), strict=True)
@@ -102,10 +104,9 @@ def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> Trained
         network = train_classifier(images[~is_held_out], labels[~is_held_out], num_classes, seed=0)
         right = class_agreement(network, images[is_held_out], labels[is_held_out])
         facts = {"right": right, "held_out": int(is_held_out.sum()), "trained_on": int((~is_held_out).sum())}
-        temporary = cache.with_suffix(".part")
-        save_file(network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}, temporary)
-        temporary.replace(cache)
-    stored = load_file(cache)
+        tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
+        storage.write_bytes(cache, safetensors.torch.save(tensors))
+    stored = safetensors.torch.load(storage.read_bytes(cache))
     right, count, trained_on = (int(stored.pop(name)) for name in ("right", "held_out", "trained_on"))
     network = SmallClassifier(channels, num_classes)
     network.load_state_dict(stored)
@@ -149,9 +150,6 @@ def _real_images(config: ExperimentConfig, dataset: LatentDataset) -> Iterator[t
         yield stored, labels, indices
 
 
-def _cache_folder(config: ExperimentConfig, dataset: LatentDataset) -> Path:
+def _cache_folder(config: ExperimentConfig, dataset: LatentDataset) -> str:
     """``statistics/`` beside a local dataset's files; with the runs where the dataset is not on a local disk."""
-    is_local = filesystem_of(dataset.path)[0].type_name == "local"
-    folder = (Path(dataset.path) if is_local else config.directory.parent) / "statistics"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return storage.join(dataset.path if storage.is_local(dataset.path) else config.run.root, "statistics")

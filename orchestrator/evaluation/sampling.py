@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dimr_model.diffusion import NoiseSchedule
 from dimr_model.sampling import balanced_labels, initial_noise, sample
+from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import Checkpoint
-from orchestrator.checkpoints.storage import load_ema
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.images import Decoder
 from orchestrator.precision import compute_precision

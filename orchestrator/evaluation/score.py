@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from orchestrator import storage
 from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config import ExperimentConfig
+from orchestrator.evaluation.aside import MAX_GRID_COLUMNS
 from orchestrator.evaluation.classifier import class_agreement
 from orchestrator.evaluation.extractors import load_extractor, to_rgb
 from orchestrator.evaluation.images import save_grid
-from orchestrator.evaluation.preview import MAX_GRID_COLUMNS
 from orchestrator.evaluation.protocol import Measurement, metric_name, sample_protocol
 from orchestrator.evaluation.reference import Reference, TrainedClassifier, load_classifier, load_reference
 from orchestrator.evaluation.sampling import ImageSampler
@@ -129,7 +130,7 @@ def _sample_and_extract(
         progress(statistics.count)
     assert statistics is not None
     columns = min(config.model.num_classes, MAX_GRID_COLUMNS)
-    save_grid(torch.stack(grid), config.directory / "samples.png", columns)
+    save_grid(torch.stack(grid), storage.join(config.directory, "samples.png"), columns)
     return statistics, agreed
 
 

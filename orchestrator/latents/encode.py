@@ -8,7 +8,6 @@ same however many processes made it and however often they were stopped.
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +17,13 @@ import ray
 import ray.data
 
 from dimr_model import randomness
+from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.latents.format import (
     MAX_ROW_GROUP_ROWS,
     DatasetFile,
     DatasetInfo,
-    filesystem_of,
     finished_file,
     write_file,
 )
@@ -246,17 +245,9 @@ def _skipped_name(part: int) -> str:
 
 
 def _skipped_of(path: str, part: int) -> list[str]:
-    filesystem, root = filesystem_of(path)
-    name = f"{root}/{_skipped_name(part)}"
-    if filesystem.get_file_info(name).type != pa.fs.FileType.File:
-        return []
-    with filesystem.open_input_stream(name) as stream:
-        failures: list[Any] = json.loads(stream.read())
-    return [str(failure) for failure in failures]
+    file = storage.join(path, _skipped_name(part))
+    return [str(failure) for failure in json.loads(storage.read_bytes(file))] if storage.is_file(file) else []
 
 
 def _write_json(path: str, name: str, content: list[str]) -> None:
-    filesystem, root = filesystem_of(path)
-    filesystem.create_dir(root, recursive=True)
-    with filesystem.open_output_stream(f"{root}/{name}") as stream:
-        stream.write(json.dumps(content, indent=1).encode())
+    storage.write_bytes(storage.join(path, name), json.dumps(content, indent=1).encode())

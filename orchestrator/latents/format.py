@@ -8,10 +8,9 @@ unit of reading. A folder counts as a dataset only when it holds ``dataset.json`
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -20,13 +19,13 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from orchestrator import storage
 from orchestrator.errors import UserError
 
 FORMAT_VERSION = 1
 INFO_FILE = "dataset.json"
 METADATA_KEY = b"dimr"
 MAX_ROW_GROUP_ROWS = 512
-S3_ATTEMPTS = 10
 Kind = Literal["pixels", "moments"]
 
 
@@ -118,32 +117,6 @@ class LatentDataset:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
-    """The pyarrow filesystem of a local path or URI, and the path within it.
-
-    S3's credentials come from the standard AWS sources (environment, profile, instance role); ``AWS_ENDPOINT_URL`` points
-    it at another server.
-    """
-    if path.startswith("s3://"):
-        return connect_to_s3(), path.removeprefix("s3://").rstrip("/")
-    if "://" in path:
-        filesystem, inner = pa.fs.FileSystem.from_uri(path)
-        return filesystem, inner
-    return pa.fs.LocalFileSystem(), path
-
-
-@lru_cache(maxsize=1)
-def connect_to_s3() -> pa.fs.S3FileSystem:
-    """The S3 that the environment describes; one connection pool per process."""
-    environment = os.environ
-    return pa.fs.S3FileSystem(
-        endpoint_override=environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
-        region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
-        # Throttling and server errors are tried again, for about a minute.
-        retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-    )
-
-
 def to_table(info: DatasetInfo, arrays: npt.NDArray[Any], labels: list[int], indices: list[int]) -> pa.Table:
     """Unflipped rows as a table: ``arrays [N, *info.shape]`` with their labels and source positions."""
     row_bytes = int(np.prod(info.shape)) * info.dtype.itemsize
@@ -216,25 +189,16 @@ def finished_file(path: str, name: str, info: DatasetInfo) -> DatasetFile | None
     Raises:
         UserError: it is there and belongs to another dataset.
     """
-    filesystem, root = filesystem_of(path)
-    if filesystem.get_file_info(f"{root}/{name}").type != pa.fs.FileType.File:
+    if not storage.is_file(storage.join(path, name)):
         return None
-    described = _describe_file(filesystem, root, name, info)
-    with filesystem.open_input_stream(f"{root}/{name}") as stream:
-        return dataclasses.replace(described, sha256=hashlib.sha256(stream.read()).hexdigest())
+    described = _describe_file(*storage.filesystem_of(path), name, info)
+    content = storage.read_bytes(storage.join(path, name))
+    return dataclasses.replace(described, sha256=hashlib.sha256(content).hexdigest())
 
 
 def _write(path: str, name: str, content: pa.Buffer) -> None:
-    """Put a file into a folder in one step: an object store does so by itself, a disk by renaming."""
-    filesystem, root = filesystem_of(path)
-    local = isinstance(filesystem, pa.fs.LocalFileSystem)
-    target = f"{root}/{name}.writing" if local else f"{root}/{name}"
     try:
-        filesystem.create_dir(root, recursive=True)
-        with filesystem.open_output_stream(target) as stream:
-            stream.write(content)
-        if local:
-            filesystem.move(target, f"{root}/{name}")
+        storage.write_bytes(storage.join(path, name), content)
     except OSError as error:
         raise UserError(
             f"{path} could not be written: {error}. Choose a folder that can be written with --data.path."
@@ -243,8 +207,7 @@ def _write(path: str, name: str, content: pa.Buffer) -> None:
 
 def exists(path: str) -> bool:
     """Whether ``path`` holds a complete dataset."""
-    filesystem, root = filesystem_of(path)
-    return bool(filesystem.get_file_info(f"{root}/{INFO_FILE}").type == pa.fs.FileType.File)
+    return storage.is_file(storage.join(path, INFO_FILE))
 
 
 def open_dataset(path: str) -> LatentDataset:
@@ -253,11 +216,10 @@ def open_dataset(path: str) -> LatentDataset:
     Raises:
         UserError: there is no dataset, or a file is missing, truncated or of another kind.
     """
-    filesystem, root = filesystem_of(path)
+    filesystem, root = storage.filesystem_of(path)
     if not exists(path):
         raise UserError(f"There is no dataset at {path}: {INFO_FILE} is not there, which is written last.")
-    with filesystem.open_input_stream(f"{root}/{INFO_FILE}") as stream:
-        description = json.loads(stream.read())
+    description = json.loads(storage.read_bytes(storage.join(path, INFO_FILE)))
     raw = description["info"]
     if raw["format_version"] != FORMAT_VERSION:
         raise UserError(
@@ -311,7 +273,7 @@ def _check_labels(name: str, footer: pq.FileMetaData, info: DatasetInfo) -> None
 
 def read_rows(dataset: LatentDataset, batch_size: int) -> Iterator[pa.Table]:
     """All rows in stored order, as tables of at most ``batch_size`` rows."""
-    filesystem, root = filesystem_of(dataset.path)
+    filesystem, root = storage.filesystem_of(dataset.path)
     for file in dataset.files:
         reader = pq.ParquetFile(f"{root}/{file.name}", filesystem=filesystem)
         for batch in reader.iter_batches(batch_size=batch_size):

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from orchestrator.latents.format import LatentDataset, filesystem_of, to_arrays
+from orchestrator.latents.format import DatasetInfo, LatentDataset, to_arrays
 from orchestrator.latents.order import Order, lanes_of_rank
+from orchestrator.storage import filesystem_of
 
 MAX_READ_TASKS = 2000
+SPREAD_ROW_GROUPS = 16
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,27 @@ def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Datas
     return dataset
 
 
+def read_directly(plan: StreamPlan, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """The same windows in the same order, read by the caller itself instead of Ray Data."""
+    lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
+    for number in range(
+        plan.order.window_at(plan.start), plan.order.window_at(max(plan.start, plan.stop - 1)) + 1
+    ):
+        for lane in lanes:
+            yield read_window(plan, lane, number)
+
+
+def read_spread(dataset: LatentDataset, rows: int) -> Batch:
+    """About ``rows`` rows from row groups spread evenly over a dataset; the same ones every time."""
+    groups = dataset.row_groups
+    chosen = sorted({round(place) for place in np.linspace(0, len(groups) - 1, SPREAD_ROW_GROUPS)})
+    share = -(-rows // len(chosen))
+    parts = []
+    for name, group, _ in (groups[place] for place in chosen):
+        parts.append(_open(dataset.path, name).read_row_group(group).slice(0, share))
+    return _to_batch(dataset.info, pa.concat_tables(parts).slice(0, rows))
+
+
 def read_window(plan: StreamPlan, lane: int, number: int) -> pa.Table:
     """Read one window from parquet: the dataset's columns, with ``lane`` and ``position`` (in the lane) added."""
     window = plan.order.read_plan(lane, number)
@@ -128,12 +151,12 @@ def batches(plan: StreamPlan, tables: Iterator[pa.Table], rank: int, world_size:
                 needed -= len(parts[-1])
                 if len(parts[-1]) < len(head):
                     waiting[lane].appendleft(head.slice(len(parts[-1])))
-        yield _to_batch(plan, pa.concat_tables(parts))
+        yield _to_batch(plan.dataset.info, pa.concat_tables(parts))
 
 
-def _to_batch(plan: StreamPlan, rows: pa.Table) -> Batch:
+def _to_batch(info: DatasetInfo, rows: pa.Table) -> Batch:
     return Batch(
-        arrays=to_arrays(plan.dataset.info, rows),
+        arrays=to_arrays(info, rows),
         labels=rows["label"].to_numpy(),
         indices=rows["index"].to_numpy(),
         flipped=rows["flipped"].to_numpy(),

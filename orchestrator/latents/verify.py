@@ -16,11 +16,11 @@ from orchestrator.errors import UserError
 from orchestrator.latents.format import (
     DatasetInfo,
     LatentDataset,
-    filesystem_of,
     open_dataset,
     read_rows,
     to_arrays,
 )
+from orchestrator.storage import filesystem_of
 
 LARGEST_MEAN = 300.0
 """Means of a VAE's moments lie far within; beyond, half precision or the encoder went wrong."""
@@ -144,4 +144,4 @@ def write_sheet(dataset: LatentDataset, path: Path, vae: str | None) -> None:
         assert info.scaling_factor is not None
         decoder = Decoder(vae, info.scaling_factor, torch.device("cpu"))
         images = torch.cat([decoder.decode(one[None] * info.scaling_factor) for one in means])
-    save_grid(images, path, SHEET_COLUMNS)
+    save_grid(images, str(path), SHEET_COLUMNS)

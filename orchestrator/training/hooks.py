@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from orchestrator.checkpoints.selection import Checkpoint
 
 
+def crossed(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of ``every`` images lies in ``(before, after]``: batches need not end on it."""
+    return before // every != after // every
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
     """What happens on the first rank while training goes on; both must return at once."""

@@ -1,88 +1,108 @@
 """The training loop: the same with or without Ray; whoever calls it brings the batches and takes the reports."""
 
-import time
+import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from dimr_model.diffusion import NoiseSchedule, multi_scale_loss
-from orchestrator.checkpoints.storage import save
+from dimr_model.diffusion import NoiseSchedule
+from orchestrator.checkpoints.saving import CheckpointWriter
 from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
 from orchestrator.latents.format import DatasetInfo
 from orchestrator.latents.stream import Batch
-from orchestrator.training.hooks import Hooks
-from orchestrator.training.optimizer import learning_rate
+from orchestrator.training.hooks import Hooks, crossed
+from orchestrator.training.interval import Interval, mean_losses
+from orchestrator.training.profile import Profiler
 from orchestrator.training.state import TrainState
-from orchestrator.training.step import StepResult, draw, train_step
-
-
-class _Interval:
-    """Sums over the steps since the last report."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.results: list[StepResult] = []
-        self.data_wait = 0.0
-        self.checkpoint_stall = 0.0
-
-    def metrics(self, config: ExperimentConfig, state: TrainState, source_images: int) -> dict[str, float]:
-        """Averages over the interval and all ranks; every rank must call this."""
-        seconds = time.perf_counter() - self.started - self.checkpoint_stall
-        losses = _mean_over_ranks(torch.stack([result.losses for result in self.results]).mean(dim=0))
-        images_per_second = len(self.results) * config.train.batch_size / seconds
-        named = {f"loss/branch{r}": float(loss) for r, loss in enumerate(losses)}
-        return named | {
-            "loss/total": float(multi_scale_loss(losses[:, None], config.diffusion.multi_scale_loss)),
-            "train/gradient_norm": sum(r.gradient_norm for r in self.results) / len(self.results),
-            "train/learning_rate": learning_rate(config.train, state.images_seen),
-            "train/images_per_second": images_per_second,
-            "train/images_per_second_per_worker": images_per_second / dist.get_world_size(),
-            "train/data_wait_fraction": self.data_wait / seconds,
-            "train/checkpoint_stall_seconds": self.checkpoint_stall,
-            "train/skipped_steps": float(state.skipped_steps),
-            "train/epoch": state.images_seen / source_images,
-        }
+from orchestrator.training.step import draw, forward_losses, train_step
+from orchestrator.training.timing import Stopwatch
 
 
 def run_loop(
-    config: ExperimentConfig, info: DatasetInfo, state: TrainState, batches: Iterator[Batch], hooks: Hooks
+    config: ExperimentConfig,
+    info: DatasetInfo,
+    state: TrainState,
+    batches: Iterator[Batch],
+    hooks: Hooks,
+    held_out: Batch | None = None,
 ) -> None:
     """Train from ``state.images_seen`` to ``train.images``, reporting and checkpointing on the way.
 
-    Collective: every rank calls it with its own batches. The last checkpoint is at or just past ``train.images``, which
-    is rounded up to whole batches.
+    Collective: every rank calls it with its own batches, the whole of ``held_out`` and the same position. The last
+    checkpoint is at or just past ``train.images``, which is rounded up to whole batches.
+
+    Raises:
+        UserError: the last checkpoint could not be written.
     """
     train, schedule = config.train, NoiseSchedule(config.diffusion.schedule)
     rank, share = dist.get_rank(), train.batch_size // dist.get_world_size()
-    interval = _Interval()
+    interval, stopwatch = Interval(config, info.num_images, state.device), Stopwatch(state.device)
+    writer, profiler = CheckpointWriter(config, on_gpu=state.device.type == "cuda"), Profiler(config, rank)
+    newest_metrics: dict[str, float] = {}
+
+    def report(metrics: dict[str, float]) -> None:
+        newest_metrics.update(metrics)
+        if rank == 0:
+            hooks.on_metrics(metrics, state.images_seen)
+
+    def announce(checkpoint: object) -> None:
+        if checkpoint is not None and rank == 0:
+            hooks.on_checkpoint(checkpoint)  # type: ignore[arg-type]
+
     while state.images_seen < train.images:
-        asked = time.perf_counter()
-        batch = next(batches)
-        interval.data_wait += time.perf_counter() - asked
-        draws = draw(config, info, batch, state.images_seen + rank * share, state.attempt)
+        with stopwatch.part("data"):
+            batch = next(batches)
+        with stopwatch.part("draws"):
+            draws = draw(config, info, batch, state.images_seen + rank * share, state.attempt)
         before = state.images_seen
-        interval.results.append(train_step(config, state, draws, schedule))
+        interval.add(train_step(config, state, draws, schedule, stopwatch))
+        profiler.step()
 
         is_last = state.images_seen >= train.images
-        if is_last or _crossed(before, state.images_seen, train.log_every_images):
-            metrics = interval.metrics(config, state, info.num_images)
-            if rank == 0:
-                hooks.on_metrics(metrics, state.images_seen)
-            interval = _Interval()
-        if is_last or _crossed(before, state.images_seen, train.checkpoint_every_images):
-            started = time.perf_counter()
-            checkpoint = save(config, state.images_seen, state.state_dict())
-            interval.checkpoint_stall += time.perf_counter() - started
-            if rank == 0:
-                hooks.on_checkpoint(checkpoint)
+        if is_last or crossed(before, state.images_seen, train.log_every_images):
+            report(interval.close(state, stopwatch))
+        announce(writer.completed())
+        if is_last or crossed(before, state.images_seen, train.checkpoint_every_images):
+            if held_out is not None:
+                report(held_out_losses(config, info, state, held_out))
+            announce(writer.finish())
+            interval.add_checkpoint_stall(
+                writer.start(state.images_seen, state.state_dict(), dict(newest_metrics))
+            )
+    last = writer.finish()
+    writer.close()
+    announce(last)
+    if last is None:
+        raise UserError(
+            f"The last checkpoint, at {state.images_seen} images, could not be written to {config.directory}; the log "
+            "says why. Make room and run the same command again: it goes on from the newest complete one."
+        )
 
 
-def _crossed(before: int, after: int, every: int) -> bool:
-    return before // every != after // every
-
-
-def _mean_over_ranks(values: Tensor) -> Tensor:
-    dist.all_reduce(values)
-    return values / dist.get_world_size()
+@torch.no_grad()
+def held_out_losses(
+    config: ExperimentConfig, info: DatasetInfo, state: TrainState, held_out: Batch
+) -> dict[str, float]:
+    """Losses of rows that are never trained on, at noise and diffusion steps that never change; collective."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    places = np.array_split(np.arange(len(held_out.labels)), world_size)[rank]
+    # Every rank runs as many forward passes as every other: they gather weights together.
+    size = max(1, config.train.batch_size // world_size // config.train.micro_batches)
+    largest_share = math.ceil(len(held_out.labels) / world_size)
+    schedule, dtype = NoiseSchedule(config.diffusion.schedule), next(state.model.parameters()).dtype
+    losses, steps = [], []
+    for number in range(math.ceil(largest_share / size)):
+        part = places[number * size : (number + 1) * size]
+        rows = part if len(part) else places[:1]
+        batch = Batch(
+            held_out.arrays[rows], held_out.labels[rows], held_out.indices[rows], held_out.flipped[rows]
+        )
+        draws = draw(config, info, batch, first=int(rows[0]), held_out=True).to(state.device, dtype)
+        losses.append(forward_losses(config, state, draws, schedule)[:, : len(part)])
+        steps.append(draws.step[: len(part)])
+    return mean_losses(
+        torch.cat(losses, dim=1), torch.cat(steps), config.diffusion.multi_scale_loss, "_held_out"
+    )

@@ -1,6 +1,6 @@
 """How one model becomes many shards: recomputation, compilation and FSDP2 over a device mesh, block by block."""
 
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
@@ -8,6 +8,25 @@ from orchestrator.config import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
 """Parameters below which a block is gathered with the rest: a collective of its own would cost more than it hides."""
+
+
+def make_mesh(config: TrainConfig, device_type: str, world_size: int, workers_per_node: int) -> DeviceMesh:
+    """Copies x shards: every worker holds ``1 / shards`` of weights, gradients, optimizer and EMA.
+
+    Raises:
+        ValueError: hybrid sharding where the nodes do not hold equally many workers.
+    """
+    shards = {"replicate": 1, "shard": world_size, "hybrid": workers_per_node}[config.sharding]
+    if world_size % shards:
+        raise ValueError(
+            f"train.sharding hybrid needs equally many workers on every node; {world_size} workers were placed "
+            f"{workers_per_node} to a node. Set train.workers to a multiple of a node's GPUs, or train.sharding to shard."
+        )
+    if shards == world_size:
+        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
+    return init_device_mesh(
+        device_type, (world_size // shards, shards), mesh_dim_names=("replicate", "shard")
+    )
 
 
 def parallelize(

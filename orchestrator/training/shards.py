@@ -1,4 +1,4 @@
-"""Which rank reads what: Ray Train's data configuration over the deterministic stream."""
+"""Where a worker group starts and which rank reads what: Ray Train's data configuration over the deterministic stream."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,13 @@ from typing import Any
 import ray.data
 import ray.train
 
-from orchestrator.checkpoints.selection import newest_valid
+from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.config import ExperimentConfig
 from orchestrator.latents.format import LatentDataset
-from orchestrator.latents.stream import StreamPlan, make_order, rank_dataset
+from orchestrator.latents.stream import Batch, StreamPlan, make_order, rank_dataset, read_spread
 from orchestrator.training.hooks import Hooks
+
+HELD_OUT_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -22,40 +24,61 @@ class TrainJob:
     dataset: LatentDataset
     make_hooks: Callable[[], Hooks]
     """Called in every worker; the first rank's are used."""
+    held_out: LatentDataset | None = None
+    """Never trained on."""
 
 
-def plan_stream(job: TrainJob) -> StreamPlan:
-    """What is left to read, from where the newest checkpoint stands."""
+@dataclass(frozen=True)
+class Start:
+    """Where training goes on from; chosen once for a whole worker group."""
+
+    checkpoint: Checkpoint | None
+    plan: StreamPlan
+    held_out: Batch | None
+    """Rows for the held-out loss, the same ones every time."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A rank's share."""
+
+    start: Start
+    data: ray.data.DataIterator
+    """The windows of the rank's lanes, in order."""
+
+
+def find_start(job: TrainJob) -> Start:
+    """The newest valid checkpoint, and what is left to read from there."""
     config = job.config
     newest = newest_valid(config.directory)
     order = make_order(
         job.dataset, seed=config.run.seed, lanes=config.data.lanes, window=config.data.shuffle_window
     )
-    return StreamPlan(
-        job.dataset, order, config.train.batch_size, newest.images_seen if newest else 0, config.train.images
-    )
+    images_seen = newest.images_seen if newest else 0
+    plan = StreamPlan(job.dataset, order, config.train.batch_size, images_seen, config.train.images)
+    held_out = read_spread(job.held_out, HELD_OUT_ROWS) if job.held_out else None
+    return Start(newest, plan, held_out)
+
+
+def make_shard(start: Start, rank: int, world_size: int, cpus: float) -> Shard:
+    """A rank's share, read with ``cpus`` CPUs."""
+    dataset = rank_dataset(start.plan, rank, world_size)
+    dataset.context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus)
+    return Shard(start, dataset.iterator())
 
 
 class DeterministicOrder(ray.train.DataConfig):  # type: ignore[misc]
-    """Hands every Ray Train worker the dataset of its own lanes, from where the newest checkpoint stands.
+    """Hands every Ray Train worker its :class:`Shard`; called at every (re)start of the worker group."""
 
-    ``plan`` is called at every (re)start of the worker group.
-    """
-
-    def __init__(self, plan: Callable[[], StreamPlan], data_cpus: float) -> None:
+    def __init__(self, data_cpus: float) -> None:
         super().__init__()
-        self._plan = plan
         self._data_cpus = data_cpus
 
     def configure(
         self, datasets: Any, world_size: int, worker_handles: Any, worker_node_ids: Any, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """One iterator per rank, each with its share of the CPUs for reading."""
-        plan = self._plan()
-        shards = []
-        for rank in range(world_size):
-            dataset = rank_dataset(plan, rank, world_size)
-            limits = ray.data.ExecutionResources(cpu=max(1.0, self._data_cpus / world_size))
-            dataset.context.execution_options.resource_limits = limits
-            shards.append({"train": dataset.iterator()})
-        return shards
+        """``datasets["train"]`` is the :class:`Start` that was found for this worker group."""
+        cpus = max(1.0, self._data_cpus / world_size)
+        return [
+            {"train": make_shard(datasets["train"], rank, world_size, cpus)} for rank in range(world_size)
+        ]

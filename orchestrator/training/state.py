@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from dimr_model import DiMR, randomness
 from dimr_model.ema import EMA
+from orchestrator.checkpoints.weights import load_weights
 from orchestrator.config import ExperimentConfig
 from orchestrator.training.optimizer import build_optimizer
 from orchestrator.training.parallelize import parallelize
@@ -48,11 +49,20 @@ class TrainState:
             setattr(self, name, value)
 
 
-def fresh_state(config: ExperimentConfig, mesh: DeviceMesh, device: torch.device) -> TrainState:
-    """The state before the first step; weights depend on ``run.seed`` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(randomness.generator(config.run.seed, "weights").integers(2**62)))
-        model = DiMR(config.model)
-        model.initialize(config.train.initial_std, config.train.initial_embedding_std)
-    model = parallelize(model.to(device), mesh, config.train)
+def fresh_state(
+    config: ExperimentConfig, mesh: DeviceMesh, device: torch.device, resumes: bool = False
+) -> TrainState:
+    """The state before the first step; weights depend on ``run.seed`` alone, or are those of ``train.init_from``.
+
+    Args:
+        resumes: a checkpoint will be loaded into it, so that ``train.init_from`` need not be there any more.
+    """
+    if config.train.init_from is not None and not resumes:
+        model = load_weights(config.train.init_from, config.model)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(randomness.generator(config.run.seed, "weights").integers(2**62)))
+            model = DiMR(config.model)
+            model.initialize(config.train.initial_std, config.train.initial_embedding_std)
+    model = parallelize(model.train().to(device), mesh, config.train)
     return TrainState(model, build_optimizer(model, config.train), EMA(model), device)

@@ -1,30 +1,62 @@
-"""What runs in every Ray Train worker."""
+"""One rank of training: in a Ray Train worker, or without Ray in a process of torchrun or alone."""
 
 import logging
+import os
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
-import ray.data
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
-from orchestrator.checkpoints.selection import newest_valid
-from orchestrator.checkpoints.storage import load
-from orchestrator.latents.stream import batches
+from orchestrator.checkpoints.loading import load
+from orchestrator.latents.stream import batches, read_directly
 from orchestrator.training.loop import run_loop
-from orchestrator.training.shards import TrainJob, plan_stream
-from orchestrator.training.state import fresh_state
+from orchestrator.training.parallelize import make_mesh
+from orchestrator.training.shards import Shard, Start, TrainJob, find_start, make_shard
+from orchestrator.training.state import TrainState, fresh_state
 
 
-def run_worker(job: TrainJob) -> None:
-    """Train from the newest valid checkpoint; where ``train.workers`` is 0, in the calling process."""
-    config = job.config
+def run_ray_worker(job: TrainJob, data_cpus: float) -> None:
+    """Train in a Ray Train worker; where ``train.workers`` is 0, in the calling process."""
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    shard = ray.train.get_dataset_shard("train")
+    if isinstance(shard, Start):  # Ray Train configures no data where it starts no workers.
+        shard = make_shard(shard, 0, 1, data_cpus)
+    device = ray.train.torch.get_device() if job.config.train.use_gpu else torch.device("cpu")
+    per_node = ray.train.get_context().get_local_world_size()
+    run_rank(job, shard.start, _tables(shard), device, per_node)
+
+
+def run_process(job: TrainJob) -> TrainState:
+    """Train without Ray: alone, or as one of the processes that torchrun started. Reads the files itself."""
+    logging.basicConfig(level=logging.WARNING)
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    device = torch.device("cpu")
+    if job.config.train.use_gpu:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if job.config.train.use_gpu else "gloo",
+            device_id=device if device.type == "cuda" else None,
+        )
+    try:
+        start = _same_everywhere(job)
+        rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        return run_rank(job, start, read_directly(start.plan, rank, world_size), device, per_node)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def run_rank(
+    job: TrainJob, start: Start, tables: Iterator[pa.Table], device: torch.device, workers_per_node: int
+) -> TrainState:
+    """Train from ``start`` to ``train.images``; a process group of one is made where there is none."""
+    config = job.config
     if not config.train.use_gpu:
         torch.set_num_threads(config.train.threads_per_worker)
     alone = not dist.is_initialized()
@@ -32,22 +64,30 @@ def run_worker(job: TrainJob) -> None:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         rank, world_size = dist.get_rank(), dist.get_world_size()
-        device = ray.train.torch.get_device() if config.train.use_gpu else torch.device("cpu")
-        state = fresh_state(config, init_device_mesh(device.type, (world_size,)), device)
-        checkpoint = newest_valid(config.directory)
-        if checkpoint is not None:
+        mesh = make_mesh(config.train, device.type, world_size, workers_per_node)
+        state = fresh_state(config, mesh, device, resumes=start.checkpoint is not None)
+        if start.checkpoint is not None:
             saved = state.state_dict()
-            load(checkpoint, saved)
+            load(start.checkpoint, saved)
             state.load_state_dict(saved)
-        plan = plan_stream(job)
-        stream = batches(plan, _tables(ray.train.get_dataset_shard("train")), rank, world_size)
-        run_loop(config, job.dataset.info, state, stream, job.make_hooks())
+        stream = batches(start.plan, tables, rank, world_size)
+        run_loop(config, job.dataset.info, state, stream, job.make_hooks(), start.held_out)
+        return state
     finally:
         if alone:
             dist.destroy_process_group()
 
 
-def _tables(shard: Any) -> Iterator[pa.Table]:
-    """A Ray Data shard's Arrow blocks, in order, one or more read ahead."""
-    iterator = shard if isinstance(shard, ray.data.DataIterator) else shard.iterator()
-    yield from iterator.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+def _same_everywhere(job: TrainJob) -> Start:
+    """The first rank's choice of where to start."""
+    if not dist.is_initialized():
+        return find_start(job)
+    choice: list[Start | None] = [find_start(job) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(choice, src=0)
+    assert choice[0] is not None
+    return choice[0]
+
+
+def _tables(shard: Shard) -> Iterator[pa.Table]:
+    """A shard's Arrow blocks, in order, some read ahead."""
+    yield from shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

@@ -9,11 +9,12 @@ import pytest
 
 from orchestrator.config import DataConfig, ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.latents.format import connect_to_s3, filesystem_of, open_dataset, read_rows
+from orchestrator.latents.format import open_dataset, read_rows
 from orchestrator.latents.prepare import prepare_dataset
 from orchestrator.latents.sources.listing import list_source
 from orchestrator.latents.verify import verify
 from orchestrator.runs import open_run
+from orchestrator.storage import connect_to_s3, filesystem_of
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
@@ -77,7 +78,7 @@ def test_trains_from_s3_and_keeps_no_secret(tmp_path: Path, s3_server: str) -> N
     dataset = open_dataset(config_.data.path)
     run = open_run(config_, dataset.fingerprint)
     train(TrainJob(config_, dataset, make_hooks=no_hooks), data_cpus=1)
-    assert (run.directory / "checkpoints" / "64" / "COMPLETE.json").exists()
+    assert (Path(run.directory) / "checkpoints" / "64" / "COMPLETE.json").exists()
     found = subprocess.run(["grep", "-rl", "test-secret-7f3a", str(tmp_path)], capture_output=True, text=True)
     assert found.stdout == ""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from orchestrator.tracking import Tracker, server_problem
+from orchestrator.tracking.tracker import Tracker, server_problem
 
 PATIENCE_SECONDS = 120
 

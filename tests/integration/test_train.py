@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.checkpoints.storage import load_ema
+from orchestrator.checkpoints.loading import load_ema
 from orchestrator.config import ExperimentConfig
 from orchestrator.latents.format import LatentDataset
 from orchestrator.training.entry import train
@@ -54,7 +54,7 @@ def test_two_sharded_workers_train_what_one_process_does(tmp_path: Path) -> None
     dataset = write_numbered(tmp_path / "data", 50, 8)
     alone = run(tiny(tmp_path / "alone", dataset.path), dataset)
     together = run(tiny(tmp_path / "together", dataset.path, train={"workers": 2}), dataset)
-    shards = [file.name for file in together.path.glob("*.distcp")]
+    shards = [file.name for file in Path(together.path).glob("*.distcp")]
     assert sorted(shards) == ["__0_0.distcp", "__1_0.distcp"]
     # AdamW divides by the gradient's own size, so rounding in a sum shows at the size of the learning rate.
     assert_equal(weights(alone), weights(together), tolerance=1e-4)
@@ -64,7 +64,7 @@ def test_a_broken_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pytes
     dataset = write_numbered(tmp_path / "data", 50, 8)
     config = tiny(tmp_path, dataset.path)
     newest = run(config, dataset)
-    shard = newest.path / "__0_0.distcp"
+    shard = Path(newest.path) / "__0_0.distcp"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(bytes(content))
@@ -77,7 +77,7 @@ def test_a_broken_newest_checkpoint_is_passed_over(tmp_path: Path, caplog: pytes
 def test_an_interrupted_checkpoint_does_not_count(tmp_path: Path) -> None:
     dataset = write_numbered(tmp_path / "data", 50, 8)
     config = tiny(tmp_path, dataset.path)
-    (run(config, dataset).path / "COMPLETE.json").unlink()
+    (Path(run(config, dataset).path) / "COMPLETE.json").unlink()
     older = newest_valid(config.directory)
     assert older is not None and older.images_seen == 32
 

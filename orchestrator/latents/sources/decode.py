@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from orchestrator.latents.format import filesystem_of
 from orchestrator.latents.sources.listing import WHOLE_FILE
+from orchestrator.storage import filesystem_of
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import DataConfig
 from orchestrator.errors import UserError
-from orchestrator.latents.format import filesystem_of
+from orchestrator.storage import filesystem_of
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 WHOLE_FILE = -1

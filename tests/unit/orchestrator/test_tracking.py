@@ -8,7 +8,8 @@ import mlflow
 import pytest
 from PIL import Image
 
-from orchestrator.tracking import Journal, Tracker, server_problem
+from orchestrator.tracking.journal import Journal
+from orchestrator.tracking.tracker import Tracker, server_problem
 
 
 def tracker(folder: Path, uri: str) -> Tracker:

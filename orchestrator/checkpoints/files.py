@@ -1,0 +1,129 @@
+"""Torch's distributed checkpoint over :mod:`orchestrator.storage`: shards go straight to a disk or an object store.
+
+What is written is hashed on the way, so that the marker's checksums cost no second reading.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+
+from orchestrator import storage
+from orchestrator.checkpoints.selection import FileDescription
+
+S3_READ_AHEAD = 1 << 23
+
+
+class HashingStream(io.RawIOBase):
+    """Passes on what is written, and hashes it."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+
+    def writable(self) -> bool:
+        """It only writes."""
+        return True
+
+    def write(self, content: Any) -> int:
+        """Write all of it."""
+        view = memoryview(content).cast("B")
+        self._target.write(view)
+        self._sha256.update(view)
+        self._size += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._size
+
+    def flush(self) -> None:
+        """Hand buffered bytes on."""
+        if not self.closed:
+            self._target.flush()
+
+    def fileno(self) -> int:
+        """For fsync; an object store has none, and raises what says so."""
+        return int(self._target.fileno())
+
+    def description(self) -> FileDescription:
+        """Of everything written."""
+        return FileDescription(self._size, self._sha256.hexdigest())
+
+
+class CheckpointFiles(FileSystemBase):
+    """The file operations that torch's checkpoints need; remembers what it wrote."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, FileDescription] = {}
+        """Name -> size and hash."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
+        """A file to read (``rb``) or to write (``wb``)."""
+        filesystem, inner = storage.filesystem_of(str(path))
+        if mode == "rb":
+            with filesystem.open_input_file(inner) as source:
+                yield io.BufferedReader(source, S3_READ_AHEAD)
+            return
+        is_local = storage.is_local(str(path))
+        with open(inner, "wb") if is_local else filesystem.open_output_stream(inner) as target:
+            hashing = HashingStream(target)
+            yield cast(io.IOBase, hashing)
+        self.written[_name(path)] = hashing.description()
+
+    def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
+        """Of a file in a folder."""
+        return storage.join(str(path), suffix)
+
+    def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        """Give a written file its final name."""
+        filesystem, inner = storage.filesystem_of(str(path))
+        filesystem.move(inner, storage.filesystem_of(str(new_path))[1])
+        self.written[_name(new_path)] = self.written.pop(_name(path))
+
+    def init_path(self, path: str | os.PathLike[str]) -> str:
+        """Paths and URIs stay strings."""
+        return str(path)
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Only disks have folders."""
+        if storage.is_local(str(path)):
+            os.makedirs(path, exist_ok=True)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Any path or URI will do."""
+        return True
+
+    def exists(self, path: str | os.PathLike[str]) -> bool:
+        """Whether there is such a file."""
+        return storage.is_file(str(path))
+
+    def rm_file(self, path: str | os.PathLike[str]) -> None:
+        """Remove a file."""
+        storage.delete_file(str(path))
+
+
+def writer(path: str, files: CheckpointFiles) -> FileSystemWriter:
+    """Writes a checkpoint's shards into the folder ``path``."""
+    made = FileSystemWriter("")
+    # Typed as the local one, though any will do; torch's own fsspec writer does the same.
+    made.fs, made.path = files, files.init_path(path)  # type: ignore[assignment]
+    return made
+
+
+def reader(path: str) -> FileSystemReader:
+    """Reads a checkpoint's shards from the folder ``path``."""
+    made, files = FileSystemReader(""), CheckpointFiles()
+    made.fs, made.path = files, files.init_path(path)  # type: ignore[assignment]
+    return made
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    return str(path).rpartition("/")[2]

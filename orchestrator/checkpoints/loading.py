@@ -1,0 +1,40 @@
+"""Reading checkpoints, at any world size, and exporting them."""
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+
+from dimr_model import DiMR
+from orchestrator import storage
+from orchestrator.checkpoints.files import reader
+from orchestrator.checkpoints.selection import Checkpoint
+
+
+def load(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+    """Fill a state dict of the same structure in place, at any world size; every rank must call this."""
+    dcp.load(state, storage_reader=reader(checkpoint.path))
+
+
+def load_ema(checkpoint: Checkpoint) -> DiMR:
+    """The network with its EMA weights, float32 on the CPU, in eval mode; needs no process group."""
+    model = DiMR(checkpoint.config.model)
+    weights: dict[str, Tensor] = {name: torch.empty_like(p) for name, p in model.named_parameters()}
+    with warnings.catch_warnings():
+        # It warns that no process group is there, which is what no_dist says.
+        warnings.simplefilter("ignore", UserWarning)
+        dcp.load({"ema": weights}, storage_reader=reader(checkpoint.path), no_dist=True)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def export(checkpoint: Checkpoint, directory: str) -> None:
+    """Write the EMA weights as safetensors with config.json, which ``DiMR.from_pretrained`` loads without Ray."""
+    with tempfile.TemporaryDirectory() as folder:
+        load_ema(checkpoint).save_pretrained(folder)
+        for file in sorted(Path(folder).iterdir()):
+            storage.write_bytes(storage.join(directory, file.name), file.read_bytes())

@@ -1,0 +1,114 @@
+"""Writing checkpoints beside training: a copy is taken at once, all ranks write it in a thread of theirs, the marker last."""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from orchestrator import storage
+from orchestrator.checkpoints.files import CheckpointFiles, writer
+from orchestrator.checkpoints.retention import prune
+from orchestrator.checkpoints.selection import CONFIG_FILE, MARKER, Checkpoint, Marker, checkpoints_folder
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import to_yaml
+
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time. Collective: every rank has one, and calls its methods in the same order.
+
+    A checkpoint that cannot be written (a full disk, a store that is gone) is warned about and given up; training goes on
+    and the next one is tried. What it leaves behind has no marker, so it never counts.
+    """
+
+    def __init__(self, config: ExperimentConfig, on_gpu: bool = False) -> None:
+        self._config = config
+        # Its own group: a thread's collectives must not mix with those of training.
+        self._group: Any = dist.new_group(backend="gloo")
+        self._is_first_rank = dist.get_rank() == 0
+        self._stager = DefaultStager(
+            StagingOptions(on_gpu, False, use_async_staging=False, use_non_blocking_copy=on_gpu)
+        )
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[Checkpoint] | None = None
+
+    def start(self, images_seen: int, state: dict[str, Any], metrics: dict[str, float]) -> float:
+        """Copy the state and begin to write it; an earlier one that is still being written is waited for.
+
+        Returns:
+            Seconds that the caller lost.
+        """
+        started = time.perf_counter()
+        self.finish()
+        checkpoint = Checkpoint(
+            storage.join(checkpoints_folder(self._config.directory), str(images_seen)), images_seen
+        )
+        staged: Any = self._stager.stage(state)
+        self._pending = self._pool.submit(self._write, checkpoint, staged, metrics)
+        return time.perf_counter() - started
+
+    def completed(self) -> Checkpoint | None:
+        """The checkpoint that was being written, once, when it is complete; never waits."""
+        return self.finish() if self._pending is not None and self._pending.done() else None
+
+    def finish(self) -> Checkpoint | None:
+        """Wait for the checkpoint that is being written; None where there is none or it failed."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return None
+        try:
+            return pending.result()
+        except Exception as error:  # Whatever a disk or a store raises, training is worth more.
+            if self._is_first_rank:
+                logger.warning("A checkpoint could not be written and was given up; training goes on. %s", error)  # fmt: skip
+            return None
+
+    def close(self) -> None:
+        """End the thread; what is still being written is waited for."""
+        self._pool.shutdown()
+        self._stager.close()
+
+    def _write(self, checkpoint: Checkpoint, state: dict[str, Any], metrics: dict[str, float]) -> Checkpoint:
+        files = CheckpointFiles()
+        self._on_first_rank(lambda: self._begin(checkpoint, files))
+        dcp.save(state, storage_writer=writer(checkpoint.path, files), process_group=self._group)
+        described = {
+            name: file for part in self._gather(lambda: files.written) for name, file in part.items()
+        }
+        self._on_first_rank(lambda: Marker(dict(sorted(described.items())), metrics).write(checkpoint))
+        if self._is_first_rank:
+            prune(self._config)
+        return checkpoint
+
+    def _begin(self, checkpoint: Checkpoint, files: CheckpointFiles) -> None:
+        """A folder that holds nothing but the config; one that an interrupted save left is emptied."""
+        if storage.sizes(checkpoint.path):
+            storage.delete_file(storage.join(checkpoint.path, MARKER))
+            storage.delete_folder(checkpoint.path)
+        files.mkdir(checkpoint.path)
+        with files.create_stream(storage.join(checkpoint.path, CONFIG_FILE), "wb") as stream:
+            stream.write(to_yaml(self._config).encode())
+
+    def _on_first_rank(self, work: Callable[[], None]) -> None:
+        self._gather(work if self._is_first_rank else lambda: None)
+
+    def _gather(self, work: Callable[[], Result]) -> list[Result]:
+        """Results of all ranks; where one failed, all of them raise what it raised."""
+        outcome: tuple[Result | None, str]
+        try:
+            outcome = (work(), "")
+        except Exception as error:
+            outcome = (None, f"{type(error).__name__}: {error}")
+        gathered: list[Any] = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(gathered, outcome, group=self._group)
+        problems = [problem for _, problem in gathered if problem]
+        if problems:
+            raise OSError("; ".join(problems))
+        return [result for result, _ in gathered]

@@ -1,0 +1,80 @@
+"""Weights by whatever they lie in: a run's folder, one checkpoint, an exported folder, or a released file."""
+
+import tempfile
+from pathlib import Path
+
+from dimr_model import DiMR, DiMRConfig
+from orchestrator import storage
+from orchestrator.checkpoints.loading import load_ema
+from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, newest_valid, problem_of
+from orchestrator.errors import UserError
+
+WEIGHTS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+def load_weights(path: str, expected: DiMRConfig | None = None) -> DiMR:
+    """The network in eval mode on the CPU; of checkpoints, the EMA weights.
+
+    Args:
+        path: a run's folder (its newest checkpoint), a checkpoint's folder, an exported folder, or a released ``.pth``;
+            all but the last may be ``s3://``.
+        expected: the architecture that it must have.
+
+    Raises:
+        UserError: there are no weights, they are broken, or of another architecture.
+    """
+    model = _load(path, expected.num_heads if expected else 16).eval()
+    if expected is not None:
+        found = model.architecture
+        differing = [
+            f"{name} is {getattr(found, name)!r}, not {getattr(expected, name)!r}"
+            for name in expected.__dataclass_fields__
+            if getattr(found, name) != getattr(expected, name)
+        ]
+        if differing:
+            raise UserError(
+                f"The weights at {path} are of another network than the config's: {'; '.join(differing)}. Name other "
+                "weights, or set model.* to theirs."
+            )
+    return model
+
+
+def _load(path: str, num_heads: int) -> DiMR:
+    if storage.is_local(path) and Path(path).is_file():
+        try:
+            return DiMR.from_released(path, num_heads)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise UserError(f"{path} is not a released DiMR file: {error}") from error
+        except Exception as error:  # torch names what it refuses to unpickle in errors of several kinds.
+            raise UserError(f"{path} cannot be read as weights ({type(error).__name__}: {error}).") from error
+    names = storage.sizes(path)
+    if all(name in names for name in WEIGHTS_FILES):
+        return _load_exported(path)
+    if "checkpoints" in names:
+        newest = newest_valid(path)
+        if newest is None:
+            raise UserError(f"The run {path} has no complete checkpoint yet.")
+        return load_ema(newest)
+    last = path.rstrip("/").rpartition("/")[2]
+    if CONFIG_FILE in names and last.isdigit():
+        checkpoint = Checkpoint(path.rstrip("/"), int(last))
+        problem = problem_of(checkpoint)
+        if problem:
+            raise UserError(f"{path} is not a complete checkpoint: {problem}. Name another of its run.")
+        return load_ema(checkpoint)
+    raise UserError(
+        f"There are no weights at {path}: expected a run's folder, a checkpoint, an exported folder (with "
+        f"{' and '.join(WEIGHTS_FILES)}), or a released .pth file."
+    )
+
+
+def _load_exported(path: str) -> DiMR:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in WEIGHTS_FILES:
+            (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(path, name)))
+        try:
+            return DiMR.from_pretrained(folder, low_cpu_mem_usage=False)
+        except Exception as error:  # safetensors and the hub mixin raise errors of several kinds.
+            raise UserError(
+                f"The exported weights at {path} are broken ({error}). Export them again."
+            ) from error

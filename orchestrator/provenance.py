@@ -1,0 +1,24 @@
+"""Which code and which packages made a run."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "ray", "diffusers", "timm", "mlflow", "pyarrow", "s3fs", "torch-fidelity", "numpy")
+
+
+def provenance() -> dict[str, str]:
+    """Tags of a run: git revision (with ``-dirty`` where files differ from it) and versions."""
+    versions = {f"version.{name}": metadata.version(name) for name in PACKAGES}
+    return {"git.revision": git_revision(), "version.python": platform.python_version(), **versions}
+
+
+def git_revision() -> str:
+    """Of the checkout that this code runs from; ``unknown`` where it was installed or submitted without its history."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()

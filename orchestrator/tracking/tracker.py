@@ -1,0 +1,124 @@
+"""The one process per run that writes its journal and its MLflow run."""
+
+import logging
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from typing import Any
+
+from orchestrator import storage
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.tracking.journal import JOURNAL_FILE, Journal, RunFiles
+from orchestrator.tracking.mlflow_sync import MLflowSync
+
+SYNC_SECONDS = 2.0
+RETRY_SECONDS = 15.0
+KEEP_SECONDS = 60.0
+# Loading MLflow and creating its store takes seconds of CPU that the starting workers need more.
+START_SECONDS = 30.0
+logger = logging.getLogger(__name__)
+
+
+def tracking_uri(config: ExperimentConfig) -> str:
+    """Where MLflow is: the config's server, else the environment's, else the SQLite store that all runs share.
+
+    Raises:
+        UserError: the runs lie in an object store, where there can be no SQLite, and no server is named.
+    """
+    named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not named and not storage.is_local(config.run.root):
+        raise UserError(
+            f"run.root {config.run.root} is an object store, which cannot hold MLflow's embedded database. Name a "
+            "tracking server with --tracking.uri or MLFLOW_TRACKING_URI (a local file will do: sqlite:////path/mlflow.db)."
+        )
+    return named or f"sqlite:///{storage.join(config.directory.rpartition('/')[0], 'mlflow.db')}"
+
+
+def server_problem(uri: str, timeout_seconds: float = 3.0) -> str | None:
+    """Why a tracking server does not answer, or None if it does (or is a local store)."""
+    if not uri.startswith(("http://", "https://")):
+        return None
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_seconds).close()
+    except urllib.error.HTTPError:
+        return None  # It answers; whether we are let in shows when writing.
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
+class Tracker:
+    """Takes records at once, and copies them to MLflow in a thread of its own."""
+
+    def __init__(self, directory: str, run_name: str, experiment: str, uri: str) -> None:
+        self._files = RunFiles(directory)
+        self._journal = Journal(self._files.folder / JOURNAL_FILE)
+        self._latest: dict[str, float] = {}
+        self._kept = time.monotonic()
+        if not self._journal.records():
+            self._journal.append("run", key=uuid.uuid4().hex, name=run_name)
+        self._sync = MLflowSync(self._files, directory, experiment, uri)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
+        self._thread.start()
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Dotted configuration keys and values."""
+        self._journal.append("params", values={key: str(value) for key, value in params.items()})
+
+    def log_metrics(self, values: dict[str, float], images_seen: int) -> None:
+        """Metrics at a point of training; MLflow's step is images seen."""
+        self._journal.append("metrics", step=images_seen, values=values)
+        self._latest = {**self._latest, **values, "images_seen": float(images_seen)}
+
+    def log_image(self, key: str, file: str, images_seen: int) -> None:
+        """A picture in the run's folder, given by its path relative to it."""
+        self._journal.append("image", step=images_seen, key=key, file=file)
+
+    def log_artifact(self, file: str) -> None:
+        """A file in the run's folder, given by its path relative to it."""
+        self._journal.append("artifact", file=file)
+
+    def log_tags(self, tags: dict[str, str]) -> None:
+        """Tags of the run, such as an evaluation's protocol."""
+        self._journal.append("tags", values=tags)
+
+    def log_status(self, status: str) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        self._journal.append("status", status=status)
+
+    def latest(self) -> dict[str, float]:
+        """The newest value of every metric, and images_seen; for progress bars."""
+        return self._latest
+
+    def keep(self) -> None:
+        """Make what was logged so far as safe as the checkpoint it belongs to."""
+        try:
+            self._files.send()
+        except OSError as error:
+            logger.warning(
+                "The journal could not be copied to the run's folder; it is tried again. %s", error
+            )
+
+    def close(self, timeout_seconds: float) -> str | None:
+        """Copy what is left; returns why that failed, or None. The journal keeps everything in any case."""
+        self._stop.set()
+        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            return "it does not answer"
+        return self._sync.problem
+
+    def _run(self) -> None:
+        self._stop.wait(START_SECONDS)
+        while not self._stop.is_set():
+            self._sync.copy()
+            if time.monotonic() - self._kept > KEEP_SECONDS:
+                self.keep()
+                self._kept = time.monotonic()
+            self._stop.wait(RETRY_SECONDS if self._sync.problem else SYNC_SECONDS)
+        self._sync.copy()
+        self.keep()

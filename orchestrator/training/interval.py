@@ -1,0 +1,117 @@
+"""What is reported between two points of training: means over the interval's steps and over all ranks."""
+
+import socket
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dimr_model.complexity import count_macs
+from dimr_model.config import NUM_STEPS
+from dimr_model.diffusion import loss_weights
+from orchestrator.config import ExperimentConfig
+from orchestrator.training.hardware import node_usage, peak_flops
+from orchestrator.training.optimizer import learning_rate
+from orchestrator.training.state import TrainState
+from orchestrator.training.step import StepResult
+from orchestrator.training.timing import Stopwatch
+
+NOISE_BINS = 5
+"""Diffusion steps 1..1000 in equal parts, for the loss by noise level."""
+FORWARD_AND_BACKWARD = 3
+"""A training step computes about three times what a forward pass does."""
+
+
+class Interval:
+    """Collects the steps since the last report."""
+
+    def __init__(self, config: ExperimentConfig, source_images: int, device: torch.device) -> None:
+        self._config, self._source_images, self._device = config, source_images, device
+        self._flops_per_image = 2 * FORWARD_AND_BACKWARD * count_macs(config.model)
+        self._peak_flops = peak_flops(device, config.train.precision) * dist.get_world_size()
+        self._started = time.perf_counter()
+        self._results: list[StepResult] = []
+        self._checkpoint_stall = 0.0
+
+    def add(self, result: StepResult) -> None:
+        """Count a step."""
+        self._results.append(result)
+
+    def add_checkpoint_stall(self, seconds: float) -> None:
+        """Count time that training waited for a checkpoint."""
+        self._checkpoint_stall += seconds
+
+    def close(self, state: TrainState, stopwatch: Stopwatch) -> dict[str, float]:
+        """The interval's metrics; the next one begins. Collective: every rank must call this."""
+        config, results = self._config, self._results
+        seconds = time.perf_counter() - self._started - self._checkpoint_stall
+        images_per_second = len(results) * config.train.batch_size / seconds
+        parts = {f"time/{name}_fraction": spent / seconds for name, spent in stopwatch.seconds().items()}
+        metrics = mean_losses(
+            torch.cat([result.losses for result in results], dim=1),
+            torch.cat([result.steps for result in results]),
+            config.diffusion.multi_scale_loss,
+        )
+        metrics |= parts | {
+            "train/gradient_norm": sum(r.gradient_norm for r in results) / len(results),
+            "train/learning_rate": learning_rate(config.train, state.images_seen),
+            "train/images_per_second": images_per_second,
+            "train/images_per_second_per_worker": images_per_second / dist.get_world_size(),
+            "train/mfu": images_per_second * self._flops_per_image / self._peak_flops,
+            "train/data_wait_fraction": parts.get("time/data_fraction", 0.0),
+            "train/checkpoint_stall_seconds": self._checkpoint_stall,
+            "train/skipped_steps": float(state.skipped_steps),
+            "train/epoch": state.images_seen / self._source_images,
+        }
+        metrics |= _usage_of_nodes(self._device)
+        self._started, self._results, self._checkpoint_stall = time.perf_counter(), [], 0.0
+        return metrics
+
+
+def mean_losses(
+    losses: torch.Tensor, steps: torch.Tensor, multi_scale: bool, suffix: str = ""
+) -> dict[str, float]:
+    """Means over all ranks, by branch, weighted, and of the finest branch by noise level; collective.
+
+    Args:
+        losses: ``[R, B]`` branch losses of this rank's samples.
+        steps: ``[B]`` their diffusion steps, 1..1000.
+        suffix: of the metrics' names.
+    """
+    num_branches, bins = losses.shape[0], (steps - 1) * NOISE_BINS // NUM_STEPS
+    finest = losses[-1].double()
+    sums = torch.cat([
+        losses.double().sum(dim=1),
+        torch.zeros(NOISE_BINS, dtype=torch.float64, device=losses.device).index_add_(0, bins, finest),
+        torch.bincount(bins, minlength=NOISE_BINS).double(),
+    ])  # fmt: skip
+    dist.all_reduce(sums)
+    by_branch, by_noise, counts = sums.cpu().split([num_branches, NOISE_BINS, NOISE_BINS])
+    means = by_branch / counts.sum()
+    weights = loss_weights(num_branches, multi_scale)
+    named = {f"loss/branch{r}{suffix}": float(mean) for r, mean in enumerate(means)}
+    named[f"loss/total{suffix}"] = float(sum(w * float(m) for w, m in zip(weights, means, strict=True)))
+    width = NUM_STEPS // NOISE_BINS
+    for number, (total, count) in enumerate(zip(by_noise, counts, strict=True)):
+        if count:
+            key = f"loss_by_noise{suffix}/steps_{number * width + 1:04d}-{(number + 1) * width:04d}"
+            named[key] = float(total / count)
+    return named
+
+
+def _usage_of_nodes(device: torch.device) -> dict[str, float]:
+    """How busy every node is, and the largest GPU memory of a worker since the last call; collective."""
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    if peak:
+        torch.cuda.reset_peak_memory_stats(device)
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, (socket.gethostname(), node_usage(device), peak))
+    nodes = {host: usage for host, usage, _ in reversed(gathered)}
+    named = {
+        f"system/node{number}/{name}": value
+        for number, host in enumerate(sorted(nodes))
+        for name, value in nodes[host].items()
+    }
+    largest = max(peak for _, _, peak in gathered)
+    return named | ({"train/gpu_memory_gigabytes": largest / 1e9} if largest else {})
