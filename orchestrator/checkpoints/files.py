@@ -112,7 +112,7 @@ class CheckpointFiles(FileSystemBase):
 
 def writer(path: str, files: CheckpointFiles) -> FileSystemWriter:
     """Writes a checkpoint's shards into the folder ``path``."""
-    made = FileSystemWriter("")
+    made = FileSystemWriter("", sync_files=storage.is_local(path))
     # Typed as the local one, though any will do; torch's own fsspec writer does the same.
     made.fs, made.path = files, files.init_path(path)  # type: ignore[assignment]
     return made

@@ -5,6 +5,9 @@ import io
 import json
 import pickle
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
 from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import to_yaml
 from orchestrator.errors import UserError
 from orchestrator.latents import encode
 from orchestrator.latents.format import LatentDataset, open_dataset, read_rows, to_arrays
@@ -178,7 +183,31 @@ def test_latents_of_another_vae_are_refused(tmp_path: Path, vae: Path) -> None:
             check_model(elsewhere, info)
 
 
-def test_stopped_anywhere_and_with_more_actors_it_is_the_same_dataset(
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+import ray, yaml
+from orchestrator.config_io import from_dict
+from orchestrator.latents import encode
+from orchestrator.latents.prepare import prepare_dataset
+
+ray.init(address=sys.argv[1])
+encode.CHUNK_ROWS, encode.PART_CHUNKS = 8, 4
+real, written = encode.write_file, []
+
+def write(path, name, table, row_group_rows):
+    if len(written) == 2:
+        with open(f"{path}/.{name}.{os.getpid()}.writing", "wb") as stream:
+            stream.write(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(name)
+    return real(path, name, table, row_group_rows)
+
+encode.write_file = write
+prepare_dataset(from_dict(yaml.safe_load(sys.argv[2])))
+"""
+
+
+def test_killed_anywhere_and_with_more_actors_it_is_the_same_dataset(
     tmp_path: Path, vae: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = write_image_folder(tmp_path / "images")
@@ -189,25 +218,20 @@ def test_stopped_anywhere_and_with_more_actors_it_is_the_same_dataset(
         tmp_path, "image_folder", images, "again", **settings, prepare={"actors": 2, "use_gpu": False}
     )
 
-    class Killed(BaseException):
-        pass
-
-    written = []
-
-    def write_two(path: str, name: str, table: pa.Table, row_group_rows: int) -> Any:
-        if len(written) == 2:
-            (Path(path) / f"{name}.writing").write_bytes(b"half")
-            raise Killed
-        written.append(name)
-        return real(path, name, table, row_group_rows)
-
-    real = encode.write_file
-    monkeypatch.setattr(encode, "write_file", write_two)
-    with pytest.raises(Killed):
-        prepare_dataset(again)
+    # Another process on the same Ray, which the kernel kills in the middle of writing the third file.
+    address = ray.get_runtime_context().gcs_address
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, address, to_yaml(again)],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert sorted(file.name for file in Path(again.data.path).glob("*.parquet")) == [
+        "part-00000.parquet", "part-00001.parquet",
+    ]  # fmt: skip
     with pytest.raises(UserError, match="There is no dataset"):
         open_dataset(again.data.path)
     continued: list[str] = []
+    real = encode.write_file
 
     def write_and_note(path: str, name: str, *rest: Any) -> Any:
         continued.append(name)

@@ -1,23 +1,33 @@
 """Datasets on S3: prepared there, trained from there, through a server that fails now and then, and no secret anywhere."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import boto3
+import mlflow
 import pytest
+import torch
 
+from orchestrator import storage
+from orchestrator.checkpoints.loading import load_ema
+from orchestrator.checkpoints.selection import marked, newest_valid, problem_of
+from orchestrator.checkpoints.weights import load_weights
 from orchestrator.config import DataConfig, ExperimentConfig
 from orchestrator.errors import UserError
+from orchestrator.experiment import run_experiment
 from orchestrator.latents.format import open_dataset, read_rows
 from orchestrator.latents.prepare import prepare_dataset
 from orchestrator.latents.sources.listing import list_source
 from orchestrator.latents.verify import verify
 from orchestrator.runs import open_run
 from orchestrator.storage import connect_to_s3, filesystem_of
+from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
+from orchestrator.training.worker import run_process
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.flaky_s3 import Fault, flaky
@@ -81,6 +91,83 @@ def test_trains_from_s3_and_keeps_no_secret(tmp_path: Path, s3_server: str) -> N
     assert (Path(run.directory) / "checkpoints" / "64" / "COMPLETE.json").exists()
     found = subprocess.run(["grep", "-rl", "test-secret-7f3a", str(tmp_path)], capture_output=True, text=True)
     assert found.stdout == ""
+
+
+def test_a_whole_run_lives_on_s3_and_goes_on_there(
+    tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_numbered(f"{s3_server}/numbered", rows=101, row_group_rows=7)
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "run": {"name": "whole", "root": f"{s3_server}/runs"},
+        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"},
+    }
+    shorter = tiny(tmp_path, f"{s3_server}/numbered", train={"images": 32}, **settings)
+    longer = tiny(tmp_path, f"{s3_server}/numbered", train={"export_every_images": 32}, **settings)
+    open_run(shorter, open_dataset(shorter.data.path).fingerprint)
+    run_process(TrainJob(shorter, open_dataset(shorter.data.path), no_hooks))
+    run_experiment(longer)
+    directory = longer.directory
+    assert directory == f"{s3_server}/runs/whole"
+    newest = newest_valid(directory)
+    assert newest is not None and newest.images_seen == 64
+    assert json.loads(storage.read_bytes(f"{directory}/metrics.json"))["images_seen"] == 64
+    assert storage.is_file(f"{directory}/samples.png")
+    # What was exported there is what the checkpoint holds.
+    for exported in ("export", "exports/64"):
+        for name, parameter in load_weights(f"{directory}/{exported}").named_parameters():
+            assert torch.equal(parameter, dict(load_ema(newest).named_parameters())[name])
+    (run,) = mlflow.MlflowClient(longer.tracking.uri or "").search_runs(["1"])
+    history = mlflow.MlflowClient(longer.tracking.uri or "").get_metric_history(run.info.run_id, "loss/total")
+    assert [point.step for point in history] == [48, 64]
+    assert not list(tmp_path.rglob("*.distcp"))
+
+
+def test_the_journal_on_s3_outlives_its_writer(tmp_path: Path, s3_server: str) -> None:
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    for step in (1, 2):
+        writer = Tracker(f"{s3_server}/runs/journal", "journal", "experiment", store)
+        writer.log_metrics({"loss": 1 / step}, step)
+        writer.keep()
+        assert writer.close(60) is None
+    client = mlflow.MlflowClient(store)
+    (run,) = client.search_runs(["1"])
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+
+
+def test_an_object_store_needs_a_tracking_server(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config_ = tiny(Path("unused"), "unused", run={"name": "a", "root": f"{s3_server}/runs"})
+    with pytest.raises(UserError, match="tracking server with --tracking.uri"):
+        tracking_uri(config_)
+
+
+def test_a_broken_checkpoint_on_s3_is_passed_over(
+    tmp_path: Path, s3_server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = write_numbered(tmp_path / "numbered", rows=50, row_group_rows=8)
+    config_ = tiny(tmp_path, dataset.path, run={"name": "broken", "root": f"{s3_server}/runs"})
+    run_process(TrainJob(config_, dataset, no_hooks))
+    shard = f"{config_.directory}/checkpoints/64/__0_0.distcp"
+    storage.write_bytes(shard, storage.read_bytes(shard)[:-1])
+    older = newest_valid(config_.directory)
+    assert older is not None and older.images_seen == 32
+    assert f"{config_.directory}/checkpoints/64: __0_0.distcp has" in caplog.text
+
+
+def test_a_store_that_fails_now_and_then_gets_every_checkpoint(
+    tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_numbered(tmp_path / "numbered", rows=50, row_group_rows=8)
+    config_ = tiny(tmp_path, dataset.path, run={"name": "flaky", "root": f"{s3_server}/runs"})
+    with flaky(os.environ["AWS_ENDPOINT_URL"], lambda n: "503" if n % 4 == 1 else "") as (endpoint, faults):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        connect_to_s3.cache_clear()
+        run_process(TrainJob(config_, dataset, no_hooks))
+        found = [checkpoint for checkpoint in marked(config_.directory) if problem_of(checkpoint) is None]
+    connect_to_s3.cache_clear()
+    assert [checkpoint.images_seen for checkpoint in found] == [32, 64]
+    assert faults.count("503") >= 3
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.checkpoints.loading import load_ema
+from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.config import ExperimentConfig
 from orchestrator.latents.format import LatentDataset
 from orchestrator.training.entry import train
