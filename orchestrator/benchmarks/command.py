@@ -18,7 +18,7 @@ def model(variant: str = "small", batch_size: int = 16, repeats: int = 5) -> Non
     compare(variant, batch_size, repeats, Console(width=160))
 
 
-def data(rows: int = 32768) -> None:
+def data(rows: int = 131072) -> None:
     """Samples/s into a training worker, against one .npy per sample and against a bare read of the same files.
 
     Args:

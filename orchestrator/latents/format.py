@@ -133,7 +133,9 @@ def to_table(info: DatasetInfo, arrays: npt.NDArray[Any], labels: list[int], ind
 
 def to_arrays(info: DatasetInfo, table: pa.Table) -> npt.NDArray[Any]:
     """The ``latents`` column as a read-only array ``[N, *info.shape]`` that shares the table's memory."""
-    column = table["latents"].combine_chunks()
+    chunks = table["latents"]
+    # Combining copies, also where there is one chunk only.
+    column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
     # A slice of a column keeps the whole buffer and an offset into it.
     row_bytes = column.type.byte_width
     flat = np.frombuffer(column.buffers()[1], info.dtype, offset=column.offset * row_bytes,

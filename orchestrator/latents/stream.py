@@ -1,9 +1,11 @@
 """Training batches through Ray Data, in the order of :mod:`orchestrator.latents.order`."""
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from orchestrator.latents.order import Order, lanes_of_rank
 from orchestrator.storage import filesystem_of
 
 MAX_READ_TASKS = 2000
+# Starting a task takes Ray tens of milliseconds; smaller ones would spend more on that than on reading.
+READ_TASK_BYTES = 64 << 20
 SPREAD_ROW_GROUPS = 16
 
 
@@ -29,6 +33,30 @@ class Batch:
     labels: npt.NDArray[np.int32]
     indices: npt.NDArray[np.int64]
     flipped: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        return Batch(self.arrays[rows], self.labels[rows], self.indices[rows], self.flipped[rows])
+
+    @staticmethod
+    def of(info: DatasetInfo, rows: pa.Table) -> "Batch":
+        """A table's rows; their arrays share its memory where it is in one piece."""
+        return Batch(
+            arrays=to_arrays(info, rows),
+            labels=rows["label"].to_numpy(),
+            indices=rows["index"].to_numpy(),
+            flipped=rows["flipped"].to_numpy(),
+        )
+
+    @staticmethod
+    def joined(parts: list["Batch"]) -> "Batch":
+        """One after another, copied into memory that can be written."""
+        columns = zip(
+            *((part.arrays, part.labels, part.indices, part.flipped) for part in parts), strict=True
+        )
+        return Batch(*(np.concatenate(column) for column in columns))
 
 
 @dataclass(frozen=True)
@@ -59,7 +87,7 @@ def make_order(dataset: LatentDataset, *, seed: int, lanes: int, window: int) ->
 
 
 def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Dataset:
-    """The windows of a rank's lanes, one Arrow block each, in order; nothing runs before it is iterated."""
+    """The windows of a rank's lanes, in order, one or more to an Arrow block; nothing runs before it is iterated."""
     lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
     first = plan.order.window_at(plan.start)
     count = (plan.order.window_at(plan.stop - 1) - first + 1) * len(lanes) if plan.stop > plan.start else 0
@@ -70,7 +98,9 @@ def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Datas
                 plan, lane=lanes[int(item) % len(lanes)], number=first + int(item) // len(lanes)
             )
 
-    items = ray.data.range(count, override_num_blocks=max(1, min(count, MAX_READ_TASKS)))
+    row_bytes = plan.dataset.info.schema.field("latents").type.byte_width
+    tasks = math.ceil(count * plan.order.window * row_bytes / READ_TASK_BYTES)
+    items = ray.data.range(count, override_num_blocks=max(1, min(count, tasks, MAX_READ_TASKS)))
     dataset = items.map_batches(read, batch_size=None, zero_copy_batch=True)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False
@@ -95,7 +125,7 @@ def read_spread(dataset: LatentDataset, rows: int) -> Batch:
     parts = []
     for name, group, _ in (groups[place] for place in chosen):
         parts.append(_open(dataset.path, name).read_row_group(group).slice(0, share))
-    return _to_batch(dataset.info, pa.concat_tables(parts).slice(0, rows))
+    return Batch.joined([Batch.of(dataset.info, pa.concat_tables(parts).slice(0, rows))])
 
 
 def read_window(plan: StreamPlan, lane: int, number: int) -> pa.Table:
@@ -104,14 +134,36 @@ def read_window(plan: StreamPlan, lane: int, number: int) -> pa.Table:
     parts = []
     for piece in window.slices:
         name, group, _ = plan.dataset.row_groups[piece.row_group]
-        parts.append(
-            _open(plan.dataset.path, name).read_row_group(group).slice(piece.start, piece.stop - piece.start)
-        )
-    rows = pa.concat_tables(parts).replace_schema_metadata(None).take(pa.array(window.permutation))
-    positions = np.arange(window.start, window.start + len(rows), dtype=np.int64)
-    return rows.append_column("lane", pa.array(np.full(len(rows), lane))).append_column(
-        "position", pa.array(positions)
+        rows = _open(plan.dataset.path, name).read_row_group(group)
+        parts.append(rows.replace_schema_metadata(None).slice(piece.start, piece.stop - piece.start))
+    count = len(window.permutation)
+    small = pa.concat_tables([part.drop_columns(["latents"]) for part in parts]).take(
+        pa.array(window.permutation)
     )
+    columns = {
+        "latents": _shuffled_latents(plan.dataset.info, parts, window.permutation),
+        **{name: small[name] for name in small.column_names},
+        "lane": pa.array(np.full(count, lane)),
+        "position": pa.array(np.arange(window.start, window.start + count, dtype=np.int64)),
+    }
+    return pa.table(columns)
+
+
+def _shuffled_latents(
+    info: DatasetInfo, parts: list[pa.Table], permutation: npt.NDArray[np.int64]
+) -> pa.FixedSizeBinaryArray:
+    """The parts' latents strung together and permuted, copied once."""
+    row_type = info.schema.field("latents").type
+    row = np.dtype((np.void, row_type.byte_width))
+    shuffled = np.empty(len(permutation), dtype=row)
+    place_of = np.argsort(permutation)  # where the row at each position goes
+    start = 0
+    for part in parts:
+        shuffled[place_of[start : start + len(part)]] = (
+            to_arrays(info, part).reshape(len(part), -1).view(row)[:, 0]
+        )
+        start += len(part)
+    return pa.FixedSizeBinaryArray.from_buffers(row_type, len(permutation), [None, pa.py_buffer(shuffled)])
 
 
 @lru_cache(maxsize=64)
@@ -128,7 +180,7 @@ def batches(plan: StreamPlan, tables: Iterator[pa.Table], rank: int, world_size:
     """
     lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
     per_lane = plan.batch_size // plan.order.lanes
-    waiting: dict[int, deque[pa.Table]] = {lane: deque() for lane in lanes}
+    waiting: dict[int, deque[Batch]] = {lane: deque() for lane in lanes}
     next_position = dict.fromkeys(lanes, plan.start)
     for _ in range(plan.start, plan.stop, per_lane):
         parts = []
@@ -136,28 +188,27 @@ def batches(plan: StreamPlan, tables: Iterator[pa.Table], rank: int, world_size:
             needed = per_lane
             while needed:
                 while not waiting[lane]:
-                    table = next(tables)
-                    owner, begin = table["lane"][0].as_py(), table["position"][0].as_py()
-                    skip = max(0, plan.start - begin)
-                    if begin + skip != next_position[owner]:
-                        raise RuntimeError(
-                            f"lane {owner} should go on at {next_position[owner]}, got rows from {begin}"
-                        )
-                    next_position[owner] = begin + len(table)
-                    if skip < len(table):
-                        waiting[owner].append(table.slice(skip))
+                    for owner, begin, rows in _runs(plan.dataset.info, next(tables)):
+                        skip = max(0, plan.start - begin)
+                        if begin + skip != next_position[owner]:
+                            raise RuntimeError(
+                                f"lane {owner} should go on at {next_position[owner]}, got rows from {begin}"
+                            )
+                        next_position[owner] = begin + len(rows)
+                        if skip < len(rows):
+                            waiting[owner].append(rows[skip:])
                 head = waiting[lane].popleft()
-                parts.append(head.slice(0, needed))
+                parts.append(head[:needed])
                 needed -= len(parts[-1])
                 if len(parts[-1]) < len(head):
-                    waiting[lane].appendleft(head.slice(len(parts[-1])))
-        yield _to_batch(plan.dataset.info, pa.concat_tables(parts))
+                    waiting[lane].appendleft(head[len(parts[-1]) :])
+        yield Batch.joined(parts)
 
 
-def _to_batch(info: DatasetInfo, rows: pa.Table) -> Batch:
-    return Batch(
-        arrays=to_arrays(info, rows),
-        labels=rows["label"].to_numpy(),
-        indices=rows["index"].to_numpy(),
-        flipped=rows["flipped"].to_numpy(),
-    )
+def _runs(info: DatasetInfo, table: pa.Table) -> Iterator[tuple[int, int, Batch]]:
+    """(lane, position of the first row, rows) of every stretch of one lane in a block."""
+    lanes, positions, rows = table["lane"].to_numpy(), table["position"].to_numpy(), Batch.of(info, table)
+    is_break = (lanes[1:] != lanes[:-1]) | (positions[1:] != positions[:-1] + 1)
+    edges = [0, *(np.flatnonzero(is_break) + 1).tolist(), len(rows)]
+    for begin, end in pairwise(edges):
+        yield int(lanes[begin]), int(positions[begin]), rows[begin:end]

@@ -96,11 +96,10 @@ def held_out_losses(
     losses, steps = [], []
     for number in range(math.ceil(largest_share / size)):
         part = places[number * size : (number + 1) * size]
-        rows = part if len(part) else places[:1]
-        batch = Batch(
-            held_out.arrays[rows], held_out.labels[rows], held_out.indices[rows], held_out.flipped[rows]
-        )
-        draws = draw(config, info, batch, first=int(rows[0]), held_out=True).to(state.device, dtype)
+        # A rank that has no rows left computes one for nothing.
+        first, count = (int(part[0]), len(part)) if len(part) else (int(places[0]), 1)
+        draws = draw(config, info, held_out[first : first + count], first, held_out=True)
+        draws = draws.to(state.device, dtype)
         losses.append(forward_losses(config, state, draws, schedule)[:, : len(part)])
         steps.append(draws.step[: len(part)])
     return mean_losses(

@@ -84,7 +84,7 @@ def draw(
     """
     seed, places = config.run.seed, list(range(first, first + len(batch.labels)))
     use = "held-out/" if held_out else ""
-    stored = torch.from_numpy(np.array(batch.arrays))
+    stored = torch.from_numpy(np.require(batch.arrays, requirements="W"))
     if info.kind == "pixels":
         clean = stored.float() / 127.5 - 1
         if config.data.random_flip and not held_out:

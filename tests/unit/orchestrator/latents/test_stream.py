@@ -6,8 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.latents.format import LatentDataset
-from orchestrator.latents.order import lanes_of_rank
-from orchestrator.latents.stream import Batch, StreamPlan, batches, make_order, read_window
+from orchestrator.latents.stream import Batch, StreamPlan, batches, make_order, read_directly, read_window
 from tests.datasets import write_numbered
 
 
@@ -25,11 +24,8 @@ def plan_of(
 
 
 def read_all(plan: StreamPlan, rank: int = 0, world_size: int = 1) -> list[Batch]:
-    """A rank's batches, with its windows read directly, in the order in which Ray Data would bring them."""
-    lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
-    numbers = range(plan.order.window_at(plan.start), plan.order.window_at(plan.stop - 1) + 1)
-    tables = (read_window(plan, lane, number) for number in numbers for lane in lanes)
-    return list(batches(plan, tables, rank, world_size))
+    """A rank's batches, without Ray Data."""
+    return list(batches(plan, read_directly(plan, rank, world_size), rank, world_size))
 
 
 @given(st.sampled_from([4, 8, 12]), st.sampled_from([1, 2, 4]), st.integers(1, 40), st.integers(0, 30))
