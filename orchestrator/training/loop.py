@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from dimr_model.diffusion import NoiseSchedule
 from orchestrator.checkpoints.saving import CheckpointWriter
+from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.latents.format import DatasetInfo
@@ -48,9 +49,10 @@ def run_loop(
         if rank == 0:
             hooks.on_metrics(metrics, state.images_seen)
 
-    def announce(checkpoint: object) -> None:
+    def announce(checkpoint: Checkpoint | None) -> bool:
         if checkpoint is not None and rank == 0:
-            hooks.on_checkpoint(checkpoint)  # type: ignore[arg-type]
+            hooks.on_checkpoint(checkpoint)
+        return checkpoint is not None
 
     while state.images_seen < train.images:
         with stopwatch.part("data"):
@@ -72,10 +74,9 @@ def run_loop(
             interval.add_checkpoint_stall(
                 writer.start(state.images_seen, state.state_dict(), dict(newest_metrics))
             )
-    last = writer.finish()
+    is_written = newest_metrics == {} or announce(writer.finish())
     writer.close()
-    announce(last)
-    if last is None:
+    if not is_written:
         raise UserError(
             f"The last checkpoint, at {state.images_seen} images, could not be written to {config.directory}; the log "
             "says why. Make room and run the same command again: it goes on from the newest complete one."

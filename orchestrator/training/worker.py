@@ -3,6 +3,8 @@
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 
 import pyarrow as pa
 import ray.train
@@ -38,7 +40,8 @@ def run_process(job: TrainJob) -> TrainState:
     if job.config.train.use_gpu:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if "WORLD_SIZE" in os.environ:
+    is_launched = "WORLD_SIZE" in os.environ and not dist.is_initialized()
+    if is_launched:
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if job.config.train.use_gpu else "gloo",
             device_id=device if device.type == "cuda" else None,
@@ -48,7 +51,7 @@ def run_process(job: TrainJob) -> TrainState:
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         return run_rank(job, start, read_directly(start.plan, rank, world_size), device, per_node)
     finally:
-        if dist.is_initialized():
+        if is_launched:
             dist.destroy_process_group()
 
 
@@ -89,5 +92,11 @@ def _same_everywhere(job: TrainJob) -> Start:
 
 
 def _tables(shard: Shard) -> Iterator[pa.Table]:
-    """A shard's Arrow blocks, in order, some read ahead."""
-    yield from shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+    """A shard's Arrow blocks, in order, some read ahead; reading begins at once, while the network is still being built."""
+    blocks = iter(shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
+    first = ThreadPoolExecutor(1, "first-block").submit(lambda: list(islice(blocks, 1)))
+    return chain(_result(first), blocks)
+
+
+def _result(first: "Future[list[pa.Table]]") -> Iterator[pa.Table]:
+    yield from first.result()
