@@ -98,10 +98,7 @@ def checkpoints_folder(run_directory: str) -> str:
 
 def marked(run_directory: str) -> list[Checkpoint]:
     """The folders that have a marker, oldest first; whether their files agree with it is not looked at."""
-    folder = checkpoints_folder(run_directory)
-    names = sorted(int(name) for name in storage.sizes(folder) if name.isdigit())
-    found = [Checkpoint(storage.join(folder, str(images_seen)), images_seen) for images_seen in names]
-    return [checkpoint for checkpoint in found if storage.is_file(storage.join(checkpoint.path, MARKER))]
+    return [found for found in _folders(run_directory) if storage.is_file(storage.join(found.path, MARKER))]
 
 
 def newest_valid(run_directory: str) -> Checkpoint | None:
@@ -109,14 +106,20 @@ def newest_valid(run_directory: str) -> Checkpoint | None:
 
     Reads every byte of the one that it returns.
     """
-    folder = checkpoints_folder(run_directory)
-    for images_seen in sorted((int(name) for name in storage.sizes(folder) if name.isdigit()), reverse=True):
-        checkpoint = Checkpoint(storage.join(folder, str(images_seen)), images_seen)
+    for checkpoint in reversed(_folders(run_directory)):
         problem = problem_of(checkpoint)
         if problem is None:
             return checkpoint
         logger.warning("Passing over the checkpoint %s: %s.", checkpoint.path, problem)
     return None
+
+
+def _folders(run_directory: str) -> list[Checkpoint]:
+    folder = checkpoints_folder(run_directory)
+    names = sorted(
+        int(name) for name, size in storage.sizes(folder).items() if name.isdigit() and size is None
+    )
+    return [Checkpoint(storage.join(folder, str(images_seen)), images_seen) for images_seen in names]
 
 
 def problem_of(checkpoint: Checkpoint) -> str | None:

@@ -1,23 +1,28 @@
 """Sharding over processes changes where the weights are, not what they become."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from dimr_model import DiMR, DiMRConfig
-from dimr_model.diffusion import branch_losses, multi_scale_loss
+from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss
 from orchestrator.config import TrainConfig
-from orchestrator.training.parallelize import parallelize
+from orchestrator.training.parallelize import make_mesh, parallelize
+from orchestrator.training.state import TrainState, fresh_state
+from orchestrator.training.step import Draws, train_step
+from orchestrator.training.timing import Stopwatch
+from tests.configs import tiny
+from tests.processes import in_processes
 
 CONFIG = DiMRConfig(input_size=8, channels=1, num_classes=3, depths=(3, 1), widths=(16, 8), num_heads=2)
-WORLD_SIZE = 2
+CPU = torch.device("cpu")
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -37,20 +42,95 @@ def trained(model: DiMR, share: slice) -> dict[str, Tensor]:
     return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in weights.items()}
 
 
-def process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD_SIZE)
-    mesh, share = init_device_mesh("cpu", (WORLD_SIZE,)), slice(2 * rank, 2 * rank + 2)
+def compare_with_one_process(sharding: str, smallest_unit: int, units: int, copies: int) -> None:
+    """On four processes, as if two to a node."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    config = TrainConfig(images=1, sharding=sharding)  # type: ignore[arg-type]
+    mesh = make_mesh(config, "cpu", world_size, workers_per_node=2)
     torch.manual_seed(0)
     whole = DiMR(CONFIG)
     expected = trained(copy.deepcopy(whole), slice(None))
-    for smallest_unit, units in ((1, 5), (10**9, 1)):
-        sharded = parallelize(copy.deepcopy(whole), mesh, TrainConfig(images=1), smallest_unit)
-        assert sum(isinstance(module, FSDPModule) for module in sharded.modules()) == units
-        for name, weight in trained(sharded, share).items():
-            torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
-    dist.destroy_process_group()
+    sharded = parallelize(copy.deepcopy(whole), mesh, config, smallest_unit)
+    assert sum(isinstance(module, FSDPModule) for module in sharded.modules()) == units
+    held = sum(p.to_local().numel() for p in sharded.parameters())  # type: ignore[attr-defined]
+    everywhere = torch.tensor(held)
+    dist.all_reduce(everywhere)
+    assert everywhere == copies * sum(p.numel() for p in whole.parameters())
+    for name, weight in trained(sharded, slice(rank, rank + 1)).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_two_processes_train_like_one_whatever_is_gathered_together(tmp_path: Path) -> None:
-    mp.spawn(process, args=(str(tmp_path),), nprocs=WORLD_SIZE)
+def compare_all() -> None:
+    for sharding, copies in (("shard", 1), ("replicate", 4), ("hybrid", 2)):
+        compare_with_one_process(sharding, smallest_unit=1, units=5, copies=copies)
+    compare_with_one_process("shard", smallest_unit=10**9, units=1, copies=1)
+
+
+def test_four_processes_train_like_one_however_they_share() -> None:
+    in_processes(compare_all, 4)
+
+
+def test_hybrid_sharding_needs_full_nodes() -> None:
+    with pytest.raises(ValueError, match="equally many workers on every node"):
+        make_mesh(TrainConfig(images=1, sharding="hybrid"), "cpu", world_size=6, workers_per_node=4)
+
+
+def bytes_held(tensors: list[Tensor]) -> int:
+    return sum(t.to_local().nbytes if isinstance(t, DTensor) else t.nbytes for t in tensors)
+
+
+def train_true_width(folder: str) -> None:
+    """Two optimizer steps of DiMR-G/2R, with 3 blocks a branch, and what this rank holds afterwards."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    model = DiMRConfig(
+        input_size=32, channels=4, num_classes=1000, depths=(3, 3), widths=(1152, 576), num_heads=16
+    )
+    config = tiny(Path(folder), folder, train={"images": 8, "batch_size": 4, "workers": world_size})
+    config = dataclasses.replace(config, model=model)
+    state = fresh_state(config, make_mesh(config.train, "cpu", world_size, world_size), CPU)
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(2):
+        shape = (2, 4, 32, 32)
+        clean, noise = (torch.randn(shape, generator=generator) for _ in range(2))
+        draws = Draws(clean, noise, torch.tensor([1, 900]), torch.tensor([7, 1000]))
+        result = train_step(config, state, draws, NoiseSchedule("scaled_linear"), Stopwatch(CPU))
+        assert not result.skipped
+    parameters = list(state.model.parameters())
+    total = sum(p.numel() * p.element_size() for p in parameters)
+    assert total > 240e6
+    moments = [value for held in state.optimizer.state.values() for value in held.values() if value.dim()]
+    for tensors, copies in ((parameters, 1), (moments, 2), (list(state.ema.weights.values()), 1)):
+        share = copies * total / world_size
+        assert abs(bytes_held(tensors) - share) < 0.05 * share
+
+
+def test_every_rank_holds_its_share_of_weights_optimizer_and_ema(tmp_path: Path) -> None:
+    in_processes(train_true_width, 2, str(tmp_path))
+
+
+def one_step(micro_batches: int) -> TrainState:
+    config = tiny(
+        Path("unused"),
+        "unused",
+        model={"input_size": 8, "depths": [3, 1], "widths": [16, 8]},
+        train={"micro_batches": micro_batches, "warmup_images": 0},
+    )
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        state = fresh_state(config, make_mesh(config.train, "cpu", 1, 1), CPU)
+        generator = torch.Generator().manual_seed(1)
+        clean, noise = (torch.randn(8, 1, 8, 8, generator=generator) for _ in range(2))
+        draws = Draws(clean, noise, torch.arange(100, 900, 100), torch.arange(8) % 4)
+        train_step(config, state, draws, NoiseSchedule("cosine"), Stopwatch(CPU))
+    finally:
+        dist.destroy_process_group()
+    return state
+
+
+def test_a_batch_in_parts_is_the_same_batch() -> None:
+    whole, parts = one_step(1), one_step(4)
+    assert whole.images_seen == parts.images_seen == 8
+    for one, other in zip(whole.optimizer.state.values(), parts.optimizer.state.values(), strict=True):
+        torch.testing.assert_close(
+            one["exp_avg"].to_local(), other["exp_avg"].to_local(), rtol=1e-4, atol=1e-8
+        )
