@@ -3,17 +3,14 @@
 import dataclasses
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator import cluster, storage
 from orchestrator.checkpoints.selection import Checkpoint, marked
@@ -24,10 +21,11 @@ from orchestrator.evaluation.aside import Aside
 from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import IN_MEMORY_SOURCES, check_model, prepare_dataset
+from orchestrator.messages import print_summary, warn_of_silent_server, warn_of_temporary_folder
 from orchestrator.progress import ImageProgress
 from orchestrator.provenance import provenance
-from orchestrator.runs import METRICS_FILE, Run, open_run, read_metrics, write_text
-from orchestrator.tracking.tracker import Tracker, server_problem, tracking_uri
+from orchestrator.runs import METRICS_FILE, Run, open_run, write_text
+from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.hooks import Hooks, crossed
 from orchestrator.training.shards import TrainJob
 
@@ -45,16 +43,17 @@ def run_experiment(config: ExperimentConfig) -> None:
         UserError: something that the user can mend; found before training starts where it can be.
     """
     console = Console()
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
     started = time.perf_counter()
     config = with_absolute_paths(config)
-    _warn_of_temporary_folder(config, console)
+    warn_of_temporary_folder(config, console)
     dataset = _dataset(config, console)
     _require_extractor(config)
     held_out = _held_out(config)
     _check_initial_weights(config)
     uri = tracking_uri(config)
     run = open_run(config, dataset.fingerprint)
-    _warn_of_silent_server(uri, console)
+    warn_of_silent_server(uri, console)
     seconds = {"prepare": time.perf_counter() - started}
     with cluster.connect(config):
         shares = cluster.divide(config)
@@ -74,7 +73,7 @@ def run_experiment(config: ExperimentConfig) -> None:
             if problem:
                 console.print(f"Warning: MLflow at {uri} could not be written ({problem}). Nothing is lost: run the same "
                               "command again when it answers, and the journal is copied.", soft_wrap=True)  # fmt: skip
-    _print_summary(config, uri, console)
+    print_summary(config, uri, console)
 
 
 def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
@@ -279,42 +278,3 @@ def _log_scores(checkpoint: Checkpoint, scores: "Scores", tracker: Any) -> None:
     tracker.log_image.remote("final_samples", "samples.png", checkpoint.images_seen)
     for file in (METRICS_FILE, "config.yaml", "samples.png"):
         tracker.log_artifact.remote(file)
-
-
-def _print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
-    scored = read_metrics(config.directory)
-    table = Table(
-        "metric", "value", "what it is", title=f"{config.run.name} after {scored['images_seen']} images"
-    )
-    for name, entry in scored["metrics"].items():
-        table.add_row(name, f"{entry['value']:.4g}", entry["meaning"])
-    console.print(table)
-    parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
-    store = f"--backend-store-uri {uri}" if not uri.startswith("http") else ""
-    look = f"uv run mlflow ui --workers 1 {store}" if store else f"open {uri}"
-    for line in (
-        f"Samples   {storage.join(config.directory, 'samples.png')}",
-        f"Metrics   {storage.join(config.directory, METRICS_FILE)} (every number with its protocol)",
-        f"Weights   {storage.join(config.directory, 'export')} (DiMR.from_pretrained)",
-        f"Took      {parts}",
-        f"MLflow    {look}",
-    ):
-        console.print(line, soft_wrap=True, highlight=False)
-
-
-def _warn_of_silent_server(uri: str, console: Console) -> None:
-    problem = server_problem(uri)
-    if problem:
-        console.print(f"Warning: the tracking server {uri} does not answer ({problem}). Training goes on and keeps its "
-                      "journal; it is copied as soon as the server answers. To use a local store instead, leave out "
-                      "--tracking.uri and MLFLOW_TRACKING_URI.", soft_wrap=True)  # fmt: skip
-
-
-def _warn_of_temporary_folder(config: ExperimentConfig, console: Console) -> None:
-    """A submitted job starts in a copy of the code that Ray deletes later."""
-    if "runtime_resources" in Path(config.run.root).parts and "working_dir_files" in os.fspath(
-        config.run.root
-    ):
-        console.print(f"Warning: run.root {config.run.root} lies in Ray's temporary copy of the code, which Ray deletes. "
-                      "Give an absolute folder with --run.root to keep the run.", soft_wrap=True)  # fmt: skip
-    logging.getLogger("orchestrator").setLevel(logging.INFO)

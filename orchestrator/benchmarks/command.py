@@ -29,6 +29,23 @@ def data(rows: int = 131072) -> None:
     measure_data(rows, Console(width=160))
 
 
+def train(
+    variant: str = "small", batch_size: int = 8, workers: int = 2, repeats: int = 2, use_gpu: bool = False
+) -> None:
+    """The training loop: with Ray against without, sharded against replicated, the parts of a step, checkpoints.
+
+    Args:
+        variant: small, or one of the paper's: M/3R-64, L/3R-64, XL/2R-256, XL/3R-512, G/2R-256.
+        batch_size: images per step, over all workers.
+        workers: processes for sharded against replicated.
+        repeats: runs per case, taken in turns; the median of their intervals counts.
+        use_gpu: bf16 on GPUs instead of fp32 on CPUs.
+    """
+    from orchestrator.benchmarks.train import measure_training
+
+    measure_training(variant, batch_size, workers, repeats, use_gpu, Console(width=160))
+
+
 def main() -> None:
     """Run the subcommand of the command line."""
-    run_function({"model": model, "data": data})
+    run_function({"model": model, "data": data, "train": train})

@@ -49,7 +49,7 @@ class Streamed:
 def measure_data(rows: int, console: Console) -> None:
     """Make ``rows`` rows of ImageNet-256 latents and read them in each way, on the same cores; print a table of ratios."""
     with tempfile.TemporaryDirectory() as folder:
-        dataset = _write_latents(f"{folder}/latents", rows)
+        dataset = write_latents(f"{folder}/latents", rows)
         _write_released(Path(folder) / "npy")
         cores = os.cpu_count() or 1
         with connect_embedded():
@@ -72,9 +72,12 @@ def measure_data(rows: int, console: Console) -> None:
         )
 
 
-def _write_latents(path: str, rows: int) -> LatentDataset:
+def write_latents(
+    path: str, rows: int, shape: tuple[int, int, int] = SHAPE, num_classes: int = 1
+) -> LatentDataset:
+    """A dataset of random moments ``shape`` and labels."""
     info = DatasetInfo(
-        kind="moments", shape=SHAPE, source="random numbers", num_images=rows, class_names=("all",), encoder="none",
+        kind="moments", shape=shape, source="random numbers", num_images=rows, class_names=tuple(map(str, range(num_classes))), encoder="none",
         scaling_factor=0.18215,
     )  # fmt: skip
     random = np.random.default_rng(0)
@@ -82,8 +85,9 @@ def _write_latents(path: str, rows: int) -> LatentDataset:
     def tables() -> Iterator[object]:
         for start in range(0, rows, ROWS_PER_FILE):
             count = min(ROWS_PER_FILE, rows - start)
-            arrays = random.standard_normal((count, *SHAPE), dtype=np.float32).astype(np.float16)
-            yield to_table(info, arrays, [0] * count, list(range(start, start + count)))
+            arrays = random.standard_normal((count, *shape), dtype=np.float32).astype(np.float16)
+            labels = random.integers(num_classes, size=count).tolist()
+            yield to_table(info, arrays, labels, list(range(start, start + count)))
 
     return write_dataset(path, info, tables(), ROW_GROUP_ROWS)  # type: ignore[arg-type]
 

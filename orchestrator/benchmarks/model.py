@@ -2,8 +2,6 @@
 
 import copy
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +15,7 @@ from dimr_model.diffusion import branch_losses, multi_scale_loss, noise_level
 from orchestrator.config import Precision
 from orchestrator.errors import UserError
 from orchestrator.precision import compute_precision
+from orchestrator.training.hardware import matmul_peak, seconds_of
 
 SMALL = DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(8, 4), widths=(256, 128), num_heads=8)
 """8.9 million parameters: large enough for matrix products to dominate, small enough for a CPU."""
@@ -117,16 +116,6 @@ class _Subject:
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def _seconds(work: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def measure(case: Case, model: DiMR, batch_size: int, device: torch.device) -> tuple[Result, _Subject]:
     """Warm up and measure memory; the timings are still to come."""
     subject = _Subject(case, model, batch_size, device)
@@ -141,17 +130,15 @@ def measure(case: Case, model: DiMR, batch_size: int, device: torch.device) -> t
     return Result(case, 0.0, 0.0, 1.0, 1.0, subject.activation_bytes(), peak), subject
 
 
-def matmul_peak(device: torch.device, precision: Precision) -> float:
-    """Multiply-adds per second of a large square matrix product, the best of several: what the hardware can do."""
-    size = 8192 if device.type == "cuda" else 1024
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+def network_of(variant: str) -> DiMRConfig:
+    """The network that is measured: "small" or one of the paper's.
 
-    def product() -> None:
-        torch.mm(left, right)
-
-    product()
-    return size**3 / min(_seconds(product, device) for _ in range(10))
+    Raises:
+        UserError: the variant is unknown.
+    """
+    if variant != "small" and variant not in VARIANTS:
+        raise UserError(f"There is no variant {variant!r}; use small, {', '.join(VARIANTS)}.")
+    return SMALL if variant == "small" else VARIANTS[variant]
 
 
 def compare(variant: str, batch_size: int, repeats: int, console: Console) -> list[Result]:
@@ -160,9 +147,7 @@ def compare(variant: str, batch_size: int, repeats: int, console: Console) -> li
     Raises:
         UserError: the variant is unknown.
     """
-    if variant != "small" and variant not in VARIANTS:
-        raise UserError(f"There is no variant {variant!r}; use small, {', '.join(VARIANTS)}.")
-    config = SMALL if variant == "small" else VARIANTS[variant]
+    config = network_of(variant)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     model = DiMR(config)
@@ -179,10 +164,10 @@ def _beside_baseline(case: Case, model: DiMR, batch_size: int, repeats: int, dev
         name: [] for name in ("reference step", "step", "reference forward", "forward")
     }
     for _ in range(repeats):
-        taken["reference step"].append(_seconds(reference.step, device))
-        taken["step"].append(_seconds(subject.step, device))
-        taken["reference forward"].append(_seconds(reference.forward, device))
-        taken["forward"].append(_seconds(subject.forward, device))
+        taken["reference step"].append(seconds_of(reference.step, device))
+        taken["step"].append(seconds_of(subject.step, device))
+        taken["reference forward"].append(seconds_of(reference.forward, device))
+        taken["forward"].append(seconds_of(subject.forward, device))
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     result.step_seconds, result.forward_seconds = medians["step"], medians["forward"]
     result.step_speed = medians["reference step"] / medians["step"]
@@ -221,7 +206,7 @@ def _print(
             f"{batch_size / result.step_seconds:.1f}",
             f"{result.activation_bytes / 1e6:.0f}",
             f"{result.activation_bytes / kept:.2f}x",
-            f"{3 * macs / result.step_seconds / peaks[result.case.precision]:.0%}",
+            f"{6 * macs / result.step_seconds / peaks[result.case.precision]:.0%}",
         ]
         table.add_row(*cells, *([f"{result.peak_bytes / 1e9:.1f}"] if device.type == "cuda" else []))
     console.print(table)

@@ -1,7 +1,8 @@
 """What the hardware could do, and how busy it is."""
 
 import time
-from functools import lru_cache
+from collections.abc import Callable
+from typing import Any
 
 import psutil
 import torch
@@ -17,7 +18,7 @@ GPU_PEAKS = {
     "L4": (121e12, 30.3e12),
     "V100": (125e12, 15.7e12),
 }
-PROBE_SIZE, PROBE_REPEATS = 768, 5
+PROBE_REPEATS = 2
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float:
@@ -27,19 +28,28 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
         for known, (bf16, fp32) in GPU_PEAKS.items():
             if known in name:
                 return bf16 if precision == "bf16" else fp32
-    return _measured_peak(str(device), precision, torch.get_num_threads())
+    return matmul_peak(device, precision)
 
 
-@lru_cache(maxsize=4)
-def _measured_peak(device: str, precision: Precision, threads: int) -> float:
+def matmul_peak(device: torch.device, precision: Precision) -> float:
+    """What a large square matrix product reaches, the best of a few, with the threads that there are now."""
+    size = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    matrix = torch.ones(PROBE_SIZE, PROBE_SIZE, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(PROBE_REPEATS):
-        started = time.perf_counter()
-        float((matrix @ matrix)[0, 0])
-        best = min(best, time.perf_counter() - started)
-    return 2 * PROBE_SIZE**3 / best
+    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    return (
+        2 * size**3 / min(seconds_of(lambda: torch.mm(left, right), device) for _ in range(1 + PROBE_REPEATS))
+    )
+
+
+def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
+    """How long it takes, to the end of what it starts on a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def node_usage(device: torch.device) -> dict[str, float]:

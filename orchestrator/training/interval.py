@@ -29,7 +29,7 @@ class Interval:
     def __init__(self, config: ExperimentConfig, source_images: int, device: torch.device) -> None:
         self._config, self._source_images, self._device = config, source_images, device
         self._flops_per_image = 2 * FORWARD_AND_BACKWARD * count_macs(config.model)
-        self._peak_flops = peak_flops(device, config.train.precision) * dist.get_world_size()
+        self._peak_flops = 0.0
         self._started = time.perf_counter()
         self._results: list[StepResult] = []
         self._checkpoint_stall = 0.0
@@ -53,12 +53,15 @@ class Interval:
             torch.cat([result.steps for result in results]),
             config.diffusion.multi_scale_loss,
         )
+        # Measured again each time where it is measured: a busy machine shows less than its peak.
+        self._peak_flops = max(self._peak_flops, peak_flops(self._device, config.train.precision))
+        utilization = images_per_second * self._flops_per_image / (self._peak_flops * dist.get_world_size())
         metrics |= parts | {
             "train/gradient_norm": sum(r.gradient_norm for r in results) / len(results),
             "train/learning_rate": learning_rate(config.train, state.images_seen),
             "train/images_per_second": images_per_second,
             "train/images_per_second_per_worker": images_per_second / dist.get_world_size(),
-            "train/mfu": images_per_second * self._flops_per_image / self._peak_flops,
+            "train/mfu": utilization,
             "train/data_wait_fraction": parts.get("time/data_fraction", 0.0),
             "train/checkpoint_stall_seconds": self._checkpoint_stall,
             "train/skipped_steps": float(state.skipped_steps),

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,12 +109,12 @@ def test_every_rank_holds_its_share_of_weights_optimizer_and_ema(tmp_path: Path)
     in_processes(train_true_width, 2, str(tmp_path))
 
 
-def one_step(micro_batches: int) -> TrainState:
+def one_step(**train: Any) -> TrainState:
     config = tiny(
         Path("unused"),
         "unused",
         model={"input_size": 8, "depths": [3, 1], "widths": [16, 8]},
-        train={"micro_batches": micro_batches, "warmup_images": 0},
+        train={"warmup_images": 0, **train},
     )
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -128,9 +129,20 @@ def one_step(micro_batches: int) -> TrainState:
 
 
 def test_a_batch_in_parts_is_the_same_batch() -> None:
-    whole, parts = one_step(1), one_step(4)
+    whole, parts = one_step(), one_step(micro_batches=4)
     assert whole.images_seen == parts.images_seen == 8
     for one, other in zip(whole.optimizer.state.values(), parts.optimizer.state.values(), strict=True):
         torch.testing.assert_close(
             one["exp_avg"].to_local(), other["exp_avg"].to_local(), rtol=1e-4, atol=1e-8
         )
+
+
+def test_bf16_computes_on_fp32_weights_gradients_and_moments() -> None:
+    exact, coarse = one_step(), one_step(precision="bf16")
+    for other in coarse.optimizer.state.values():
+        assert other["exp_avg"].dtype == other["exp_avg_sq"].dtype == torch.float32
+    assert {p.dtype for p in coarse.model.parameters()} == {torch.float32}
+    moved = torch.cat([s["exp_avg"].to_local().flatten() for s in coarse.optimizer.state.values()])
+    expected = torch.cat([s["exp_avg"].to_local().flatten() for s in exact.optimizer.state.values()])
+    assert not torch.equal(moved, expected)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=0.05 * float(expected.abs().max()))

@@ -15,17 +15,30 @@ from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
 from tests.configs import tiny
 from tests.datasets import write_moments, write_numbered
+from tests.states import whole_state
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-class NoHooks:
+class Curve:
+    """Hooks that keep the metrics by images seen; only of use where training is in this process."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[int, dict[str, float]] = {}
+
     def __call__(self) -> Hooks:
-        return Hooks(on_metrics=lambda metrics, seen: None, on_checkpoint=lambda checkpoint: None)
+        return Hooks(on_metrics=self.note, on_checkpoint=lambda checkpoint: None)
+
+    def note(self, metrics: dict[str, float], images_seen: int) -> None:
+        self.metrics[images_seen] = {
+            key: value
+            for key, value in metrics.items()
+            if key.startswith("loss") or key in ("train/gradient_norm", "train/learning_rate")
+        }
 
 
-def run(config: ExperimentConfig, dataset: LatentDataset) -> Checkpoint:
-    train(TrainJob(config, dataset, NoHooks()), data_cpus=1)
+def run(config: ExperimentConfig, dataset: LatentDataset, curve: Curve | None = None) -> Checkpoint:
+    train(TrainJob(config, dataset, curve or Curve()), data_cpus=1)
     checkpoint = newest_valid(config.directory)
     assert checkpoint is not None
     return checkpoint
@@ -42,12 +55,17 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
 
 def test_stopping_and_continuing_gives_the_same_bits(tmp_path: Path) -> None:
     dataset = write_numbered(tmp_path / "data", 50, 8)
-    whole = run(tiny(tmp_path / "whole", dataset.path), dataset)
-    assert whole.images_seen == 64
-    run(tiny(tmp_path / "parts", dataset.path, train={"images": 32}), dataset)
-    continued = run(tiny(tmp_path / "parts", dataset.path), dataset)
-    assert continued.images_seen == 64
-    assert_equal(weights(whole), weights(continued))
+    whole, parts = Curve(), Curve()
+    config = tiny(tmp_path / "whole", dataset.path)
+    run(config, dataset, whole)
+    run(tiny(tmp_path / "parts", dataset.path, train={"images": 32}), dataset, parts)
+    continued = tiny(tmp_path / "parts", dataset.path)
+    run(continued, dataset, parts)
+    assert sorted(whole.metrics) == [16, 32, 48, 64]
+    assert whole.metrics == parts.metrics
+    expected, found = whole_state(config), whole_state(continued)
+    assert {name.split("/")[1] for name in expected} == {"model", "optimizer", "ema"}
+    assert_equal(expected, found)
 
 
 def test_two_sharded_workers_train_what_one_process_does(tmp_path: Path) -> None:

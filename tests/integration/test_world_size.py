@@ -7,22 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor
 
-from orchestrator.checkpoints.loading import load
-from orchestrator.checkpoints.selection import newest_valid
 from orchestrator.config import ExperimentConfig
 from orchestrator.latents.format import LatentDataset
 from orchestrator.training import loop
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
-from orchestrator.training.state import fresh_state
 from orchestrator.training.worker import run_process
 from tests.configs import tiny
 from tests.datasets import write_moments
 from tests.processes import in_processes
+from tests.states import whole_state
 
 NETWORK = {
     "input_size": 4,
@@ -76,29 +71,6 @@ def drawn(notes: Path) -> dict[str, torch.Tensor]:
     return {name: torch.cat([file[name] for file in files]) for name in files[0]}
 
 
-def final_state(config_: ExperimentConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Every tensor of the newest checkpoint, whole."""
-    checkpoint = newest_valid(config_.directory)
-    assert checkpoint is not None and checkpoint.images_seen == 160
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    torch.set_default_dtype(dtype)
-    try:
-        state = fresh_state(config_, init_device_mesh("cpu", (1,)), torch.device("cpu")).state_dict()
-        load(checkpoint, state)
-        return {name: value.clone() for name, value in flat("", state)}
-    finally:
-        torch.set_default_dtype(torch.float32)
-        dist.destroy_process_group()
-
-
-def flat(prefix: str, value: Any) -> list[tuple[str, torch.Tensor]]:
-    if isinstance(value, dict):
-        return [leaf for name, inner in value.items() for leaf in flat(f"{prefix}/{name}", inner)]
-    if isinstance(value, DTensor):
-        return [(prefix, value.full_tensor())]
-    return [(prefix, value)] if isinstance(value, torch.Tensor) else []
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs in float64: one of 20 steps in one process, and 7 + 6 + 7 steps in 2, 1 and 2 processes.
@@ -127,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_optimizer_and_ema_agree_to_1e_9(folder: Path) -> None:
     dataset = write_moments(folder / "data", 40, 4)
     whole, parts = (
-        final_state(config(folder / name, dataset, 160, 1), torch.float64) for name in ("whole", "parts")
+        whole_state(config(folder / name, dataset, 160, 1), torch.float64) for name in ("whole", "parts")
     )
     assert whole.keys() == parts.keys()
     assert {name.split("/")[1] for name in whole} == {"model", "optimizer", "ema"}

@@ -1,0 +1,52 @@
+"""What an experiment tells its user in the terminal, besides its progress."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import storage
+from orchestrator.config import ExperimentConfig
+from orchestrator.runs import METRICS_FILE, read_metrics
+from orchestrator.tracking.tracker import server_problem
+
+
+def print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
+    """A finished run's scores, and where everything of it is."""
+    scored = read_metrics(config.directory)
+    table = Table(
+        "metric", "value", "what it is", title=f"{config.run.name} after {scored['images_seen']} images"
+    )
+    for name, entry in scored["metrics"].items():
+        table.add_row(name, f"{entry['value']:.4g}", entry["meaning"])
+    console.print(table)
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
+    store = f"--backend-store-uri {uri}" if not uri.startswith("http") else ""
+    look = f"uv run mlflow ui --workers 1 {store}" if store else f"open {uri}"
+    for line in (
+        f"Samples   {storage.join(config.directory, 'samples.png')}",
+        f"Metrics   {storage.join(config.directory, METRICS_FILE)} (every number with its protocol)",
+        f"Weights   {storage.join(config.directory, 'export')} (DiMR.from_pretrained)",
+        f"Took      {parts}",
+        f"MLflow    {look}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def warn_of_silent_server(uri: str, console: Console) -> None:
+    """Say before training that MLflow will have to wait."""
+    problem = server_problem(uri)
+    if problem:
+        console.print(f"Warning: the tracking server {uri} does not answer ({problem}). Training goes on and keeps its "
+                      "journal; it is copied as soon as the server answers. To use a local store instead, leave out "
+                      "--tracking.uri and MLFLOW_TRACKING_URI.", soft_wrap=True)  # fmt: skip
+
+
+def warn_of_temporary_folder(config: ExperimentConfig, console: Console) -> None:
+    """A submitted job starts in a copy of the code that Ray deletes later."""
+    if "runtime_resources" in Path(config.run.root).parts and "working_dir_files" in os.fspath(
+        config.run.root
+    ):
+        console.print(f"Warning: run.root {config.run.root} lies in Ray's temporary copy of the code, which Ray deletes. "
+                      "Give an absolute folder with --run.root to keep the run.", soft_wrap=True)  # fmt: skip
