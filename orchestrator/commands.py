@@ -34,6 +34,6 @@ def mistakes_explained() -> Iterator[None]:
     except UserError as error:
         console.print(f"Error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("Interrupted. The same command continues from where it was.")
+    except KeyboardInterrupt as interruption:
+        console.print(str(interruption) or "Interrupted. The same command continues from where it was.")
         sys.exit(130)

@@ -21,10 +21,16 @@ from orchestrator.evaluation.aside import Aside
 from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import IN_MEMORY_SOURCES, check_model, prepare_dataset
-from orchestrator.messages import print_summary, warn_of_silent_server, warn_of_temporary_folder
+from orchestrator.messages import (
+    print_summary,
+    warn_of_short_stop,
+    warn_of_silent_server,
+    warn_of_temporary_folder,
+)
 from orchestrator.progress import ImageProgress
 from orchestrator.provenance import provenance
 from orchestrator.runs import METRICS_FILE, Run, open_run, write_text
+from orchestrator.stopping import Stopper, run_in_thread
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.hooks import Hooks, crossed
 from orchestrator.training.shards import TrainJob
@@ -55,7 +61,7 @@ def run_experiment(config: ExperimentConfig) -> None:
     run = open_run(config, dataset.fingerprint)
     warn_of_silent_server(uri, console)
     seconds = {"prepare": time.perf_counter() - started}
-    with cluster.connect(config):
+    with Stopper() as stopper, cluster.connect(config):
         shares = cluster.divide(config)
         tracker = _start_tracker(config, uri)
         try:
@@ -64,7 +70,9 @@ def run_experiment(config: ExperimentConfig) -> None:
                     f"The run {run.directory} is finished; give another --run.name to start a new one."
                 )
             else:
-                _train_and_score(config, dataset, held_out, run, shares, tracker, console, seconds, started)
+                _train_and_score(
+                    config, dataset, held_out, run, shares, tracker, stopper, console, seconds, started
+                )
         except BaseException as error:
             tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -139,6 +147,7 @@ def _train_and_score(
     run: Run,
     shares: cluster.Shares,
     tracker: Any,
+    stopper: Stopper,
     console: Console,
     seconds: dict[str, float],
     started: float,
@@ -150,7 +159,7 @@ def _train_and_score(
     )
     tracker.log_status.remote("RUNNING")
     began = time.perf_counter()
-    checkpoint = _train(config, dataset, held_out, run, shares, tracker, console)
+    checkpoint = _train(config, dataset, held_out, run, shares, tracker, stopper, console)
     seconds["train"] = time.perf_counter() - began
     # torch and diffusers, ten seconds of import, are loaded when they are needed.
     from orchestrator.checkpoints.loading import export
@@ -173,6 +182,7 @@ def _train(
     run: Run,
     shares: cluster.Shares,
     tracker: Any,
+    stopper: Stopper,
     console: Console,
 ) -> Checkpoint:
     start = run.checkpoint.images_seen if run.checkpoint else 0
@@ -187,12 +197,23 @@ def _train(
     job = TrainJob(config, dataset, _HooksOf(tracker, aside, config.train), held_out)
     from orchestrator.training.entry import train
 
-    with _Follow(tracker, ImageProgress(console, "train", config.train.images, start)):
-        train(job, shares.data_cpus)
+    def stop() -> None:
+        console.print("Stopping with a checkpoint after this step. Once more stops at once, without one.")
+        tracker.ask_to_stop.remote()
+
+    warn_of_short_stop(console)
+    progress = ImageProgress(console, "train", config.train.images, start)
+    with _Follow(tracker, progress), stopper.asks(stop):
+        run_in_thread(lambda: train(job, shares.data_cpus))
     if aside is not None:
         ray.get(aside.wait.remote())
         ray.kill(aside)
-    return marked(run.directory)[-1]
+    newest = marked(run.directory)[-1]
+    if newest.images_seen < config.train.images:
+        raise KeyboardInterrupt(
+            f"Stopped at {newest.images_seen} of {config.train.images} images, with a checkpoint. The same command continues."
+        )
+    return newest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +225,11 @@ class _HooksOf:
     train: TrainConfig
 
     def __call__(self) -> Hooks:
-        return Hooks(on_metrics=self._on_metrics, on_checkpoint=self._on_checkpoint)
+        return Hooks(
+            on_metrics=self._on_metrics,
+            on_checkpoint=self._on_checkpoint,
+            should_stop=_Poll(self.tracker.is_asked_to_stop),
+        )
 
     def _on_metrics(self, metrics: dict[str, float], images_seen: int) -> None:
         self.tracker.log_metrics.remote(metrics, images_seen)
@@ -219,6 +244,22 @@ class _HooksOf:
     def _is_due(self, checkpoint: Checkpoint, every: int) -> bool:
         seen = checkpoint.images_seen
         return every > 0 and crossed(seen - self.train.batch_size, seen, every)
+
+
+class _Poll:
+    """Asks an actor something now and then, and never waits for the answer."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+        self._asked_at, self._question = time.monotonic(), None
+        self._answer = False
+
+    def __call__(self) -> bool:
+        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
+            self._answer, self._question = ray.get(self._question), None
+        if self._question is None and time.monotonic() - self._asked_at > POLL_SECONDS:
+            self._question, self._asked_at = self._method.remote(), time.monotonic()
+        return self._answer
 
 
 class _Follow:

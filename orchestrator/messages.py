@@ -9,6 +9,7 @@ from rich.table import Table
 from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.runs import METRICS_FILE, read_metrics
+from orchestrator.stopping import JOB_STOP_SECONDS, JOB_STOP_SECONDS_VARIABLE, seconds_until_killed
 from orchestrator.tracking.tracker import server_problem
 
 
@@ -41,6 +42,16 @@ def warn_of_silent_server(uri: str, console: Console) -> None:
         console.print(f"Warning: the tracking server {uri} does not answer ({problem}). Training goes on and keeps its "
                       "journal; it is copied as soon as the server answers. To use a local store instead, leave out "
                       "--tracking.uri and MLFLOW_TRACKING_URI.", soft_wrap=True)  # fmt: skip
+
+
+def warn_of_short_stop(console: Console) -> None:
+    """A submitted job may be killed before it has written its checkpoint."""
+    seconds = seconds_until_killed()
+    if seconds is not None and seconds <= JOB_STOP_SECONDS:
+        console.print(f"Note: `ray job stop` kills this job {seconds:g} s after asking it to end, and what remains is its last "
+                      f"periodic checkpoint. To have it write one then, submit it with {JOB_STOP_SECONDS_VARIABLE} set: "
+                      f"--runtime-env-json '{{\"env_vars\": {{\"{JOB_STOP_SECONDS_VARIABLE}\": \"300\"}}}}'.",
+                      soft_wrap=True)  # fmt: skip
 
 
 def warn_of_temporary_folder(config: ExperimentConfig, console: Console) -> None:

@@ -59,6 +59,7 @@ class Tracker:
         self._journal = Journal(self._files.folder / JOURNAL_FILE)
         self._latest: dict[str, float] = {}
         self._kept = time.monotonic()
+        self._is_asked_to_stop = False
         if not self._journal.records():
             self._journal.append("run", key=uuid.uuid4().hex, name=run_name)
         self._sync = MLflowSync(self._files, directory, experiment, uri)
@@ -90,6 +91,14 @@ class Tracker:
     def log_status(self, status: str) -> None:
         """RUNNING, FINISHED, FAILED or KILLED."""
         self._journal.append("status", status=status)
+
+    def ask_to_stop(self) -> None:
+        """Keep the driver's wish for the training workers, who ask for it."""
+        self._is_asked_to_stop = True
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether training should end."""
+        return self._is_asked_to_stop
 
     def latest(self) -> dict[str, float]:
         """The newest value of every metric, and images_seen; for progress bars."""

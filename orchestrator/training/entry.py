@@ -1,5 +1,7 @@
 """Training as a Ray Train job: worker group, data shards, restarts."""
 
+import dataclasses
+import logging
 import os
 import time
 from functools import partial
@@ -9,18 +11,53 @@ import ray.train
 import ray.train.torch
 
 from orchestrator import storage
+from orchestrator.errors import UserError
+from orchestrator.training.hooks import DivergenceError
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
+
+MAX_ROLLBACKS = 2
+logger = logging.getLogger(__name__)
 
 
 def train(job: TrainJob, data_cpus: float) -> None:
     """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` Ray Train workers.
+
+    Where gradients stop being finite it goes back to the newest checkpoint and on with other noise, twice at most.
 
     Args:
         data_cpus: CPUs that Ray Data may use for reading, over all workers.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than ``train.max_restarts``.
+        UserError: training diverged again after every rollback.
     """
+    rollbacks = 0
+    while divergence := _fit(job, data_cpus):
+        if rollbacks == MAX_ROLLBACKS:
+            raise _explained(job, divergence)
+        rollbacks += 1
+        logger.warning(
+            "Gradients were not finite for many steps up to %d images: going back to the newest checkpoint, and on with "
+            "other noise.",
+            divergence.images_seen,
+        )
+        job = dataclasses.replace(job, attempt=divergence.attempt + 1)
+
+
+def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
+    train_config = job.config.train
+    return UserError(
+        f"Training diverges at about {divergence.images_seen} images, also from the newest checkpoint with other noise "
+        f"({MAX_ROLLBACKS} times). The weights there are sound; the steps after it are not. Look at train/gradient_norm and "
+        f"loss_by_noise before it in MLflow, verify the dataset (python jobs/prepare_latents.py verify "
+        f"{job.config.data.path}), and start a run from an older checkpoint (--run.name NEW --train.init_from "
+        f"{job.config.directory}/checkpoints/N) with a lower --train.learning_rate (now {train_config.learning_rate:g}) or "
+        f"--train.clip_gradient_norm (now {train_config.clip_gradient_norm:g})"
+        + (", or in fp32." if train_config.precision == "bf16" else ".")
+    )
+
+
+def _fit(job: TrainJob, data_cpus: float) -> DivergenceError | None:
     train_config = job.config.train
     trainer = ray.train.torch.TorchTrainer(
         _worker,
@@ -30,7 +67,7 @@ def train(job: TrainJob, data_cpus: float) -> None:
         ),
         run_config=ray.train.RunConfig(
             # Ray Train's own state is not used to resume, so every call is a Ray Train run of its own.
-            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{job.attempt}",
             storage_path=storage.join(job.config.directory, "ray_train"),
             failure_config=ray.train.FailureConfig(max_failures=train_config.max_restarts),
         ),
@@ -38,11 +75,12 @@ def train(job: TrainJob, data_cpus: float) -> None:
         datasets={"train": partial(find_start, job)},
         dataset_config=DeterministicOrder(data_cpus),
     )
-    trainer.fit()
+    divergence: DivergenceError | None = trainer.fit().return_value
+    return divergence
 
 
-def _worker(loop_config: dict[str, Any]) -> None:
+def _worker(loop_config: dict[str, Any]) -> DivergenceError | None:
     # Imported here, so that the job's own process need not load the network.
     from orchestrator.training.worker import run_ray_worker
 
-    run_ray_worker(loop_config["job"], loop_config["data_cpus"])
+    return run_ray_worker(loop_config["job"], loop_config["data_cpus"])

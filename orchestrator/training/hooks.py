@@ -13,9 +13,19 @@ def crossed(before: int, after: int, every: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What happens on the first rank while training goes on; both must return at once."""
+    """What happens on the first rank while training goes on; all must return at once."""
 
     on_metrics: Callable[[dict[str, float], int], None]
     """Called with metrics and images seen."""
     on_checkpoint: Callable[[Checkpoint], None]
     """Called when a checkpoint is complete."""
+    should_stop: Callable[[], bool] = lambda: False
+    """Asked before every step: whether to write a checkpoint and end."""
+
+
+@dataclass
+class DivergenceError(Exception):
+    """Gradients are not finite any more, step after step."""
+
+    images_seen: int
+    attempt: int

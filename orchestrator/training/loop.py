@@ -1,7 +1,8 @@
 """The training loop: the same with or without Ray; whoever calls it brings the batches and takes the reports."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.latents.format import DatasetInfo
 from orchestrator.latents.stream import Batch
-from orchestrator.training.hooks import Hooks, crossed
+from orchestrator.training.hooks import DivergenceError, Hooks, crossed
 from orchestrator.training.interval import Interval, mean_losses
 from orchestrator.training.profile import Profiler
 from orchestrator.training.state import TrainState
 from orchestrator.training.step import draw, forward_losses, train_step
 from orchestrator.training.timing import Stopwatch
+
+MAX_SKIPPED_STEPS = 10
 
 
 def run_loop(
@@ -30,17 +33,19 @@ def run_loop(
     hooks: Hooks,
     held_out: Batch | None = None,
 ) -> None:
-    """Train from ``state.images_seen`` to ``train.images``, reporting and checkpointing on the way.
+    """Train from ``state.images_seen`` to ``train.images``, or until asked to stop; report and checkpoint on the way.
 
     Collective: every rank calls it with its own batches, the whole of ``held_out`` and the same position. The last
-    checkpoint is at or just past ``train.images``, which is rounded up to whole batches.
+    checkpoint is where it ended: at or just past ``train.images``, which is rounded up to whole batches.
 
     Raises:
         UserError: the last checkpoint could not be written.
+        DivergenceError: ``MAX_SKIPPED_STEPS`` steps in a row had a gradient that is not finite.
     """
     train, schedule = config.train, NoiseSchedule(config.diffusion.schedule)
     rank, share = dist.get_rank(), train.batch_size // dist.get_world_size()
     interval, stopwatch = Interval(config, info.num_images, state.device), Stopwatch(state.device)
+    stop = _StopForAll(hooks.should_stop)
     writer, profiler = CheckpointWriter(config, on_gpu=state.device.type == "cuda"), Profiler(config, rank)
     newest_metrics: dict[str, float] = {}
 
@@ -54,16 +59,23 @@ def run_loop(
             hooks.on_checkpoint(checkpoint)
         return checkpoint is not None
 
-    while state.images_seen < train.images:
+    is_last, skipped_in_a_row = False, 0
+    while state.images_seen < train.images and not is_last:
         with stopwatch.part("data"):
             batch = next(batches)
         with stopwatch.part("draws"):
             draws = draw(config, info, batch, state.images_seen + rank * share, state.attempt)
         before = state.images_seen
-        interval.add(train_step(config, state, draws, schedule, stopwatch))
+        result = train_step(config, state, draws, schedule, stopwatch)
+        interval.add(result)
         profiler.step()
+        skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
+        if skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            announce(writer.finish())
+            writer.close()
+            raise DivergenceError(state.images_seen, state.attempt)
 
-        is_last = state.images_seen >= train.images
+        is_last = state.images_seen >= train.images or stop.is_asked()
         if is_last or crossed(before, state.images_seen, train.log_every_images):
             report(interval.close(state, stopwatch))
         announce(writer.completed())
@@ -81,6 +93,22 @@ def run_loop(
             f"The last checkpoint, at {state.images_seen} images, could not be written to {config.directory}; the log "
             "says why. Make room and run the same command again: it goes on from the newest complete one."
         )
+
+
+class _StopForAll:
+    """The first rank's wish to stop, made known to all ranks at the same step."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+        # On the CPU, and apart from training's collectives and the checkpoint thread's.
+        self._group: Any = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+
+    def is_asked(self) -> bool:
+        """Collective."""
+        asked = torch.tensor([dist.get_rank() == 0 and self._should_stop()])
+        if self._group is not None:
+            dist.broadcast(asked, src=0, group=self._group)
+        return bool(asked)
 
 
 @torch.no_grad()

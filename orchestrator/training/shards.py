@@ -26,6 +26,8 @@ class TrainJob:
     """Called in every worker; the first rank's are used."""
     held_out: LatentDataset | None = None
     """Never trained on."""
+    attempt: int = 0
+    """At least this one: after a rollback, training sees other noise."""
 
 
 @dataclass(frozen=True)

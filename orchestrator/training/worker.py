@@ -4,7 +4,9 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
+from typing import Any
 
 import pyarrow as pa
 import ray.train
@@ -14,14 +16,18 @@ import torch.distributed as dist
 
 from orchestrator.checkpoints.loading import load
 from orchestrator.latents.stream import batches, read_directly
+from orchestrator.training.hooks import DivergenceError
 from orchestrator.training.loop import run_loop
 from orchestrator.training.parallelize import make_mesh
 from orchestrator.training.shards import Shard, Start, TrainJob, find_start, make_shard
 from orchestrator.training.state import TrainState, fresh_state
 
 
-def run_ray_worker(job: TrainJob, data_cpus: float) -> None:
-    """Train in a Ray Train worker; where ``train.workers`` is 0, in the calling process."""
+def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | None:
+    """Train in a Ray Train worker; where ``train.workers`` is 0, in the calling process.
+
+    Divergence is returned, not raised: Ray Train would start the workers again, to diverge again.
+    """
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     shard = ray.train.get_dataset_shard("train")
@@ -29,7 +35,12 @@ def run_ray_worker(job: TrainJob, data_cpus: float) -> None:
         shard = make_shard(shard, 0, 1, data_cpus)
     device = ray.train.torch.get_device() if job.config.train.use_gpu else torch.device("cpu")
     per_node = ray.train.get_context().get_local_world_size()
-    run_rank(job, shard.start, _tables(shard), device, per_node)
+    try:
+        with _reading(shard) as tables:
+            run_rank(job, shard.start, tables, device, per_node)
+    except DivergenceError as divergence:
+        return DivergenceError(divergence.images_seen, divergence.attempt)
+    return None
 
 
 def run_process(job: TrainJob) -> TrainState:
@@ -73,6 +84,7 @@ def run_rank(
             saved = state.state_dict()
             load(start.checkpoint, saved)
             state.load_state_dict(saved)
+        state.attempt = max(state.attempt, job.attempt)
         stream = batches(start.plan, tables, rank, world_size)
         run_loop(config, job.dataset.info, state, stream, job.make_hooks(), start.held_out)
         return state
@@ -91,12 +103,18 @@ def _same_everywhere(job: TrainJob) -> Start:
     return choice[0]
 
 
-def _tables(shard: Shard) -> Iterator[pa.Table]:
+@contextmanager
+def _reading(shard: Shard) -> Iterator[Iterator[pa.Table]]:
     """A shard's Arrow blocks, in order, some read ahead; reading begins at once, while the network is still being built."""
-    blocks = iter(shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
-    first = ThreadPoolExecutor(1, "first-block").submit(lambda: list(islice(blocks, 1)))
-    return chain(_result(first), blocks)
+    blocks: Any = iter(shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
+    with ThreadPoolExecutor(1, "first-block") as pool:
+        first = pool.submit(lambda: list(islice(blocks, 1)))
+        try:
+            yield chain(_result(first), blocks)
+        finally:
+            first.exception()
+            blocks.close()  # Readers that are ahead end with it, not whenever it is collected.
 
 
-def _result(first: "Future[list[pa.Table]]") -> Iterator[pa.Table]:
+def _result(first: Future[list[pa.Table]]) -> Iterator[pa.Table]:
     yield from first.result()
