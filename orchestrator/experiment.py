@@ -61,7 +61,8 @@ def run_experiment(config: ExperimentConfig) -> None:
     run = open_run(config, dataset.fingerprint)
     warn_of_silent_server(uri, console)
     seconds = {"prepare": time.perf_counter() - started}
-    with Stopper() as stopper, cluster.connect(config):
+    # Inside, because connecting to Ray sets a handler of its own.
+    with cluster.connect(config), Stopper() as stopper:
         shares = cluster.divide(config)
         tracker = _start_tracker(config, uri)
         try:

@@ -20,7 +20,7 @@ from orchestrator.storage import filesystem_of
 
 MAX_READ_TASKS = 2000
 # Starting a task takes Ray tens of milliseconds; smaller ones would spend more on that than on reading.
-READ_TASK_BYTES = 64 << 20
+WINDOWS_PER_TASK = 4
 SPREAD_ROW_GROUPS = 16
 
 
@@ -98,9 +98,8 @@ def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Datas
                 plan, lane=lanes[int(item) % len(lanes)], number=first + int(item) // len(lanes)
             )
 
-    row_bytes = plan.dataset.info.schema.field("latents").type.byte_width
-    tasks = math.ceil(count * plan.order.window * row_bytes / READ_TASK_BYTES)
-    items = ray.data.range(count, override_num_blocks=max(1, min(count, tasks, MAX_READ_TASKS)))
+    tasks = math.ceil(count / WINDOWS_PER_TASK)
+    items = ray.data.range(count, override_num_blocks=max(1, min(tasks, MAX_READ_TASKS)))
     dataset = items.map_batches(read, batch_size=None, zero_copy_batch=True)
     dataset.context.execution_options.preserve_order = True
     dataset.context.enable_progress_bars = False

@@ -1,0 +1,72 @@
+"""Workers that are killed or hang: the run starts again from its checkpoint and ends in the bits of an undisturbed one."""
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.checkpoints.selection import Checkpoint, marked
+from orchestrator.config import ExperimentConfig
+from orchestrator.latents.format import LatentDataset
+from orchestrator.training.entry import train
+from orchestrator.training.hooks import Hooks
+from orchestrator.training.shards import TrainJob
+from tests.configs import tiny
+from tests.datasets import write_numbered
+from tests.states import whole_state
+
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.faults]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Hooks that send the first rank's process a signal, once, when the first checkpoint is complete."""
+
+    number: int
+    done: str
+
+    def __call__(self) -> Hooks:
+        return Hooks(on_metrics=lambda metrics, seen: None, on_checkpoint=self.strike)
+
+    def strike(self, checkpoint: Checkpoint) -> None:
+        if not Path(self.done).exists():
+            Path(self.done).write_text(str(checkpoint.images_seen))
+            os.kill(os.getpid(), self.number)
+
+
+def config(folder: Path, dataset: LatentDataset) -> ExperimentConfig:
+    settings: dict[str, Any] = {"workers": 2, "images": 96, "checkpoint_every_images": 16}
+    return tiny(folder, dataset.path, train=settings)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[LatentDataset, dict[str, torch.Tensor]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    dataset = write_numbered(folder / "data", 50, 8)
+    config_ = config(folder, dataset)
+    (folder / "done").touch()
+    train(TrainJob(config_, dataset, Fault(0, str(folder / "done"))), data_cpus=1)
+    return dataset, whole_state(config_)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+def test_the_run_goes_on_and_ends_in_the_same_bits(
+    number: signal.Signals,
+    tmp_path: Path,
+    undisturbed: tuple[LatentDataset, dict[str, torch.Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "10")
+    dataset, expected = undisturbed
+    config_ = config(tmp_path, dataset)
+    train(TrainJob(config_, dataset, Fault(number, str(tmp_path / "done"))), data_cpus=1)
+    assert (tmp_path / "done").read_text() in ("16", "32")
+    assert [checkpoint.images_seen for checkpoint in marked(config_.directory)][-1] == 96
+    found = whole_state(config_)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
