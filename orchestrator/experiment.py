@@ -72,7 +72,7 @@ def run_experiment(config: ExperimentConfig) -> None:
                 )
             else:
                 _train_and_score(
-                    config, dataset, held_out, run, shares, tracker, stopper, console, seconds, started
+                    _Work(config, dataset, held_out, run, shares, tracker, stopper, console), seconds, started
                 )
         except BaseException as error:
             tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -141,18 +141,22 @@ def _require_extractor(config: ExperimentConfig) -> None:
         weights_file(config.evaluation)
 
 
-def _train_and_score(
-    config: ExperimentConfig,
-    dataset: LatentDataset,
-    held_out: LatentDataset | None,
-    run: Run,
-    shares: cluster.Shares,
-    tracker: Any,
-    stopper: Stopper,
-    console: Console,
-    seconds: dict[str, float],
-    started: float,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """Everything that an experiment needs at hand while it runs."""
+
+    config: ExperimentConfig
+    dataset: LatentDataset
+    held_out: LatentDataset | None
+    run: Run
+    shares: cluster.Shares
+    tracker: Any
+    stopper: Stopper
+    console: Console
+
+
+def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> None:
+    config, dataset, tracker = work.config, work.dataset, work.tracker
     # The whole config; it holds no secrets, credentials come from the environment.
     tracker.log_params.remote(flatten(config))
     tracker.log_tags.remote(
@@ -160,14 +164,14 @@ def _train_and_score(
     )
     tracker.log_status.remote("RUNNING")
     began = time.perf_counter()
-    checkpoint = _train(config, dataset, held_out, run, shares, tracker, stopper, console)
+    checkpoint = _train(work)
     seconds["train"] = time.perf_counter() - began
     # torch and diffusers, ten seconds of import, are loaded when they are needed.
     from orchestrator.checkpoints.loading import export
     from orchestrator.evaluation.score import evaluate
 
-    export(checkpoint, storage.join(run.directory, "export"))
-    with ImageProgress(console, "sample", config.evaluation.images) as progress:
+    export(checkpoint, storage.join(work.run.directory, "export"))
+    with ImageProgress(work.console, "sample", config.evaluation.images) as progress:
         scores = evaluate(config, checkpoint, dataset, progress.update)
     seconds |= scores.seconds
     seconds["total"] = time.perf_counter() - started
@@ -176,16 +180,8 @@ def _train_and_score(
     tracker.log_status.remote("FINISHED")
 
 
-def _train(
-    config: ExperimentConfig,
-    dataset: LatentDataset,
-    held_out: LatentDataset | None,
-    run: Run,
-    shares: cluster.Shares,
-    tracker: Any,
-    stopper: Stopper,
-    console: Console,
-) -> Checkpoint:
+def _train(work: _Work) -> Checkpoint:
+    config, run, tracker, console = work.config, work.run, work.tracker, work.console
     start = run.checkpoint.images_seen if run.checkpoint else 0
     if start >= config.train.images and run.checkpoint:
         return run.checkpoint
@@ -194,8 +190,10 @@ def _train(
     aside: Any = None
     if cluster.works_aside(config):
         resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
-        aside = ray.remote(Aside).options(**resources).remote(config, dataset.info.scaling_factor, tracker)
-    job = TrainJob(config, dataset, _HooksOf(tracker, aside, config.train), held_out)
+        aside = (
+            ray.remote(Aside).options(**resources).remote(config, work.dataset.info.scaling_factor, tracker)
+        )
+    job = TrainJob(config, work.dataset, _HooksOf(tracker, aside, config.train), work.held_out)
     from orchestrator.training.entry import train
 
     def stop() -> None:
@@ -204,8 +202,8 @@ def _train(
 
     warn_of_short_stop(console)
     progress = ImageProgress(console, "train", config.train.images, start)
-    with _Follow(tracker, progress), stopper.asks(stop):
-        run_in_thread(lambda: train(job, shares.data_cpus))
+    with _Follow(tracker, progress), work.stopper.asks(stop):
+        run_in_thread(lambda: train(job, work.shares.data_cpus))
     if aside is not None:
         ray.get(aside.wait.remote())
         ray.kill(aside)

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.checkpoints.selection import newest_valid
+from orchestrator.config_io import to_yaml
 from orchestrator.latents.format import LatentDataset
+from orchestrator.stopping import JOB_STOP_SECONDS_VARIABLE
+from tests.configs import tiny
+from tests.datasets import write_numbered
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
@@ -73,3 +78,36 @@ def test_a_submitted_job_trains_and_scores(
     assert "succeeded" in submitted.stdout
     scored = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
     assert scored["images_seen"] == 160
+
+
+@pytest.mark.faults
+def test_stopping_a_job_writes_a_checkpoint_where_it_has_the_time(
+    tmp_path: Path, head: dict[str, str]
+) -> None:
+    wait_until_ready(head)
+    dataset = write_numbered(tmp_path / "data", 50, 8)
+    config = tiny(tmp_path, dataset.path, train={"images": 10**7, "checkpoint_every_images": 10**7})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    runtime = json.dumps({"env_vars": {JOB_STOP_SECONDS_VARIABLE: "120"}})
+    entry = [sys.executable, "jobs/train_g.py", "--config", str(tmp_path / "config.yaml")]
+    subprocess.run(
+        [RAY, "job", "submit", "--no-wait", "--submission-id", "stopped", "--runtime-env-json", runtime,
+         "--working-dir", str(ROOT), "--", *entry],
+        env=head, capture_output=True, timeout=300, check=True, cwd=ROOT,
+    )  # fmt: skip
+    logs = subprocess.Popen(
+        [RAY, "job", "logs", "--follow", "stopped"], env=head, text=True, stdout=subprocess.PIPE
+    )
+    assert logs.stdout is not None
+    said = []
+    for line in logs.stdout:
+        said.append(line)
+        if line.startswith("train "):
+            break
+    stopped = subprocess.run(
+        [RAY, "job", "stop", "stopped"], env=head, capture_output=True, timeout=300, check=True
+    )
+    logs.kill()
+    assert not any("kills this job" in line for line in said)
+    newest = newest_valid(config.directory)
+    assert newest is not None and newest.images_seen > 0, stopped.stdout
