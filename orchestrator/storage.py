@@ -1,15 +1,21 @@
 """Files by path or URI: a local disk and an object store behind the same few functions.
 
-S3's credentials come from the standard AWS sources (environment, profile, instance role); ``AWS_ENDPOINT_URL`` points it
-at another server.
+pyarrow streams what is large (parquet, checkpoint shards); fsspec, on S3 by s3fs, lists folders and reads and deletes small
+objects. S3's credentials come from the standard AWS sources (environment, profile, instance role); ``AWS_ENDPOINT_URL``
+points it at another server.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs
+from fsspec import AbstractFileSystem
+from fsspec.implementations.arrow import ArrowFSWrapper
+from fsspec.implementations.local import LocalFileSystem
 
 S3_ATTEMPTS = 10
 
@@ -36,6 +42,34 @@ def connect_to_s3() -> pa.fs.S3FileSystem:
     )
 
 
+@lru_cache(maxsize=1)
+def s3_objects() -> AbstractFileSystem:
+    """The same S3 for small objects; it remembers no listing, because others write too."""
+    import s3fs
+
+    retries = {"mode": "standard", "max_attempts": S3_ATTEMPTS}
+    return s3fs.S3FileSystem(
+        use_listings_cache=False, skip_instance_cache=True, config_kwargs={"retries": retries}
+    )
+
+
+@contextmanager
+def _objects(path: str) -> Iterator[tuple[AbstractFileSystem, str]]:
+    """Whatever holds ``path``, and the path within it; a store that does not answer raises OSError, as a disk does."""
+    if is_local(path):
+        yield LocalFileSystem(), path
+    elif path.startswith("s3://"):
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            yield s3_objects(), path
+        except BotoCoreError as error:
+            raise OSError(str(error)) from error
+    else:
+        filesystem, inner = filesystem_of(path)
+        yield ArrowFSWrapper(filesystem), inner
+
+
 def is_local(path: str) -> bool:
     """Whether ``path`` is on a disk that this machine mounts."""
     return "://" not in path
@@ -48,15 +82,24 @@ def join(folder: str, *names: str) -> str:
 
 def is_file(path: str) -> bool:
     """Whether there is a file."""
-    filesystem, inner = filesystem_of(path)
-    return bool(filesystem.get_file_info(inner).type == pa.fs.FileType.File)
+    with _objects(path) as (objects, inner):
+        return bool(objects.isfile(inner))
 
 
 def sizes(folder: str) -> dict[str, int | None]:
     """What lies in a folder: name -> bytes of a file, None of a folder; nothing where there is no such folder."""
-    filesystem, inner = filesystem_of(folder)
-    found = filesystem.get_file_info(pa.fs.FileSelector(inner, allow_not_found=True))
-    return {info.base_name: info.size if info.is_file else None for info in found}
+    with _objects(folder) as (objects, inner):
+        try:
+            found = objects.ls(inner, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        itself = objects._strip_protocol(inner)  # what a file or a folder's marker object lists
+    named = {
+        info["name"].rstrip("/").rpartition("/")[2]: info
+        for info in found
+        if info["name"].rstrip("/") != itself
+    }
+    return {name: info["size"] if info["type"] == "file" else None for name, info in named.items()}
 
 
 def read_bytes(path: str) -> bytes:
@@ -66,9 +109,8 @@ def read_bytes(path: str) -> bytes:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
     """
-    filesystem, inner = filesystem_of(path)
-    with filesystem.open_input_stream(inner) as stream:
-        return bytes(stream.read())
+    with _objects(path) as (objects, inner):
+        return bytes(objects.cat_file(inner))
 
 
 def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
@@ -79,32 +121,33 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if is_local(path):
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{os.getpid()}.writing")
-        try:
-            with aside.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
+    if not is_local(path):
+        # pyarrow sends large ones in parts, beside each other.
+        filesystem, inner = filesystem_of(path)
+        with filesystem.open_output_stream(inner) as stream:
+            stream.write(content)
         return
-    filesystem, inner = filesystem_of(path)
-    with filesystem.open_output_stream(inner) as stream:
-        stream.write(content)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def delete_file(path: str) -> None:
     """Remove a file, if it is there."""
-    if is_file(path):
-        filesystem, inner = filesystem_of(path)
-        filesystem.delete_file(inner)
+    with _objects(path) as (objects, inner):
+        if objects.isfile(inner):
+            objects.rm_file(inner)
 
 
 def delete_folder(path: str) -> None:
     """Remove a folder and all that is in it."""
-    filesystem, inner = filesystem_of(path)
-    filesystem.delete_dir(inner)
+    with _objects(path) as (objects, inner):
+        objects.rm(inner, recursive=True)

@@ -22,7 +22,7 @@ from orchestrator.latents.prepare import prepare_dataset
 from orchestrator.latents.sources.listing import list_source
 from orchestrator.latents.verify import verify
 from orchestrator.runs import open_run
-from orchestrator.storage import connect_to_s3, filesystem_of
+from orchestrator.storage import connect_to_s3, filesystem_of, s3_objects
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
@@ -34,6 +34,11 @@ from tests.flaky_s3 import Fault, flaky
 from tests.integration.test_prepare_collection import config, contents, write_image_folder, write_tar
 
 pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def forget_connections() -> None:
+    connect_to_s3.cache_clear()
+    s3_objects.cache_clear()
 
 
 def upload(folder: Path, prefix: str) -> None:
@@ -162,10 +167,10 @@ def test_a_store_that_fails_now_and_then_gets_every_checkpoint(
     config_ = tiny(tmp_path, dataset.path, run={"name": "flaky", "root": f"{s3_server}/runs"})
     with flaky(os.environ["AWS_ENDPOINT_URL"], lambda n: "503" if n % 4 == 1 else "") as (endpoint, faults):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        connect_to_s3.cache_clear()
+        forget_connections()
         run_process(TrainJob(config_, dataset, no_hooks))
         found = [checkpoint for checkpoint in marked(config_.directory) if problem_of(checkpoint) is None]
-    connect_to_s3.cache_clear()
+    forget_connections()
     assert [checkpoint.images_seen for checkpoint in found] == [32, 64]
     assert faults.count("503") >= 3
 
@@ -182,11 +187,11 @@ def test_a_server_that_fails_loses_nothing(
 ) -> None:
     with flaky(os.environ["AWS_ENDPOINT_URL"], fault) as (endpoint, faults):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        connect_to_s3.cache_clear()
+        forget_connections()
         written = write_numbered(f"{s3_server}/{name}", rows=60, row_group_rows=7)
         verify(written.path)
         rows = [index for table in read_rows(written, 16) for index in table["index"].to_pylist()]
-    connect_to_s3.cache_clear()
+    forget_connections()
     assert rows == list(range(60))
     assert sum(bool(kind) for kind in faults) >= 3
 
