@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from orchestrator import cluster, storage
 from orchestrator.checkpoints.selection import Checkpoint, marked
-from orchestrator.config import ExperimentConfig, TrainConfig
+from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import flatten, with_absolute_paths
 from orchestrator.errors import UserError
 from orchestrator.evaluation.aside import Aside
@@ -29,16 +28,15 @@ from orchestrator.messages import (
 )
 from orchestrator.progress import ImageProgress
 from orchestrator.provenance import provenance
+from orchestrator.remote_hooks import Follow, RemoteHooks
 from orchestrator.runs import METRICS_FILE, Run, open_run, write_text
 from orchestrator.stopping import Stopper, run_in_thread
 from orchestrator.tracking.tracker import Tracker, tracking_uri
-from orchestrator.training.hooks import Hooks, crossed
 from orchestrator.training.shards import TrainJob
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.score import Scores
 
-POLL_SECONDS = 1.0
 TRACKER_CLOSE_SECONDS = 60.0
 
 
@@ -193,7 +191,7 @@ def _train(work: _Work) -> Checkpoint:
         aside = (
             ray.remote(Aside).options(**resources).remote(config, work.dataset.info.scaling_factor, tracker)
         )
-    job = TrainJob(config, work.dataset, _HooksOf(tracker, aside, config.train), work.held_out)
+    job = TrainJob(config, work.dataset, RemoteHooks(tracker, aside, config.train), work.held_out)
     from orchestrator.training.entry import train
 
     def stop() -> None:
@@ -202,7 +200,7 @@ def _train(work: _Work) -> Checkpoint:
 
     warn_of_short_stop(console)
     progress = ImageProgress(console, "train", config.train.images, start)
-    with _Follow(tracker, progress), work.stopper.asks(stop):
+    with Follow(tracker, progress), work.stopper.asks(stop):
         run_in_thread(lambda: train(job, work.shares.data_cpus))
     if aside is not None:
         ray.get(aside.wait.remote())
@@ -213,80 +211,6 @@ def _train(work: _Work) -> Checkpoint:
             f"Stopped at {newest.images_seen} of {config.train.images} images, with a checkpoint. The same command continues."
         )
     return newest
-
-
-@dataclasses.dataclass(frozen=True)
-class _HooksOf:
-    """Makes a worker's hooks: messages to the tracker and the actor aside, which return at once."""
-
-    tracker: Any
-    aside: Any
-    train: TrainConfig
-
-    def __call__(self) -> Hooks:
-        return Hooks(
-            on_metrics=self._on_metrics,
-            on_checkpoint=self._on_checkpoint,
-            should_stop=_Poll(self.tracker.is_asked_to_stop),
-        )
-
-    def _on_metrics(self, metrics: dict[str, float], images_seen: int) -> None:
-        self.tracker.log_metrics.remote(metrics, images_seen)
-
-    def _on_checkpoint(self, checkpoint: Checkpoint) -> None:
-        self.tracker.keep.remote()
-        if self._is_due(checkpoint, self.train.preview_every_images):
-            self.aside.draw.remote(checkpoint)
-        if self._is_due(checkpoint, self.train.export_every_images):
-            self.aside.export.remote(checkpoint)
-
-    def _is_due(self, checkpoint: Checkpoint, every: int) -> bool:
-        seen = checkpoint.images_seen
-        return every > 0 and crossed(seen - self.train.batch_size, seen, every)
-
-
-class _Poll:
-    """Asks an actor something now and then, and never waits for the answer."""
-
-    def __init__(self, method: Any) -> None:
-        self._method = method
-        self._asked_at, self._question = time.monotonic(), None
-        self._answer = False
-
-    def __call__(self) -> bool:
-        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
-            self._answer, self._question = ray.get(self._question), None
-        if self._question is None and time.monotonic() - self._asked_at > POLL_SECONDS:
-            self._question, self._asked_at = self._method.remote(), time.monotonic()
-        return self._answer
-
-
-class _Follow:
-    """Shows in the driver what the tracker hears from the workers."""
-
-    def __init__(self, tracker: Any, progress: ImageProgress) -> None:
-        self._tracker, self._progress = tracker, progress
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> None:
-        self._progress.__enter__()
-        self._thread.start()
-
-    def __exit__(self, *error: Any) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._progress.__exit__(None, None, None)
-
-    def _run(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            self._show()
-        self._show()
-
-    def _show(self) -> None:
-        latest = ray.get(self._tracker.latest.remote())
-        if "images_seen" in latest and "loss/total" in latest:
-            self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")
 
 
 def _start_tracker(config: ExperimentConfig, uri: str) -> Any:

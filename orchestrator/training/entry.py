@@ -28,8 +28,7 @@ def train(job: TrainJob, data_cpus: float) -> None:
         data_cpus: CPUs that Ray Data may use for reading, over all workers.
 
     Raises:
-        ray.train.TrainingFailedError: the workers failed more often than ``train.max_restarts``.
-        UserError: training diverged again after every rollback.
+        UserError: the workers failed more often than ``train.max_restarts``, or training diverged after every rollback.
     """
     rollbacks = 0
     while divergence := _fit(job, data_cpus):
@@ -75,8 +74,21 @@ def _fit(job: TrainJob, data_cpus: float) -> DivergenceError | None:
         datasets={"train": partial(find_start, job)},
         dataset_config=DeterministicOrder(data_cpus),
     )
-    divergence: DivergenceError | None = trainer.fit().return_value
+    try:
+        divergence: DivergenceError | None = trainer.fit().return_value
+    except ray.train.TrainingFailedError as error:
+        raise UserError(_last_word(job, error)) from error
     return divergence
+
+
+def _last_word(job: TrainJob, error: ray.train.TrainingFailedError) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return (
+        f"Training failed and is not started again: it was {job.config.train.max_restarts} times (train.max_restarts). "
+        f"What failed last:\n  {lines[-1].strip()}\nThe whole of it is in the log above, and in Ray's under "
+        f"{storage.join(job.config.directory, 'ray_train')}. Everything up to the newest checkpoint is kept: mend the "
+        "cause and run the same command again."
+    )
 
 
 def _worker(loop_config: dict[str, Any]) -> DivergenceError | None:

@@ -2,6 +2,8 @@
 
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,20 +34,25 @@ class Interval:
         self._peak_flops = 0.0
         self._started = time.perf_counter()
         self._results: list[StepResult] = []
-        self._checkpoint_stall = 0.0
+        self._paused = self._checkpoint_stall = 0.0
 
     def add(self, result: StepResult) -> None:
         """Count a step."""
         self._results.append(result)
 
-    def add_checkpoint_stall(self, seconds: float) -> None:
-        """Count time that training waited for a checkpoint."""
-        self._checkpoint_stall += seconds
+    @contextmanager
+    def pause(self, for_checkpoint: bool = False) -> Iterator[None]:
+        """What happens inside is no part of training's speed."""
+        started = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        self._paused += seconds
+        self._checkpoint_stall += seconds if for_checkpoint else 0.0
 
     def close(self, state: TrainState, stopwatch: Stopwatch) -> dict[str, float]:
         """The interval's metrics; the next one begins. Collective: every rank must call this."""
         config, results = self._config, self._results
-        seconds = time.perf_counter() - self._started - self._checkpoint_stall
+        seconds = time.perf_counter() - self._started - self._paused
         images_per_second = len(results) * config.train.batch_size / seconds
         parts = {f"time/{name}_fraction": spent / seconds for name, spent in stopwatch.seconds().items()}
         metrics = mean_losses(
@@ -68,7 +75,8 @@ class Interval:
             "train/epoch": state.images_seen / self._source_images,
         }
         metrics |= _usage_of_nodes(self._device)
-        self._started, self._results, self._checkpoint_stall = time.perf_counter(), [], 0.0
+        self._started, self._results = time.perf_counter(), []
+        self._paused = self._checkpoint_stall = 0.0
         return metrics
 
 

@@ -81,11 +81,11 @@ def run_loop(
         announce(writer.completed())
         if is_last or crossed(before, state.images_seen, train.checkpoint_every_images):
             if held_out is not None:
-                report(held_out_losses(config, info, state, held_out))
-            announce(writer.finish())
-            interval.add_checkpoint_stall(
+                with interval.pause():
+                    report(held_out_losses(config, info, state, held_out))
+            with interval.pause(for_checkpoint=True):
+                announce(writer.finish())
                 writer.start(state.images_seen, state.state_dict(), dict(newest_metrics))
-            )
     is_written = newest_metrics == {} or announce(writer.finish())
     writer.close()
     if not is_written:

@@ -11,6 +11,7 @@ import torch
 
 from orchestrator.checkpoints.selection import Checkpoint, marked
 from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
 from orchestrator.latents.format import LatentDataset
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
@@ -38,8 +39,16 @@ class Fault:
             os.kill(os.getpid(), self.number)
 
 
-def config(folder: Path, dataset: LatentDataset) -> ExperimentConfig:
-    settings: dict[str, Any] = {"workers": 2, "images": 96, "checkpoint_every_images": 16}
+def refuse(metrics: dict[str, float], images_seen: int) -> None:
+    raise RuntimeError("this fails every time")
+
+
+def failing() -> Hooks:
+    return Hooks(on_metrics=refuse, on_checkpoint=lambda checkpoint: None)
+
+
+def config(folder: Path, dataset: LatentDataset, **train: Any) -> ExperimentConfig:
+    settings: dict[str, Any] = {"workers": 2, "images": 96, "checkpoint_every_images": 16, **train}
     return tiny(folder, dataset.path, train=settings)
 
 
@@ -70,3 +79,12 @@ def test_the_run_goes_on_and_ends_in_the_same_bits(
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+def test_what_fails_every_time_ends_with_a_last_word(tmp_path: Path) -> None:
+    dataset = write_numbered(tmp_path / "data", 50, 8)
+    config_ = config(tmp_path, dataset, max_restarts=1)
+    with pytest.raises(
+        UserError, match=r"it was 1 times(?s:.*)this fails every time(?s:.*)run the same command"
+    ):
+        train(TrainJob(config_, dataset, failing), data_cpus=1)
