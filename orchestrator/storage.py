@@ -5,6 +5,7 @@ objects. S3's credentials come from the standard AWS sources (environment, profi
 points it at another server.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 S3_ATTEMPTS = 10
+HASHED_AT_ONCE_BYTES = 1 << 24
 
 
 def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
@@ -111,6 +113,16 @@ def read_bytes(path: str) -> bytes:
     """
     with _objects(path) as (objects, inner):
         return bytes(objects.cat_file(inner))
+
+
+def sha256_of(path: str) -> str:
+    """Hash of a file of any size."""
+    filesystem, inner = filesystem_of(path)
+    found = hashlib.sha256()
+    with filesystem.open_input_file(inner) as stream:
+        while chunk := stream.read(HASHED_AT_ONCE_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def write_bytes(path: str, content: bytes | pa.Buffer) -> None:

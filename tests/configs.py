@@ -5,6 +5,7 @@ from typing import Any
 
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import from_dict
+from orchestrator.training.hooks import Hooks
 
 
 def tiny(root: Path, path: str, /, **sections: dict[str, Any]) -> ExperimentConfig:
@@ -27,3 +28,8 @@ def tiny(root: Path, path: str, /, **sections: dict[str, Any]) -> ExperimentConf
     for section, values in sections.items():
         plain[section] = {**plain.get(section, {}), **values}
     return from_dict(plain)
+
+
+def no_hooks() -> Hooks:
+    """For runs that nobody watches."""
+    return Hooks(on_metrics=lambda metrics, seen: None, on_checkpoint=lambda checkpoint: None)

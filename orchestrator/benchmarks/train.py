@@ -127,7 +127,8 @@ class _Jobs:
             )
             for number in range(1 + repeats):
                 started = time.perf_counter()
-                stall = writer.start(number, state.state_dict(), {})
+                writer.start(number, state.state_dict(), {})
+                stall = time.perf_counter() - started
                 writer.finish()
                 if number:  # The first one sets up the memory that the others copy to.
                     waiting.append(time.perf_counter() - started)

@@ -2,8 +2,7 @@
 
 import logging
 
-from orchestrator import storage
-from orchestrator.checkpoints.selection import MARKER, Checkpoint, marked
+from orchestrator.checkpoints.selection import Checkpoint, discard, marked
 from orchestrator.config import ExperimentConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -17,9 +16,7 @@ def prune(config: ExperimentConfig) -> None:
         if checkpoint in kept:
             continue
         try:
-            # The marker first: half a checkpoint must not look like a whole one.
-            storage.delete_file(storage.join(checkpoint.path, MARKER))
-            storage.delete_folder(checkpoint.path)
+            discard(checkpoint)
         except OSError as error:
             logger.warning("The checkpoint %s could not be deleted: %s", checkpoint.path, error)
 
@@ -29,11 +26,11 @@ def to_keep(checkpoints: list[Checkpoint], config: TrainConfig) -> list[Checkpoi
     kept = set(checkpoints[-config.keep_checkpoints :])
     every = config.keep_every_images
     if every:
-        last: dict[int, Checkpoint] = {}
+        first: dict[int, Checkpoint] = {}
         for checkpoint in checkpoints:
             # The first at or past each multiple: a batch need not end on it.
-            last.setdefault(checkpoint.images_seen // every, checkpoint)
-        kept |= {checkpoint for multiple, checkpoint in last.items() if multiple}
+            first.setdefault(checkpoint.images_seen // every, checkpoint)
+        kept |= {checkpoint for multiple, checkpoint in first.items() if multiple}
     if config.keep_best_by:
         name = config.keep_best_by
         scored = [checkpoint for checkpoint in checkpoints if name in checkpoint.marker.metrics]

@@ -1,7 +1,6 @@
 """Writing checkpoints beside training: a copy is taken at once, all ranks write it in a thread of theirs, the marker last."""
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from orchestrator import storage
 from orchestrator.checkpoints.files import CheckpointFiles, writer
 from orchestrator.checkpoints.retention import prune
-from orchestrator.checkpoints.selection import CONFIG_FILE, MARKER, Checkpoint, Marker, checkpoints_folder
+from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, Marker, checkpoints_folder, discard
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import to_yaml
 
@@ -39,20 +38,14 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[Checkpoint] | None = None
 
-    def start(self, images_seen: int, state: dict[str, Any], metrics: dict[str, float]) -> float:
-        """Copy the state and begin to write it; an earlier one that is still being written is waited for.
-
-        Returns:
-            Seconds that the caller lost.
-        """
-        started = time.perf_counter()
-        self.finish()
+    def start(self, images_seen: int, state: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Copy the state and begin to write it, after :meth:`finish` of an earlier one."""
+        assert self._pending is None
         checkpoint = Checkpoint(
             storage.join(checkpoints_folder(self._config.directory), str(images_seen)), images_seen
         )
         staged: Any = self._stager.stage(state)
         self._pending = self._pool.submit(self._write, checkpoint, staged, metrics)
-        return time.perf_counter() - started
 
     def completed(self) -> Checkpoint | None:
         """The checkpoint that was being written, once, when it is complete; never waits."""
@@ -90,8 +83,7 @@ class CheckpointWriter:
     def _begin(self, checkpoint: Checkpoint, files: CheckpointFiles) -> None:
         """A folder that holds nothing but the config; one that an interrupted save left is emptied."""
         if storage.sizes(checkpoint.path):
-            storage.delete_file(storage.join(checkpoint.path, MARKER))
-            storage.delete_folder(checkpoint.path)
+            discard(checkpoint)
         files.mkdir(checkpoint.path)
         with files.create_stream(storage.join(checkpoint.path, CONFIG_FILE), "wb") as stream:
             stream.write(to_yaml(self._config).encode())

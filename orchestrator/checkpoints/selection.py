@@ -4,14 +4,12 @@
 and lists every file with its size and sha256. Only a folder whose marker agrees with its files is a checkpoint.
 """
 
-import hashlib
 import json
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
 
 import yaml
 
@@ -23,7 +21,6 @@ from orchestrator.errors import UserError
 MARKER = "COMPLETE.json"
 CONFIG_FILE = "config.yaml"
 SCHEMA_VERSION = 1
-READ_BYTES = 1 << 24
 logger = logging.getLogger(__name__)
 
 
@@ -137,18 +134,14 @@ def problem_of(checkpoint: Checkpoint) -> str | None:
         if found[name] != description.size:
             return f"{name} has {found[name]} bytes instead of {description.size}"
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = pool.map(lambda name: sha256_of(storage.join(checkpoint.path, name)), expected)
+        hashes = pool.map(lambda name: storage.sha256_of(storage.join(checkpoint.path, name)), expected)
         for (name, description), sha256 in zip(expected.items(), hashes, strict=True):
             if sha256 != description.sha256:
                 return f"{name} differs from what {MARKER} lists"
     return None
 
 
-def sha256_of(path: str) -> str:
-    """Hash of a file of any size."""
-    filesystem, inner = storage.filesystem_of(path)
-    found: Any = hashlib.sha256()
-    with filesystem.open_input_file(inner) as stream:
-        while chunk := stream.read(READ_BYTES):
-            found.update(chunk)
-    return str(found.hexdigest())
+def discard(checkpoint: Checkpoint) -> None:
+    """Delete a checkpoint's folder, the marker first: half a checkpoint must not look like a whole one."""
+    storage.delete_file(storage.join(checkpoint.path, MARKER))
+    storage.delete_folder(checkpoint.path)

@@ -194,8 +194,7 @@ def finished_file(path: str, name: str, info: DatasetInfo) -> DatasetFile | None
     if not storage.is_file(storage.join(path, name)):
         return None
     described = _describe_file(*storage.filesystem_of(path), name, info)
-    content = storage.read_bytes(storage.join(path, name))
-    return dataclasses.replace(described, sha256=hashlib.sha256(content).hexdigest())
+    return dataclasses.replace(described, sha256=storage.sha256_of(storage.join(path, name)))
 
 
 def _write(path: str, name: str, content: pa.Buffer) -> None:

@@ -21,6 +21,8 @@ from orchestrator.training.timing import Stopwatch
 
 NOISE_BINS = 5
 """Diffusion steps 1..1000 in equal parts, for the loss by noise level."""
+PEAK_PROBES = 5
+"""Intervals at which the peak is looked up; where it is measured, a busy machine shows less than its peak."""
 FORWARD_AND_BACKWARD = 3
 """A training step computes about three times what a forward pass does."""
 
@@ -31,7 +33,7 @@ class Interval:
     def __init__(self, config: ExperimentConfig, source_images: int, device: torch.device) -> None:
         self._config, self._source_images, self._device = config, source_images, device
         self._flops_per_image = 2 * FORWARD_AND_BACKWARD * count_macs(config.model)
-        self._peak_flops = 0.0
+        self._peak_flops, self._probes_left = 0.0, PEAK_PROBES
         self._started = time.perf_counter()
         self._results: list[StepResult] = []
         self._paused = self._checkpoint_stall = 0.0
@@ -60,8 +62,9 @@ class Interval:
             torch.cat([result.steps for result in results]),
             config.diffusion.multi_scale_loss,
         )
-        # Measured again each time where it is measured: a busy machine shows less than its peak.
-        self._peak_flops = max(self._peak_flops, peak_flops(self._device, config.train.precision))
+        if self._probes_left:
+            self._probes_left -= 1
+            self._peak_flops = max(self._peak_flops, peak_flops(self._device, config.train.precision))
         utilization = images_per_second * self._flops_per_image / (self._peak_flops * dist.get_world_size())
         metrics |= parts | {
             "train/gradient_norm": sum(r.gradient_norm for r in results) / len(results),

@@ -86,7 +86,7 @@ def run_loop(
             with interval.pause(for_checkpoint=True):
                 announce(writer.finish())
                 writer.start(state.images_seen, state.state_dict(), dict(newest_metrics))
-    is_written = newest_metrics == {} or announce(writer.finish())
+    is_written = not is_last or announce(writer.finish())  # Without a step there is nothing to write.
     writer.close()
     if not is_written:
         raise UserError(

@@ -25,10 +25,9 @@ from orchestrator.runs import open_run
 from orchestrator.storage import connect_to_s3, filesystem_of, s3_objects
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.entry import train
-from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process
-from tests.configs import tiny
+from tests.configs import no_hooks, tiny
 from tests.datasets import write_numbered
 from tests.flaky_s3 import Fault, flaky
 from tests.integration.test_prepare_collection import config, contents, write_image_folder, write_tar
@@ -45,10 +44,6 @@ def upload(folder: Path, prefix: str) -> None:
     client = boto3.client("s3")
     for file in sorted(folder.rglob("*.png")):
         client.upload_file(str(file), "latents", f"{prefix}/{file.relative_to(folder)}")
-
-
-def no_hooks() -> Hooks:
-    return Hooks(on_metrics=lambda metrics, seen: None, on_checkpoint=lambda checkpoint: None)
 
 
 def test_prepared_from_and_to_s3_it_is_the_same_dataset(tmp_path: Path, s3_server: str) -> None:

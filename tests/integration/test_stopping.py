@@ -15,18 +15,13 @@ import torch
 from orchestrator.checkpoints.selection import newest_valid
 from orchestrator.config_io import to_yaml
 from orchestrator.stopping import JOB_STOP_SECONDS_VARIABLE, Stopper, run_in_thread, seconds_until_killed
-from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process
-from tests.configs import tiny
+from tests.configs import no_hooks, tiny
 from tests.datasets import write_numbered
 from tests.states import whole_state
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def no_hooks() -> Hooks:
-    return Hooks(on_metrics=lambda metrics, seen: None, on_checkpoint=lambda checkpoint: None)
 
 
 def test_sigterm_writes_a_checkpoint_marks_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
