@@ -155,7 +155,7 @@ class TrainConfig:
     max_restarts: int = 3
     """How often a failed worker group is started again from the newest checkpoint."""
     log_every_images: int = 102_400
-    """Cadence of metrics."""
+    """Cadence of metrics; there are some at every checkpoint too."""
     checkpoint_every_images: int = 10_240_000
     """Cadence of checkpoints; there is always one at the end."""
     keep_checkpoints: int = 3

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
 
 from orchestrator import storage
@@ -123,6 +124,16 @@ def reader(path: str) -> FileSystemReader:
     made, files = FileSystemReader(""), CheckpointFiles()
     made.fs, made.path = files, files.init_path(path)  # type: ignore[assignment]
     return made
+
+
+@contextmanager
+def failures_as_errors() -> Generator[None, None, None]:
+    """Raise OSError for what torch's checkpoints raise, which is no Exception and would end the process."""
+    try:
+        yield
+    except CheckpointException as failed:
+        ranks = "; ".join(f"rank {rank}: {error!r}" for rank, (error, _) in sorted(failed.failures.items()))
+        raise OSError(ranks) from failed
 
 
 def _name(path: str | os.PathLike[str]) -> str:

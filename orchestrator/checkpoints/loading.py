@@ -11,20 +11,25 @@ from torch import Tensor
 
 from dimr_model import DiMR
 from orchestrator import storage
-from orchestrator.checkpoints.files import reader
+from orchestrator.checkpoints.files import failures_as_errors, reader
 from orchestrator.checkpoints.selection import Checkpoint
 
 
 def load(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-    """Fill a state dict of the same structure in place, at any world size; every rank must call this."""
-    dcp.load(state, storage_reader=reader(checkpoint.path))
+    """Fill a state dict of the same structure in place, at any world size; every rank must call this.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with failures_as_errors():
+        dcp.load(state, storage_reader=reader(checkpoint.path))
 
 
 def load_ema(checkpoint: Checkpoint) -> DiMR:
     """The network with its EMA weights, float32 on the CPU, in eval mode; needs no process group."""
     model = DiMR(checkpoint.config.model)
     weights: dict[str, Tensor] = {name: torch.empty_like(p) for name, p in model.named_parameters()}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), failures_as_errors():
         # It warns that no process group is there, which is what no_dist says.
         warnings.simplefilter("ignore", UserWarning)
         dcp.load({"ema": weights}, storage_reader=reader(checkpoint.path), no_dist=True)

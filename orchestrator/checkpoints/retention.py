@@ -2,19 +2,30 @@
 
 import logging
 
-from orchestrator.checkpoints.selection import Checkpoint, discard, marked
+from orchestrator.checkpoints.selection import Checkpoint, discard, marked, unfinished
 from orchestrator.config import ExperimentConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 
 
 def prune(config: ExperimentConfig) -> None:
-    """Delete what need not stay; what cannot be deleted is warned about. Folders without a marker are left alone."""
-    checkpoints = marked(config.directory)
+    """Delete what need not stay; what cannot be looked at or deleted now is warned about."""
+    try:
+        checkpoints = marked(config.directory)
+    except OSError as error:
+        logger.warning("Old checkpoints in %s could not be looked for: %s", config.directory, error)
+        return
     kept = to_keep(checkpoints, config.train)
+    _delete([checkpoint for checkpoint in checkpoints if checkpoint not in kept])
+
+
+def discard_unfinished(run_directory: str) -> None:
+    """Delete the folders without a marker; whoever wrote them is gone or gave up."""
+    _delete(unfinished(run_directory))
+
+
+def _delete(checkpoints: list[Checkpoint]) -> None:
     for checkpoint in checkpoints:
-        if checkpoint in kept:
-            continue
         try:
             discard(checkpoint)
         except OSError as error:

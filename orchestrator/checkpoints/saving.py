@@ -1,22 +1,26 @@
 """Writing checkpoints beside training: a copy is taken at once, all ranks write it in a thread of theirs, the marker last."""
 
+import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from orchestrator import storage
-from orchestrator.checkpoints.files import CheckpointFiles, writer
-from orchestrator.checkpoints.retention import prune
+from orchestrator.checkpoints.files import CheckpointFiles, failures_as_errors, writer
+from orchestrator.checkpoints.retention import discard_unfinished, prune
 from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, Marker, checkpoints_folder, discard
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import to_yaml
 
 Result = TypeVar("Result")
+PATIENCE_SECONDS = 30.0
+"""How long training waits for a checkpoint that is still being written when the next one is due."""
 logger = logging.getLogger(__name__)
 
 
@@ -24,13 +28,14 @@ class CheckpointWriter:
     """Writes one checkpoint at a time. Collective: every rank has one, and calls its methods in the same order.
 
     A checkpoint that cannot be written (a full disk, a store that is gone) is warned about and given up; training goes on
-    and the next one is tried. What it leaves behind has no marker, so it never counts.
+    and the next one is tried. What it leaves behind has no marker, so it never counts, and is deleted.
     """
 
     def __init__(self, config: ExperimentConfig, on_gpu: bool = False) -> None:
         self._config = config
         # Its own group: a thread's collectives must not mix with those of training.
         self._group: Any = dist.new_group(backend="gloo")
+        self._agreement: Any = dist.new_group(backend="gloo")
         self._is_first_rank = dist.get_rank() == 0
         self._stager = DefaultStager(
             StagingOptions(on_gpu, False, use_async_staging=False, use_non_blocking_copy=on_gpu)
@@ -46,6 +51,22 @@ class CheckpointWriter:
         )
         staged: Any = self._stager.stage(state)
         self._pending = self._pool.submit(self._write, checkpoint, staged, metrics)
+
+    def is_free(self, images_seen: int) -> bool:
+        """Whether the checkpoint at ``images_seen`` can be started, after some waiting; the same on all ranks.
+
+        It cannot while the store is so slow, or gone, that an earlier one is still being written. Training goes on then.
+        """
+        if self._pending is not None:
+            wait([self._pending], PATIENCE_SECONDS)
+        is_free = torch.tensor(self._pending is None or self._pending.done())
+        dist.all_reduce(is_free, dist.ReduceOp.MIN, group=self._agreement)
+        if not is_free and self._is_first_rank:
+            logger.warning(
+                "The checkpoint at %d images is left out, because the one before it is still being written; training goes on.",
+                images_seen,
+            )
+        return bool(is_free)
 
     def completed(self) -> Checkpoint | None:
         """The checkpoint that was being written, once, when it is complete; never waits."""
@@ -70,18 +91,27 @@ class CheckpointWriter:
 
     def _write(self, checkpoint: Checkpoint, state: dict[str, Any], metrics: dict[str, float]) -> Checkpoint:
         files = CheckpointFiles()
-        self._on_first_rank(lambda: self._begin(checkpoint, files))
-        dcp.save(state, storage_writer=writer(checkpoint.path, files), process_group=self._group)
-        described = {
-            name: file for part in self._gather(lambda: files.written) for name, file in part.items()
-        }
-        self._on_first_rank(lambda: Marker(dict(sorted(described.items())), metrics).write(checkpoint))
+        try:
+            self._on_first_rank(lambda: self._begin(checkpoint, files))
+            with failures_as_errors():
+                dcp.save(state, storage_writer=writer(checkpoint.path, files), process_group=self._group)
+            described = {
+                name: file for part in self._gather(lambda: files.written) for name, file in part.items()
+            }
+            self._on_first_rank(lambda: Marker(dict(sorted(described.items())), metrics).write(checkpoint))
+        except Exception:
+            # At once on a disk, which may be full; a store that is gone would only take its time again.
+            if self._is_first_rank and storage.is_local(checkpoint.path):
+                with contextlib.suppress(OSError):
+                    discard(checkpoint)
+            raise
         if self._is_first_rank:
             prune(self._config)
         return checkpoint
 
     def _begin(self, checkpoint: Checkpoint, files: CheckpointFiles) -> None:
-        """A folder that holds nothing but the config; one that an interrupted save left is emptied."""
+        """A folder that holds nothing but the config; what interrupted saves left is deleted."""
+        discard_unfinished(self._config.directory)
         if storage.sizes(checkpoint.path):
             discard(checkpoint)
         files.mkdir(checkpoint.path)

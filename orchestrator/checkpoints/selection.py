@@ -98,6 +98,13 @@ def marked(run_directory: str) -> list[Checkpoint]:
     return [found for found in _folders(run_directory) if storage.is_file(storage.join(found.path, MARKER))]
 
 
+def unfinished(run_directory: str) -> list[Checkpoint]:
+    """The folders without a marker, oldest first."""
+    return [
+        found for found in _folders(run_directory) if not storage.is_file(storage.join(found.path, MARKER))
+    ]
+
+
 def newest_valid(run_directory: str) -> Checkpoint | None:
     """The newest complete checkpoint of a run; broken newer ones are named in a warning and passed over.
 

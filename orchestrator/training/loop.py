@@ -76,16 +76,20 @@ def run_loop(
             raise DivergenceError(state.images_seen, state.attempt)
 
         is_last = state.images_seen >= train.images or stop.is_asked()
-        if is_last or crossed(before, state.images_seen, train.log_every_images):
+        is_saved = is_last or crossed(before, state.images_seen, train.checkpoint_every_images)
+        # Also at a checkpoint: the means that follow it are the same in a run that goes on from there.
+        if is_saved or crossed(before, state.images_seen, train.log_every_images):
             report(interval.close(state, stopwatch))
         announce(writer.completed())
-        if is_last or crossed(before, state.images_seen, train.checkpoint_every_images):
+        if is_saved:
             if held_out is not None:
                 with interval.pause():
                     report(held_out_losses(config, info, state, held_out))
             with interval.pause(for_checkpoint=True):
-                announce(writer.finish())
-                writer.start(state.images_seen, state.state_dict(), dict(newest_metrics))
+                # The last one waits for as long as it takes.
+                if is_last or writer.is_free(state.images_seen):
+                    announce(writer.finish())
+                    writer.start(state.images_seen, state.state_dict(), dict(newest_metrics))
     is_written = not is_last or announce(writer.finish())  # Without a step there is nothing to write.
     writer.close()
     if not is_written:
