@@ -1,6 +1,8 @@
 """The journal of a run, and the files of a run's folder on this machine's disk."""
 
 import json
+import logging
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from orchestrator import storage
 
 JOURNAL_FILE = "journal.jsonl"
 OFFSET_FILE = "journal.offset"
+logger = logging.getLogger(__name__)
 
 
 class RunFiles:
@@ -17,9 +20,10 @@ class RunFiles:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._is_copy = not storage.is_local(directory)
-        self._sent: dict[str, int] = {}
-        if not self._is_copy:
+        self.is_copy = not storage.is_local(directory)
+        # Name -> size and time of change of what was sent.
+        self._sent: dict[str, tuple[int, int]] = {}
+        if not self.is_copy:
             self.folder = Path(directory)
             return
         self.folder = Path(tempfile.mkdtemp(prefix="dimr-tracking-"))
@@ -30,37 +34,48 @@ class RunFiles:
     def fetch(self, name: str) -> Path:
         """A file that others wrote into the run's folder."""
         target = self.folder / name
-        if self._is_copy:
+        if self.is_copy:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(storage.read_bytes(storage.join(self._directory, name)))
         return target
 
-    def send(self) -> None:
-        """Copy the journal to the object store, if it has grown.
+    def send(self, name: str) -> None:
+        """Copy a file to the object store, if there is one and the file has changed.
 
         Raises:
             OSError: the store cannot be written now.
         """
-        for name in (JOURNAL_FILE, OFFSET_FILE) if self._is_copy else ():
-            file = self.folder / name
-            content = file.read_bytes() if file.exists() else b""
-            if len(content) > self._sent.get(name, 0) or (name == OFFSET_FILE and content):
-                storage.write_bytes(storage.join(self._directory, name), content)
-                self._sent[name] = len(content)
+        file = self.folder / name
+        if not self.is_copy or not file.exists():
+            return
+        described = file.stat()
+        state = (described.st_size, described.st_mtime_ns)
+        if self._sent.get(name) != state:
+            storage.write_bytes(storage.join(self._directory, name), file.read_bytes()[: state[0]])
+            self._sent[name] = state
+
+    def safe_bytes(self, name: str) -> int:
+        """How much of a growing file is in the run's folder, where it outlives this machine."""
+        return self._sent.get(name, (0, 0))[0] if self.is_copy else (self.folder / name).stat().st_size
 
 
 class Journal:
-    """Append-only file of records ``{"time": ms, "kind": ..., ...}``, one JSON object a line."""
+    """Append-only file of records ``{"time": ms, "kind": ..., ...}``, one JSON object a line.
+
+    While the disk is full, records wait in memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._last_step: dict[str, int] = {}
+        self._waiting = b""
+        self._problem: str | None = None
         self._drop_torn_line()
         for record in self.records():
             self._note_steps(record)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records, oldest first."""
+        """All written records, oldest first."""
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_bytes().splitlines()]
@@ -78,9 +93,25 @@ class Journal:
             if not content["values"]:
                 return
         record = {"time": time.time_ns() // 1_000_000, "kind": kind, **content}
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
+        self._waiting += json.dumps(record).encode() + b"\n"
         self._note_steps(record)
+        self.write()
+
+    def write(self) -> str | None:
+        """Write what waits; returns why it could not be written, or None. The file never ends in half a record."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(self._waiting)
+        except OSError as error:
+            if self.path.exists():
+                os.truncate(self.path, size)
+            if self._problem is None:
+                logger.warning("The journal cannot be written; what is logged waits in memory. %s", error)
+            self._problem = str(error)
+        else:
+            self._waiting, self._problem = b"", None
+        return self._problem
 
     def _note_steps(self, record: dict[str, Any]) -> None:
         if record["kind"] == "metrics":
@@ -91,5 +122,4 @@ class Journal:
         """Cut off a last line that a killed process left unfinished."""
         if self.path.exists():
             content = self.path.read_bytes()
-            if content and not content.endswith(b"\n"):
-                self.path.write_bytes(content[: content.rfind(b"\n") + 1])
+            os.truncate(self.path, content.rfind(b"\n") + 1)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from orchestrator import storage
 from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, RunFiles
 
 BATCH_METRICS = 1000
@@ -53,15 +54,18 @@ class MLflowSync:
         return offsets.get(self._uri, 0)
 
     def _new_records(self) -> list[tuple[dict[str, Any], int]]:
-        """(record, journal offset after it) of what MLflow does not have yet."""
-        offset = self._offset()
+        """(record, journal offset after it) of what MLflow does not have yet.
+
+        Nothing that could be lost with this machine: MLflow would have it twice when the run repeats it.
+        """
+        offset, end = self._offset(), self._files.safe_bytes(JOURNAL_FILE)
         records = []
         with (self._files.folder / JOURNAL_FILE).open("rb") as stream:
             stream.seek(offset)
             for line in stream:
-                if not line.endswith(b"\n"):
-                    break
                 offset += len(line)
+                if not line.endswith(b"\n") or offset > end:
+                    break
                 records.append((json.loads(line), offset))
         return records
 
@@ -107,7 +111,7 @@ class MLflowSync:
             for start in range(0, len(metrics), BATCH_METRICS):
                 self._client.log_batch(self._run_id, metrics=metrics[start : start + BATCH_METRICS])
             metrics.clear()
-            self._offset_file().write_text(json.dumps({self._uri: offset}))
+            storage.write_bytes(str(self._offset_file()), json.dumps({self._uri: offset}).encode())
 
         for record, offset in records:
             kind = record["kind"]

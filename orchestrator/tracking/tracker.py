@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -12,12 +11,13 @@ from typing import Any
 from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.tracking.journal import JOURNAL_FILE, Journal, RunFiles
+from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, Journal, RunFiles
 from orchestrator.tracking.mlflow_sync import MLflowSync
 
 SYNC_SECONDS = 2.0
 RETRY_SECONDS = 15.0
-KEEP_SECONDS = 60.0
+# In an object store the journal is written anew each time.
+SYNC_SECONDS_OF_OBJECT_STORE = 60.0
 # Loading MLflow and creating its store takes seconds of CPU that the starting workers need more.
 START_SECONDS = 30.0
 logger = logging.getLogger(__name__)
@@ -58,12 +58,11 @@ class Tracker:
         self._files = RunFiles(directory)
         self._journal = Journal(self._files.folder / JOURNAL_FILE)
         self._latest: dict[str, float] = {}
-        self._kept = time.monotonic()
         self._is_asked_to_stop = False
         if not self._journal.records():
             self._journal.append("run", key=uuid.uuid4().hex, name=run_name)
         self._sync = MLflowSync(self._files, directory, experiment, uri)
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
         self._thread.start()
 
@@ -105,29 +104,35 @@ class Tracker:
         return self._latest
 
     def keep(self) -> None:
-        """Make what was logged so far as safe as the checkpoint it belongs to."""
-        try:
-            self._files.send()
-        except OSError as error:
-            logger.warning(
-                "The journal could not be copied to the run's folder; it is tried again. %s", error
-            )
+        """Have what was logged so far made as safe as the checkpoint it belongs to, soon; never waits."""
+        if self._files.is_copy:
+            self._wake.set()
 
     def close(self, timeout_seconds: float) -> str | None:
         """Copy what is left; returns why that failed, or None. The journal keeps everything in any case."""
+        unwritten = self._journal.write()
         self._stop.set()
+        self._wake.set()
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             return "it does not answer"
-        return self._sync.problem
+        return unwritten or self._sync.problem
 
     def _run(self) -> None:
-        self._stop.wait(START_SECONDS)
-        while not self._stop.is_set():
+        self._wake.wait(START_SECONDS)
+        pause = SYNC_SECONDS_OF_OBJECT_STORE if self._files.is_copy else SYNC_SECONDS
+        is_last = False
+        while not is_last:
+            self._wake.clear()
+            is_last = self._stop.is_set()
+            self._send(JOURNAL_FILE)
             self._sync.copy()
-            if time.monotonic() - self._kept > KEEP_SECONDS:
-                self.keep()
-                self._kept = time.monotonic()
-            self._stop.wait(RETRY_SECONDS if self._sync.problem else SYNC_SECONDS)
-        self._sync.copy()
-        self.keep()
+            self._send(OFFSET_FILE)
+            if not is_last:
+                self._wake.wait(max(pause, RETRY_SECONDS) if self._sync.problem else pause)
+
+    def _send(self, name: str) -> None:
+        try:
+            self._files.send(name)
+        except OSError as error:
+            logger.warning("%s could not be copied to the run's folder; it is tried again. %s", name, error)

@@ -1,54 +1,12 @@
 """Tracking against a real MLflow server that is down at first, then comes, and goes away while training logs."""
 
-import contextlib
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
 
 from orchestrator.tracking.tracker import Tracker, server_problem
-
-PATIENCE_SECONDS = 120
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """An MLflow server on loopback; it answers when the context begins."""
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db",
-        "--artifacts-destination", f"{folder}/artifacts", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-    ]  # fmt: skip
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5),
-            ):
-                break
-            time.sleep(0.2)  # between two questions to a process that cannot tell when it is ready
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+from tests.servers import mlflow_server, stopped_at_the_end
 
 
 def tracker(folder: Path, uri: str) -> Tracker:
@@ -60,13 +18,14 @@ def test_what_a_server_missed_is_copied_when_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    port = free_port()
-    uri = f"http://127.0.0.1:{port}"
+    server = mlflow_server(tmp_path)
+    uri = server.uri
     assert server_problem(uri) is not None
     early = tracker(tmp_path, uri)
     early.log_metrics({"loss": 3.0}, 10)
     assert early.close(60) is not None
-    with server(tmp_path, port):
+    with stopped_at_the_end(server):
+        server.start()
         assert server_problem(uri) is None
         during = tracker(tmp_path, uri)
         during.log_metrics({"loss": 2.0}, 20)
@@ -75,7 +34,8 @@ def test_what_a_server_missed_is_copied_when_it_answers(
     after.log_metrics({"loss": 1.0}, 30)
     after.log_status("FINISHED")
     assert after.close(60) is not None
-    with server(tmp_path, port):
+    with stopped_at_the_end(server):
+        server.start()
         assert tracker(tmp_path, uri).close(60) is None
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name("experiment")
