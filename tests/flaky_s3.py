@@ -1,5 +1,6 @@
-"""A proxy in front of an S3 server that fails now and then."""
+"""A proxy in front of an S3 server that fails now and then; as a process of its own, one that can be killed."""
 
+import argparse
 import http.client
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ Fault = Callable[[int], str]
 
 
 @contextmanager
-def flaky(endpoint: str, fault: Fault) -> Iterator[tuple[str, list[str]]]:
+def flaky(endpoint: str, fault: Fault, port: int = 0) -> Iterator[tuple[str, list[str]]]:
     """(the proxy's endpoint, the faults so far, one entry per request)."""
     target, faults, lock = urlsplit(endpoint), list[str](), threading.Lock()
 
@@ -68,7 +69,7 @@ def flaky(endpoint: str, fault: Fault) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -76,3 +77,12 @@ def flaky(endpoint: str, fault: Fault) -> Iterator[tuple[str, list[str]]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--endpoint", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    arguments = parser.parse_args()
+    with flaky(arguments.endpoint, lambda number: "", arguments.port):
+        threading.Event().wait()
