@@ -13,7 +13,7 @@ CascadeJoin = Literal["add", "concatenate"]
 Prediction = Literal["epsilon", "v"]
 Schedule = Literal["scaled_linear", "vp_linear", "cosine"]
 GuidanceKind = Literal["none", "constant", "power_cosine"]
-SamplerKind = Literal["released", "dpm_solver_multistep", "unipc", "ddim"]
+SamplerKind = Literal["released", "dpm_solver_multistep", "unipc", "ddim", "ddpm", "heun"]
 
 NUM_STEPS = 1000
 """Diffusion steps n = 1..1000; x_1000 is all but pure noise."""
@@ -161,6 +161,9 @@ class Guidance:
     """The weight; for ``power_cosine`` its value at the clean end."""
     power: float = 2.0
     """Exponent of ``power_cosine``: larger keeps guidance away longer."""
+    interval: tuple[float, float] = (0.0, float(NUM_STEPS))
+    """Diffusion steps n between which there is guidance, ends included; elsewhere the weight is 1 and the unconditional
+    pass is skipped (Kynkäänniemi et al., 2024, who state it in noise-to-signal ratios)."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("none", "constant", "power_cosine"):
@@ -171,10 +174,15 @@ class Guidance:
             )
         if self.power <= 0:
             raise ValueError(f"guidance power {self.power} must be positive")
+        object.__setattr__(self, "interval", tuple(self.interval))
+        if len(self.interval) != 2 or not 0 <= self.interval[0] < self.interval[1] <= NUM_STEPS:
+            raise ValueError(
+                f"guidance interval {self.interval} must be two diffusion steps, 0 <= low < high <= {NUM_STEPS}"
+            )
 
     def weight(self, step: float) -> float:
         """w(n) at diffusion step n in 0..1000."""
-        if self.kind == "none":
+        if self.kind == "none" or not self.interval[0] <= step <= self.interval[1]:
             return 1.0
         if self.kind == "constant":
             return self.scale
@@ -188,14 +196,15 @@ class Sampler:
 
     kind: SamplerKind = "dpm_solver_multistep"
     """``released``: singlestep DPM-Solver++ of order 3, as the paper's numbers were made. ``dpm_solver_multistep``:
-    DPM-Solver++ 2M (Lu et al., 2022); ``unipc`` (Zhao et al., 2023) and ``ddim`` (Song et al., 2021): diffusers' own."""
+    DPM-Solver++ 2M (Lu et al., 2022); ``unipc`` (Zhao et al., 2023), ``ddim`` (Song et al., 2021) and ``heun`` (Karras et
+    al., 2022): diffusers' own. ``ddpm``: ancestral sampling (Ho et al., 2020), which adds fresh noise at every step."""
     steps: int = 50
-    """Solver steps; each is one network evaluation, of twice the batch where guidance is on."""
+    """Solver steps; each is one network evaluation (two in ``heun``), of twice the batch where guidance is on."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("released", "dpm_solver_multistep", "unipc", "ddim"):
+        if self.kind not in get_args(SamplerKind):
             raise ValueError(
-                f"sampler {self.kind!r} is unknown; use released, dpm_solver_multistep, unipc or ddim"
+                f"sampler {self.kind!r} is unknown; use one of {', '.join(get_args(SamplerKind))}"
             )
         if not 1 <= self.steps <= 1000:
             raise ValueError(f"sampler steps {self.steps} must be in 1..1000")

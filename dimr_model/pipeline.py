@@ -11,7 +11,7 @@ from torch import Tensor
 from dimr_model.config import Guidance, Prediction, Sampler, Schedule
 from dimr_model.diffusion import NoiseSchedule
 from dimr_model.network import DiMR
-from dimr_model.sampling import initial_noise, sample
+from dimr_model.sampling import initial_noise, sample, step_noise
 
 
 class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships no types
@@ -75,6 +75,7 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
             sampler=Sampler(kind=sampler, steps=steps) if isinstance(sampler, str) else sampler,  # type: ignore[arg-type]
             guidance=guidance,
             clip=self.vae is None,
+            fresh_noise=step_noise(seed, list(range(len(labels))), shape),
         )
         return ImagePipelineOutput(images=self._images(clean, output_type))
 

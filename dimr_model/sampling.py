@@ -1,4 +1,6 @@
-"""Drawing images: deterministic solvers, with noise and labels that belong to the image's index."""
+"""Drawing images: solvers, with noise and labels that belong to the image's index."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from dimr_model.config import Guidance, Prediction, Sampler
 from dimr_model.diffusion import NoiseSchedule, noise_level
 from dimr_model.guidance import guided
 from dimr_model.network import DiMR
-from dimr_model.solvers import make_solver
+from dimr_model.solvers import AncestralSolver, make_solver
 
 
 def balanced_labels(indices: list[int], num_classes: int) -> Tensor:
@@ -16,9 +18,28 @@ def balanced_labels(indices: list[int], num_classes: int) -> Tensor:
     return torch.tensor([index % num_classes for index in indices], dtype=torch.int64)
 
 
+def random_labels(seed: int, indices: list[int], num_classes: int) -> Tensor:
+    """Label of image i, each class alike likely, a function of (seed, i): ``[len(indices)]`` int64."""
+    return torch.from_numpy(randomness.uniform(seed, "sampling-label", indices) * num_classes).long()
+
+
 def initial_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> Tensor:
     """The noise ``[len(indices), *shape]`` float32 that image i starts from, a function of (seed, i)."""
     return torch.from_numpy(randomness.normal(seed, "sampling-noise", indices, shape))
+
+
+def step_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> Callable[[int], Tensor]:
+    """Solver step k -> the noise ``[len(indices), *shape]`` float32 that an ancestral solver adds, of (seed, i, k)."""
+    return lambda step: torch.from_numpy(
+        randomness.normal(seed, "sampling-step-noise", indices, shape, attempt=step)
+    )
+
+
+def evaluations_per_image(schedule: NoiseSchedule, sampler: Sampler, guidance: Guidance) -> int:
+    """How often an image goes through the network, conditional and unconditional passes counted one by one."""
+    scheduler = make_solver(sampler.kind, schedule)
+    scheduler.set_timesteps(sampler.steps)
+    return sum(1 if guidance.weight(float(step) + 1) == 1 else 2 for step in scheduler.timesteps)
 
 
 @torch.no_grad()
@@ -32,6 +53,7 @@ def sample(
     sampler: Sampler,
     guidance: Guidance,
     clip: bool,
+    fresh_noise: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """Solve from ``noise [B, C, H, W]`` to clean latents or pixels of the same shape and dtype.
 
@@ -39,11 +61,20 @@ def sample(
         model: the network, in eval mode, on the device of ``noise``.
         labels: ``[B]`` int64, classes to draw.
         clip: keep every estimate of the clean image within [-1, 1]; right for pixels, wrong for latents.
+        fresh_noise: what solver step k adds, of the shape of ``noise``; only ``ddpm`` asks for it.
+
+    Raises:
+        ValueError: ``ddpm`` without ``fresh_noise``.
     """
     scheduler = make_solver(sampler.kind, schedule)
     scheduler.set_timesteps(sampler.steps, device=noise.device)
-    state = noise
-    for timestep in scheduler.timesteps:
+    is_ancestral = isinstance(scheduler, AncestralSolver)
+    if is_ancestral and fresh_noise is None:
+        raise ValueError("ancestral sampling adds noise at every step; give fresh_noise")
+    # diffusers' solvers differ in how they scale the state; scale_model_input undoes it.
+    state = noise * scheduler.init_noise_sigma
+    for number, timestep in enumerate(scheduler.timesteps):
+        noisy = scheduler.scale_model_input(state, timestep)
         step = timestep.expand(state.shape[0]) + 1  # diffusers counts 0..999, the paper 1..1000
 
         def predict(noisy: Tensor, classes: Tensor, step: Tensor = step) -> Tensor:
@@ -51,8 +82,10 @@ def sample(
             return model(noisy, level, classes)[-1]
 
         output = guided(
-            predict, state, labels, model.architecture.null_class, guidance.weight(float(timestep) + 1)
+            predict, noisy, labels, model.architecture.null_class, guidance.weight(float(timestep) + 1)
         )
-        clean = schedule.to_clean(state, output, step, prediction)
-        state = scheduler.step(clean.clamp(-1, 1) if clip else clean, timestep, state).prev_sample
+        clean = schedule.to_clean(noisy, output, step, prediction)
+        estimate = clean.clamp(-1, 1) if clip else clean
+        extra = {"noise": fresh_noise(number).to(state)} if is_ancestral and fresh_noise else {}
+        state = scheduler.step(estimate, timestep, state, **extra).prev_sample
     return state

@@ -1,6 +1,6 @@
 """Solvers by name: diffusers' own, and the released model's."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -8,6 +8,7 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     DPMSolverSinglestepScheduler,
+    HeunDiscreteScheduler,
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
@@ -65,6 +66,14 @@ class ReleasedSolver(DPMSolverSinglestepScheduler):  # type: ignore[misc]  # dif
         return updated + end_alpha * (torch.expm1(-h) / h + 1 + torch.expm1(-h) / 2) * change
 
 
+class AncestralSolver(DDIMScheduler):  # type: ignore[misc]
+    """Ancestral sampling (Ho et al., 2020): DDIM with eta 1, whose noise the caller gives."""
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, noise: Tensor) -> Any:
+        """diffusers' step; ``noise`` is standard normal, of the shape of ``sample``."""
+        return super().step(model_output, timestep, sample, eta=1.0, variance_noise=noise)
+
+
 def make_solver(kind: SamplerKind, schedule: NoiseSchedule) -> SchedulerMixin:
     """The solver ``kind``; it takes estimates of the clean image (diffusers' prediction type "sample")."""
     betas = schedule.betas.numpy()
@@ -76,8 +85,14 @@ def make_solver(kind: SamplerKind, schedule: NoiseSchedule) -> SchedulerMixin:
         )
     if kind == "unipc":
         return UniPCMultistepScheduler(trained_betas=betas, prediction_type="sample", solver_order=2)
-    if kind == "ddim":
-        return DDIMScheduler(
-            trained_betas=betas, prediction_type="sample", clip_sample=False, timestep_spacing="linspace"
+    # Whole diffusion steps, from the last one on, with strides that the solvers' own arithmetic assumes.
+    if kind == "heun":
+        return HeunDiscreteScheduler(
+            trained_betas=betas, prediction_type="sample", timestep_spacing="trailing"
         )
-    raise ValueError(f"sampler {kind!r} is unknown; use released, dpm_solver_multistep, unipc or ddim")
+    if kind in ("ddim", "ddpm"):
+        solver = DDIMScheduler if kind == "ddim" else AncestralSolver
+        return solver(
+            trained_betas=betas, prediction_type="sample", clip_sample=False, timestep_spacing="trailing"
+        )
+    raise ValueError(f"sampler {kind!r} is unknown; use one of {', '.join(get_args(SamplerKind))}")

@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from dimr_model.config import Guidance, Sampler
 from dimr_model.diffusion import NoiseSchedule
 from dimr_model.sampling import sample
+from dimr_model.solvers import make_solver
 from tests.unit.dimr_model.golden import load_golden
 
 GUIDANCE = {
@@ -72,7 +74,7 @@ def test_released_solver_ends_where_the_released_code_does(
     torch.testing.assert_close(times, tensors[f"{case}/steps{steps}_model_times"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["released", "dpm_solver_multistep", "unipc", "ddim"])
+@pytest.mark.parametrize("kind", ["released", "dpm_solver_multistep", "unipc", "ddim", "heun"])
 def test_every_solver_converges_to_the_same_end(kind: str) -> None:
     tensors, _ = load_golden("sampler_gmm")
     schedule = NoiseSchedule("scaled_linear")
@@ -83,3 +85,21 @@ def test_every_solver_converges_to_the_same_end(kind: str) -> None:
     )  # fmt: skip
     # Some stop at the noise of step 1 (sigma 0.03) and some at none; both are far nearer than the images' spread.
     assert float((drawn - tensors["cond/converged_2001"]).square().mean().sqrt()) < 0.05
+
+
+def test_ancestral_sampling_is_diffusers_own() -> None:
+    """One step of DDIM with eta 1 and of DDPM from the same noise."""
+    schedule = NoiseSchedule("scaled_linear")
+    solver = make_solver("ddpm", schedule)
+    other = DDPMScheduler(trained_betas=schedule.betas.numpy(), prediction_type="sample", clip_sample=False,
+                          timestep_spacing="trailing")  # fmt: skip
+    state, clean = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
+    for scheduler in (solver, other):
+        scheduler.set_timesteps(50)
+    assert solver.timesteps.tolist() == other.timesteps.tolist()
+    for timestep in solver.timesteps[:-1]:
+        expected = other.step(clean, timestep, state, generator=torch.Generator().manual_seed(1)).prev_sample
+        noise = torch.randn(state.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        torch.testing.assert_close(
+            solver.step(clean, timestep, state, noise).prev_sample, expected, rtol=1e-5, atol=1e-5
+        )
