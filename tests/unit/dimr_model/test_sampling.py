@@ -81,7 +81,7 @@ def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(kind: SamplerKind)
     torch.testing.assert_close(
         together, torch.cat([draw([9]), draw([7]), draw([8])])[[1, 2, 0]], rtol=0, atol=5e-4
     )
-    assert together.abs().max() <= 1
+    assert together.abs().max() <= 1.001
 
 
 def test_labels_are_balanced() -> None:
