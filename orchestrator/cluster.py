@@ -19,10 +19,12 @@ EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Shares:
-    """How the cluster's CPUs are divided while training."""
+    """How the cluster is divided while training."""
 
     data_cpus: float
-    """Left for Ray Data to read with."""
+    """CPUs left for Ray Data to read with."""
+    has_room_aside: bool
+    """Whether previews and scores can be made beside the training workers, rather than after them."""
 
 
 @contextmanager
@@ -90,7 +92,8 @@ def _probe(address: str) -> None:
 
 def works_aside(config: ExperimentConfig) -> bool:
     """Whether something is made of checkpoints while training goes on, for which a CPU or GPU is set apart."""
-    return config.train.preview_every_images > 0 or config.train.export_every_images > 0
+    train = config.train
+    return max(train.preview_every_images, train.export_every_images, train.score_every_images) > 0
 
 
 def divide(config: ExperimentConfig) -> Shares:
@@ -121,9 +124,25 @@ def divide(config: ExperimentConfig) -> Shares:
             f"The experiment needs {cpus_needed} CPUs ({train.workers} training workers, {preview_cpus} for previews, 1 "
             f"for reading data) and the cluster has {cpus:g}. {remedy}, or use a larger cluster."
         )
-    sampling_needed = sampling.actors if sampling.use_gpu else sampling.actors + 1
-    if sampling_needed > (gpus if sampling.use_gpu else cpus):
+    check_evaluation(config)
+    has_room = not sampling.use_gpu or gpus >= (train.workers if workers_on_gpu else 0) + 1
+    return Shares(cpus - train.workers - preview_cpus, has_room)
+
+
+def check_evaluation(config: ExperimentConfig) -> None:
+    """Check that the pools of an evaluation fit side by side.
+
+    Raises:
+        UserError: they do not fit; the message says what is needed and what there is.
+    """
+    total = ray.cluster_resources()
+    sampling, evaluation = config.sampling, config.evaluation
+    needed = {"CPU": 0, "GPU": 0}
+    needed["GPU" if sampling.use_gpu else "CPU"] += sampling.actors
+    needed["GPU" if evaluation.extractor_use_gpu else "CPU"] += evaluation.extractor_actors
+    if any(count > total.get(name, 0.0) for name, count in needed.items()):
         raise UserError(
-            f"sampling.actors {sampling.actors} do not fit: the cluster has {cpus:g} CPUs and {gpus:g} GPUs. Lower it."
+            f"sampling.actors {sampling.actors} and evaluation.extractor_actors {evaluation.extractor_actors} need "
+            f"{needed['CPU']} CPUs and {needed['GPU']} GPUs side by side, and the cluster has {total.get('CPU', 0.0):g} and "
+            f"{total.get('GPU', 0.0):g}. Lower them, or set sampling.use_gpu and evaluation.extractor_use_gpu to what there is."
         )
-    return Shares(data_cpus=cpus - train.workers - preview_cpus)

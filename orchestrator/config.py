@@ -172,6 +172,10 @@ class TrainConfig:
     """Write a torch-profiler trace of this many steps, a few steps after the start, into the run's folder."""
     preview_every_images: int = 10_240_000
     """Cadence of sample grids, drawn aside from training from the checkpoint at that point; 0: none."""
+    score_every_images: int = 0
+    """Cadence of scores, made aside from training from the checkpoint at that point; 0: none."""
+    score_images: int = 1000
+    """Samples of each such score; evaluation.images counts for the one at the end."""
 
     def __post_init__(self) -> None:
         for name in ("images", "batch_size", "ema_horizon_images", "threads_per_worker", "log_every_images",
@@ -184,12 +188,13 @@ class TrainConfig:
             or self.preview_every_images < 0
             or self.max_restarts < 0
             or self.export_every_images < 0
+            or self.score_every_images < 0
             or self.keep_every_images < 0
             or self.profile_steps < 0
         ):
             raise ValueError(
-                "train.workers, warmup_images, preview_every_images, export_every_images, keep_every_images, "
-                "profile_steps and max_restarts must not be negative"
+                "train.workers, warmup_images, preview_every_images, export_every_images, score_every_images, "
+                "keep_every_images, profile_steps and max_restarts must not be negative"
             )
         if not (self.learning_rate > 0 and self.clip_gradient_norm > 0 and self.weight_decay >= 0):
             raise ValueError(
@@ -199,7 +204,14 @@ class TrainConfig:
             raise ValueError("train.vector_learning_rate_scale and initial_embedding_std must be positive")
         if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
             raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
-        for name in ("preview_every_images", "export_every_images", "keep_every_images"):
+        if self.score_images < 2:
+            raise ValueError(f"train.score_images {self.score_images} must be at least 2")
+        for name in (
+            "preview_every_images",
+            "export_every_images",
+            "score_every_images",
+            "keep_every_images",
+        ):
             if getattr(self, name) % self.checkpoint_every_images:
                 raise ValueError(
                     f"train.{name} {getattr(self, name)} must be a multiple of train.checkpoint_every_images "
@@ -225,6 +237,8 @@ class SamplingConfig:
     """Sampling processes, one GPU or one CPU each."""
     use_gpu: bool = True
     """Give each actor a GPU."""
+    labels: Literal["balanced", "random"] = "balanced"
+    """balanced: image i shows class i mod number of classes; random: each class alike likely, drawn from run.seed."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.actors < 1:
@@ -241,12 +255,26 @@ class EvaluationConfig:
     """inception is FID's own network, downloaded once; efficientnet_lite0 ships in a package, and is not called FID."""
     extractor_weights: str | None = None
     """File with Inception's weights, where they cannot be downloaded."""
+    extractor_actors: int = 1
+    """Feature-extracting processes, one CPU or one GPU each."""
+    extractor_use_gpu: bool = False
+    """Give each a GPU."""
+    reference: str | None = None
+    """What samples are compared with: statistics made by `evaluate.py reference`, ADM's reference .npz, a folder of images, or a
+    dataset. null: four fifths of data.path, with the remaining fifth and noise as floor and ceiling."""
+    save: tuple[Literal["parquet", "npz"], ...] = ()
+    """Also keep the images: as parquet files of PNGs, and collected from them in one .npz as ADM's evaluator reads. Scores need
+    neither."""
+    grid_classes: tuple[int, ...] = ()
+    """Draw an uncurated grid of each of these classes too."""
     class_agreement: bool = False
     """Train a small classifier on the dataset and report how many samples it puts into the class asked for."""
 
     def __post_init__(self) -> None:
         if self.images < 2:
             raise ValueError(f"evaluation.images {self.images} must be at least 2")
+        if self.extractor_actors < 1:
+            raise ValueError("evaluation.extractor_actors must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +339,11 @@ class ExperimentConfig:
             raise ValueError(
                 "diffusion.class_dropout needs a network with a null class: set diffusion.class_dropout to 0, or "
                 "model.has_null_class to true and model.class_conditioning to other than none"
+            )
+        unknown = [c for c in self.evaluation.grid_classes if not 0 <= c < self.model.num_classes]
+        if unknown:
+            raise ValueError(
+                f"evaluation.grid_classes {unknown} are outside of 0..{self.model.num_classes - 1}, the network's classes"
             )
         if self.sampling.guidance.kind != "none" and self.diffusion.class_dropout == 0:
             raise ValueError(

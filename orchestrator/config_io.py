@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
         return path if "://" in path else str(Path(path).expanduser().absolute())
 
     source, vae = config.data.source_path, config.sampling.vae
+    reference, weights = config.evaluation.reference, config.evaluation.extractor_weights
     held_out, init_from = config.data.held_out_path, config.train.init_from
     return dataclasses.replace(
         config,
@@ -65,6 +66,11 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
             held_out_path=absolute(held_out) if held_out else None,
         ),
         train=dataclasses.replace(config.train, init_from=absolute(init_from) if init_from else None),
+        evaluation=dataclasses.replace(
+            config.evaluation,
+            reference=absolute(reference) if reference else None,
+            extractor_weights=absolute(weights) if weights else None,
+        ),
         # A VAE's name can be one on the hub.
         sampling=dataclasses.replace(
             config.sampling, vae=absolute(vae) if vae and Path(vae).expanduser().is_dir() else vae
@@ -76,17 +82,56 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
 def parse(description: str, default: str, arguments: Sequence[str] | None = None) -> ExperimentConfig:
     """Read ``--config NAME|PATH`` (else the preset ``default``) and dotted overrides from the command line.
 
+    ``--config`` may be given several times; later ones override what they set.
+
     Raises:
         UserError: a preset, key or value is not valid; the message names the nearest valid one.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return parse_with(description, lambda given: default, {}, arguments)[0]
+
+
+def parse_with(
+    description: str,
+    default: Callable[[dict[str, str | None]], str] | None,
+    extras: dict[str, str],
+    arguments: Sequence[str],
+) -> tuple[ExperimentConfig, dict[str, str | None]]:
+    """:func:`parse`, with arguments of a job's own beside the config's.
+
+    Args:
+        default: the job's own arguments -> the config without ``--config``; None: it must be given.
+        extras: name -> help of the job's own arguments.
+
+    Raises:
+        UserError: as for :func:`parse`.
+    """
+    arguments = list(arguments)
     parser = _parser(description)
-    if not any(argument == "--config" or argument.startswith("--config=") for argument in arguments):
-        arguments = ["--config", default, *arguments]
+    for name, text in extras.items():
+        parser.add_argument(f"--{name}", type=str, default=None, help=text)
+    given = {name: _value_of(name, arguments) for name in extras}
+    names = [argument.split("=")[0] for argument in arguments]
+    if "--config" not in names and not {"-h", "--help"} & set(names):
+        if default is None:
+            raise UserError(
+                f"Say which config: --config NAME or a YAML file. Presets: {', '.join(preset_names())}."
+            )
+        arguments = ["--config", default(given), *arguments]
     try:
-        return _instantiate(parser.parse_args(_resolve_presets(arguments)))
+        return _instantiate(parser.parse_args(_resolve_presets(arguments))), given
     except ArgumentError as error:
-        raise UserError(_explain(str(error), arguments)) from error
+        raise UserError(_explain(str(error), arguments, list(extras))) from error
+
+
+def _value_of(name: str, arguments: list[str]) -> str | None:
+    """An argument's value on the command line, as ``--name value`` or ``--name=value``."""
+    for place, argument in enumerate(arguments):
+        if argument == f"--{name}" and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"--{name}="):
+            return argument.removeprefix(f"--{name}=")
+    return None
 
 
 def _parser(description: str) -> ArgumentParser:
@@ -140,13 +185,13 @@ def _preset_path(name: str) -> Path:
     raise UserError(f"There is no preset or file {name!r}. {hint}Presets: {', '.join(names)}.")
 
 
-def _explain(message: str, arguments: list[str]) -> str:
+def _explain(message: str, arguments: list[str], extras: list[str]) -> str:
     """The parser's message, with the nearest valid key where a key is unknown."""
     valid = _valid_keys(ExperimentConfig)
     written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
     quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
     for key in [*quoted, *written]:
-        if key in valid or key in ("config", "print_config", "help"):
+        if key in valid or key in ("config", "print_config", "help", *extras):
             continue
         if "." in key or key in written:
             return f"There is no setting {key!r}. {_suggestion(key, valid)} (--help lists all settings.)"

@@ -1,14 +1,11 @@
 """One experiment from beginning to end: dataset, training, samples, scores, and where to look at them."""
 
 import dataclasses
-import json
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from orchestrator import cluster, storage
@@ -17,6 +14,7 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import flatten, with_absolute_paths
 from orchestrator.errors import UserError
 from orchestrator.evaluation.aside import Aside
+from orchestrator.evaluation.results import log_scores, write_scores
 from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import IN_MEMORY_SOURCES, check_model, prepare_dataset
@@ -28,14 +26,11 @@ from orchestrator.messages import (
 )
 from orchestrator.progress import ImageProgress
 from orchestrator.provenance import provenance
-from orchestrator.remote_hooks import Follow, RemoteHooks
-from orchestrator.runs import METRICS_FILE, Run, open_run, write_text
+from orchestrator.remote_hooks import Follow, RemoteHooks, ask
+from orchestrator.runs import Run, open_run
 from orchestrator.stopping import Stopper, run_in_thread
-from orchestrator.tracking.tracker import Tracker, tracking_uri
+from orchestrator.tracking.tracker import start_tracker, tracking_uri
 from orchestrator.training.shards import TrainJob
-
-if TYPE_CHECKING:
-    from orchestrator.evaluation.score import Scores
 
 TRACKER_CLOSE_SECONDS = 60.0
 
@@ -62,7 +57,7 @@ def run_experiment(config: ExperimentConfig) -> None:
     # Inside, because connecting to Ray sets a handler of its own.
     with cluster.connect(config), Stopper() as stopper:
         shares = cluster.divide(config)
-        tracker = _start_tracker(config, uri)
+        tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri)
         try:
             if run.is_finished:
                 console.print(
@@ -166,15 +161,16 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> 
     seconds["train"] = time.perf_counter() - began
     # torch and diffusers, ten seconds of import, are loaded when they are needed.
     from orchestrator.checkpoints.loading import export
-    from orchestrator.evaluation.score import evaluate
+    from orchestrator.evaluation.score import Evaluation, evaluate
+    from orchestrator.evaluation.subject import checkpoint_subject
 
     export(checkpoint, storage.join(work.run.directory, "export"))
-    with ImageProgress(work.console, "sample", config.evaluation.images) as progress:
-        scores = evaluate(config, checkpoint, dataset, progress.update)
+    scores = evaluate(Evaluation(config, checkpoint_subject(checkpoint, config), dataset, work.console))
     seconds |= scores.seconds
     seconds["total"] = time.perf_counter() - started
-    _write_metrics(config, checkpoint, scores, seconds)
-    _log_scores(checkpoint, scores, tracker)
+    write_scores(config.directory, scores, checkpoint.images_seen, seconds)
+    log_scores(config.directory, scores, checkpoint.images_seen, tracker)
+    tracker.log_artifact.remote("config.yaml")
     tracker.log_status.remote("FINISHED")
 
 
@@ -185,12 +181,11 @@ def _train(work: _Work) -> Checkpoint:
         return run.checkpoint
     if run.checkpoint:
         console.print(f"Continuing {run.directory} from {start} images.", soft_wrap=True)
-    aside: Any = None
-    if cluster.works_aside(config):
-        resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
-        aside = (
-            ray.remote(Aside).options(**resources).remote(config, work.dataset.info.scaling_factor, tracker)
-        )
+    has_room = work.shares.has_room_aside
+    if cluster.works_aside(config) and not has_room:
+        console.print("No GPU is left beside the training workers: previews, exports and scores are made when training is over, of "
+                      "the checkpoints that are kept until then.", soft_wrap=True)  # fmt: skip
+    aside = _start_aside(work) if has_room else None
     job = TrainJob(config, work.dataset, RemoteHooks(tracker, aside, config.train), work.held_out)
     from orchestrator.training.entry import train
 
@@ -202,6 +197,8 @@ def _train(work: _Work) -> Checkpoint:
     progress = ImageProgress(console, "train", config.train.images, start)
     with Follow(tracker, progress), work.stopper.asks(stop):
         run_in_thread(lambda: train(job, work.shares.data_cpus))
+    if not has_room:
+        aside = _start_aside(work)
     if aside is not None:
         ray.get(aside.wait.remote())
         ray.kill(aside)
@@ -213,32 +210,13 @@ def _train(work: _Work) -> Checkpoint:
     return newest
 
 
-def _start_tracker(config: ExperimentConfig, uri: str) -> Any:
-    """The run's one writer of the journal and of MLflow, on the driver's node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Callable[..., Any] = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote
-    return remote(config.directory, config.run.name, config.tracking.experiment, uri)
-
-
-def _write_metrics(
-    config: ExperimentConfig, checkpoint: Checkpoint, scores: "Scores", seconds: dict[str, float]
-) -> None:
-    content = {
-        "images_seen": checkpoint.images_seen,
-        "metrics": {
-            m.name: {"value": m.value, "meaning": m.meaning, "protocol": m.protocol}
-            for m in scores.measurements
-        },
-        "seconds": {name: round(value, 1) for name, value in seconds.items()},
-    }
-    write_text(config.directory, METRICS_FILE, json.dumps(content, indent=1))
-
-
-def _log_scores(checkpoint: Checkpoint, scores: "Scores", tracker: Any) -> None:
-    tracker.log_metrics.remote(
-        {f"eval/{m.name}": m.value for m in scores.measurements}, checkpoint.images_seen
-    )
-    tracker.log_tags.remote({f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements})
-    tracker.log_image.remote("final_samples", "samples.png", checkpoint.images_seen)
-    for file in (METRICS_FILE, "config.yaml", "samples.png"):
-        tracker.log_artifact.remote(file)
+def _start_aside(work: _Work) -> Any:
+    """The actor that makes previews, exports and scores, with what is missing of the checkpoints that are there."""
+    config = work.config
+    if not cluster.works_aside(config):
+        return None
+    resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
+    aside = ray.remote(Aside).options(**resources).remote(config, work.dataset, work.tracker)
+    for checkpoint in marked(work.run.directory):
+        ask(aside, config.train, checkpoint)
+    return aside

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,15 +14,20 @@ from orchestrator.stopping import JOB_STOP_SECONDS, JOB_STOP_SECONDS_VARIABLE, s
 from orchestrator.tracking.tracker import server_problem
 
 
+def scores_table(scored: dict[str, Any], title: str) -> Table:
+    """What ``metrics.json`` holds; the paper's numbers in a column of their own where there are any."""
+    has_paper = any("paper" in entry for entry in scored["metrics"].values())
+    table = Table("metric", "value", *(["the paper's"] if has_paper else []), "what it is", title=title)
+    for name, entry in scored["metrics"].items():
+        paper = [entry.get("paper", "")] if has_paper else []
+        table.add_row(name, f"{entry['value']:.4g}", *paper, entry["meaning"])
+    return table
+
+
 def print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
     """A finished run's scores, and where everything of it is."""
     scored = read_metrics(config.directory)
-    table = Table(
-        "metric", "value", "what it is", title=f"{config.run.name} after {scored['images_seen']} images"
-    )
-    for name, entry in scored["metrics"].items():
-        table.add_row(name, f"{entry['value']:.4g}", entry["meaning"])
-    console.print(table)
+    console.print(scores_table(scored, f"{config.run.name} after {scored['images_seen']} images"))
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
     store = f"--backend-store-uri {uri}" if not uri.startswith("http") else ""
     look = f"uv run mlflow ui --workers 1 {store}" if store else f"open {uri}"

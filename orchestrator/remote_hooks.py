@@ -36,14 +36,20 @@ class RemoteHooks:
 
     def _on_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.tracker.keep.remote()
-        if self._is_due(checkpoint, self.train.preview_every_images):
-            self.aside.draw.remote(checkpoint)
-        if self._is_due(checkpoint, self.train.export_every_images):
-            self.aside.export.remote(checkpoint)
+        if self.aside is not None:
+            ask(self.aside, self.train, checkpoint)
 
-    def _is_due(self, checkpoint: Checkpoint, every: int) -> bool:
-        seen = checkpoint.images_seen
-        return every > 0 and crossed(seen - self.train.batch_size, seen, every)
+
+def ask(aside: Any, train: TrainConfig, checkpoint: Checkpoint) -> None:
+    """Send the actor aside what is to be made of a checkpoint; it passes over what is there already."""
+    seen = checkpoint.images_seen
+    for method, every in (
+        (aside.draw, train.preview_every_images),
+        (aside.export, train.export_every_images),
+        (aside.score, train.score_every_images),
+    ):
+        if every > 0 and crossed(seen - train.batch_size, seen, every):
+            method.remote(checkpoint)
 
 
 class _Poll:

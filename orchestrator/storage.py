@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs
@@ -128,6 +129,17 @@ def sha256_of(path: str) -> str:
 def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
     """Put a file in place in one step, so that readers see the old or the new one, never half of it.
 
+    Raises:
+        OSError: it cannot be written.
+    """
+    with writing(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def writing(path: str) -> Iterator[BinaryIO]:
+    """A stream into a file that is put in place in one step at the end, and not at all after an error.
+
     An object store does so by itself; on a disk the file is written aside, flushed to the device and renamed.
 
     Raises:
@@ -136,15 +148,20 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
     if not is_local(path):
         # pyarrow sends large ones in parts, beside each other.
         filesystem, inner = filesystem_of(path)
-        with filesystem.open_output_stream(inner) as stream:
-            stream.write(content)
+        try:
+            with filesystem.open_output_stream(inner) as stream:
+                yield stream
+        except BaseException:
+            # Closing the stream has put what there was of it in place.
+            delete_file(path)
+            raise
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.writing")
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(target)

@@ -4,12 +4,16 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 import orchestrator  # noqa: F401  (sets what Ray reads when it is imported)
 from orchestrator.config_io import parse
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import prepare_dataset
 
+# A slow machine is not a failure.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 

@@ -1,7 +1,9 @@
 """Weights by whatever they lie in: a run's folder, one checkpoint, an exported folder, or a released file."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dimr_model import DiMR, DiMRConfig
 from orchestrator import storage
@@ -12,60 +14,96 @@ from orchestrator.errors import UserError
 WEIGHTS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
-def load_weights(path: str, expected: DiMRConfig | None = None) -> DiMR:
-    """The network in eval mode on the CPU; of checkpoints, the EMA weights.
+@dataclass(frozen=True)
+class FoundWeights:
+    """What a path turned out to be."""
 
-    Args:
-        path: a run's folder (its newest checkpoint), a checkpoint's folder, an exported folder, or a released ``.pth``;
-            all but the last may be ``s3://``.
-        expected: the architecture that it must have.
+    path: str
+    kind: Literal["ema", "exported", "released"]
+    checkpoint: Checkpoint | None = None
+    """Of kind ``ema`` only."""
+
+    def load(self, num_heads: int) -> DiMR:
+        """The network in eval mode on the CPU; ``num_heads`` is what released files do not tell.
+
+        Raises:
+            UserError: the weights are broken.
+        """
+        if self.checkpoint is not None:
+            return load_ema(self.checkpoint).eval()
+        return (
+            _load_released(self.path, num_heads) if self.kind == "released" else _load_exported(self.path)
+        ).eval()
+
+
+def find_weights(path: str) -> FoundWeights:
+    """Look what lies at ``path``: a run's folder (its newest checkpoint), a checkpoint's folder, an exported folder, or a
+    released ``.pth``; all but the last may be ``s3://``. Checkpoints are read through and checked.
 
     Raises:
-        UserError: there are no weights, they are broken, or of another architecture.
+        UserError: there are no weights, or a checkpoint is not complete.
     """
-    model = _load(path, expected.num_heads if expected else 16).eval()
-    if expected is not None:
-        found = model.architecture
-        differing = [
-            f"{name} is {getattr(found, name)!r}, not {getattr(expected, name)!r}"
-            for name in expected.__dataclass_fields__
-            if getattr(found, name) != getattr(expected, name)
-        ]
-        if differing:
-            raise UserError(
-                f"The weights at {path} are of another network than the config's: {'; '.join(differing)}. Name other "
-                "weights, or set model.* to theirs."
-            )
-    return model
-
-
-def _load(path: str, num_heads: int) -> DiMR:
+    path = path.rstrip("/")
     if storage.is_local(path) and Path(path).is_file():
-        try:
-            return DiMR.from_released(path, num_heads)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(f"{path} is not a released DiMR file: {error}") from error
-        except Exception as error:  # torch names what it refuses to unpickle in errors of several kinds.
-            raise UserError(f"{path} cannot be read as weights ({type(error).__name__}: {error}).") from error
+        return FoundWeights(path, "released")
     names = storage.sizes(path)
     if all(name in names for name in WEIGHTS_FILES):
-        return _load_exported(path)
+        return FoundWeights(path, "exported")
     if "checkpoints" in names:
         newest = newest_valid(path)
         if newest is None:
             raise UserError(f"The run {path} has no complete checkpoint yet.")
-        return load_ema(newest)
-    last = path.rstrip("/").rpartition("/")[2]
+        return FoundWeights(path, "ema", newest)
+    last = path.rpartition("/")[2]
     if CONFIG_FILE in names and last.isdigit():
-        checkpoint = Checkpoint(path.rstrip("/"), int(last))
+        checkpoint = Checkpoint(path, int(last))
         problem = problem_of(checkpoint)
         if problem:
             raise UserError(f"{path} is not a complete checkpoint: {problem}. Name another of its run.")
-        return load_ema(checkpoint)
+        return FoundWeights(path, "ema", checkpoint)
     raise UserError(
         f"There are no weights at {path}: expected a run's folder, a checkpoint, an exported folder (with "
         f"{' and '.join(WEIGHTS_FILES)}), or a released .pth file."
     )
+
+
+def load_weights(path: str, expected: DiMRConfig) -> DiMR:
+    """The network at ``path`` (see :func:`find_weights`), which must have the architecture ``expected``.
+
+    Raises:
+        UserError: there are no weights, they are broken, or of another architecture.
+    """
+    model = find_weights(path).load(expected.num_heads)
+    check_architecture(model, expected, path)
+    return model
+
+
+def check_architecture(model: DiMR, expected: DiMRConfig, path: str) -> None:
+    """Refuse weights of another network.
+
+    Raises:
+        UserError: the message lists what differs.
+    """
+    found = model.architecture
+    differing = [
+        f"{name} is {getattr(found, name)!r}, not {getattr(expected, name)!r}"
+        for name in expected.__dataclass_fields__
+        if getattr(found, name) != getattr(expected, name)
+    ]
+    if differing:
+        raise UserError(
+            f"The weights at {path} are of another network than the config's: {'; '.join(differing)}. Name other "
+            "weights, or set model.* to theirs."
+        )
+
+
+def _load_released(path: str, num_heads: int) -> DiMR:
+    try:
+        return DiMR.from_released(path, num_heads)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"{path} is not a released DiMR file: {error}") from error
+    except Exception as error:  # torch names what it refuses to unpickle in errors of several kinds.
+        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}: {error}).") from error
 
 
 def _load_exported(path: str) -> DiMR:

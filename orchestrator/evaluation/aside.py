@@ -1,42 +1,55 @@
-"""What is made of checkpoints while training goes on: sample grids and exported weights."""
+"""What is made of checkpoints while training goes on: sample grids, exported weights, and scores."""
 
+import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from orchestrator import storage
-from orchestrator.checkpoints.selection import Checkpoint
+from orchestrator.checkpoints.selection import MARKER, Checkpoint
 from orchestrator.config import ExperimentConfig
+from orchestrator.latents.format import LatentDataset
 
 PREVIEW_ROWS = 3
-MAX_GRID_COLUMNS = 10
 logger = logging.getLogger(__name__)
 
 
 class Aside:
     """Works through checkpoints one after another, away from the training workers; a Ray actor.
 
-    What fails here is warned about and left out: training goes on.
+    What fails here is warned about and left out: training goes on. What is there already, from before a crash, is not made
+    again; what a crash has cut off is.
     """
 
-    def __init__(self, config: ExperimentConfig, scaling_factor: float | None, tracker: Any) -> None:
+    def __init__(self, config: ExperimentConfig, dataset: LatentDataset, tracker: Any) -> None:
         self._config = config
-        self._scaling_factor = scaling_factor
+        self._dataset = dataset
         self._tracker = tracker
 
     def draw(self, checkpoint: Checkpoint) -> None:
         """Write ``previews/<images_seen>.png``, always from the same noise, into the run's folder and log it."""
-        self._attempt("preview", self._draw, checkpoint)
+        self._attempt("preview", self._draw, checkpoint, f"previews/{checkpoint.images_seen}.png")
 
     def export(self, checkpoint: Checkpoint) -> None:
         """Write the EMA weights into ``exports/<images_seen>/``."""
-        self._attempt("export", self._export, checkpoint)
+        self._attempt("export", self._export, checkpoint, f"exports/{checkpoint.images_seen}/config.json")
+
+    def score(self, checkpoint: Checkpoint) -> None:
+        """Score ``train.score_images`` samples, write ``scores/<images_seen>.json`` and log the numbers."""
+        self._attempt("score", self._score, checkpoint, f"scores/{checkpoint.images_seen}.json")
 
     def wait(self) -> None:
         """Returns when everything asked for before is done."""
 
-    def _attempt(self, what: str, work: Callable[[Checkpoint], None], checkpoint: Checkpoint) -> None:
+    def _attempt(
+        self, what: str, work: Callable[[Checkpoint], None], checkpoint: Checkpoint, file: str
+    ) -> None:
         try:
+            if storage.is_file(storage.join(self._config.directory, file)):
+                return
+            if not storage.is_file(storage.join(checkpoint.path, MARKER)):
+                raise FileNotFoundError("it was deleted before its turn came; raise train.keep_checkpoints")
             work(checkpoint)
         except Exception as error:  # Whatever sampling or storage raises, it must not stop a run.
             logger.warning("There is no %s of %s: %s: %s", what, checkpoint.path, type(error).__name__, error)
@@ -45,9 +58,12 @@ class Aside:
         # Imported at the first preview, not while the training workers start.
         from orchestrator.evaluation.images import save_grid
         from orchestrator.evaluation.sampling import ImageSampler
+        from orchestrator.evaluation.sinks import grid_columns
+        from orchestrator.evaluation.subject import checkpoint_subject
 
-        columns = min(self._config.model.num_classes, MAX_GRID_COLUMNS)
-        sampler = ImageSampler(self._config, checkpoint, self._scaling_factor)
+        columns = grid_columns(self._config)
+        model = checkpoint_subject(checkpoint, self._config).model
+        sampler = ImageSampler(self._config, model, self._dataset.info.scaling_factor)
         images, _ = sampler.draw(list(range(PREVIEW_ROWS * columns)))
         file = f"previews/{checkpoint.images_seen}.png"
         save_grid(images, storage.join(self._config.directory, file), columns)
@@ -57,3 +73,26 @@ class Aside:
         from orchestrator.checkpoints.loading import export
 
         export(checkpoint, storage.join(self._config.directory, "exports", str(checkpoint.images_seen)))
+
+    def _score(self, checkpoint: Checkpoint) -> None:
+        from rich.console import Console
+
+        from orchestrator.evaluation.score import Evaluation, evaluate, plain
+        from orchestrator.evaluation.subject import checkpoint_subject
+
+        config = dataclasses.replace(
+            self._config,
+            evaluation=dataclasses.replace(
+                self._config.evaluation, images=self._config.train.score_images, save=(), grid_classes=()
+            ),
+        )
+        subject = checkpoint_subject(checkpoint, config)
+        silent = Console(quiet=True)
+        scores = evaluate(Evaluation(config, subject, self._dataset, silent, here=True))
+        values = {f"eval/{m.name}": m.value for m in scores.measurements}
+        self._tracker.log_metrics.remote(values, checkpoint.images_seen)
+        self._tracker.log_tags.remote(
+            {f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements}
+        )
+        file = storage.join(config.directory, "scores", f"{checkpoint.images_seen}.json")
+        storage.write_bytes(file, json.dumps(plain(scores.measurements), indent=1).encode())

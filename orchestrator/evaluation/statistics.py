@@ -9,6 +9,14 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 
 @dataclass(frozen=True)
+class Gaussian:
+    """Mean ``[D]`` and covariance ``[D, D]``, float64."""
+
+    mean: npt.NDArray[np.float64]
+    covariance: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class FeatureStatistics:
     """Count, sum ``[D]`` and sum of outer products ``[D, D]`` of feature vectors, in float64."""
 
@@ -25,18 +33,13 @@ class FeatureStatistics:
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         return FeatureStatistics(self.count + other.count, self.total + other.total, self.outer + other.outer)
 
-    @property
-    def mean(self) -> npt.NDArray[np.float64]:
-        """``[D]``."""
-        return self.total / self.count
-
-    @property
-    def covariance(self) -> npt.NDArray[np.float64]:
-        """``[D, D]``, unbiased."""
-        return (self.outer - self.count * np.outer(self.mean, self.mean)) / (self.count - 1)
+    def gaussian(self) -> Gaussian:
+        """Mean and unbiased covariance."""
+        mean = self.total / self.count
+        return Gaussian(mean, (self.outer - self.count * np.outer(mean, mean)) / (self.count - 1))
 
 
-def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
-    """Fréchet distance of two Gaussians with these means and covariances, by torch-fidelity's formula."""
-    one, two = ({"mu": s.mean, "sigma": s.covariance} for s in (first, second))
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """Fréchet distance of two Gaussians, by torch-fidelity's formula."""
+    one, two = ({"mu": g.mean, "sigma": g.covariance} for g in (first, second))
     return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])

@@ -140,8 +140,6 @@ def write_sheet(dataset: LatentDataset, path: Path, vae: str | None) -> None:
     if info.kind == "pixels":
         images = torch.from_numpy(arrays.copy())
     else:
-        means = torch.from_numpy(arrays[:, : info.shape[0] // 2].astype(np.float32))
-        assert info.scaling_factor is not None
         decoder = Decoder(vae, info.scaling_factor, torch.device("cpu"))
-        images = torch.cat([decoder.decode(one[None] * info.scaling_factor) for one in means])
+        images = decoder.decode_means(torch.from_numpy(arrays.copy()))
     save_grid(images, str(path), SHEET_COLUMNS)

@@ -93,12 +93,13 @@ class MLflowSync:
         if runs:
             self._run_id = runs[0].info.run_id
         else:
-            created = client.create_run(
-                experiment_id,
-                first["time"],
-                {"dimr.run": first["key"], "dimr.directory": self._directory},
-                first["name"],
+            tags = {"dimr.run": first["key"], "dimr.directory": self._directory}
+            parents = first.get("parent") and client.search_runs(
+                [experiment_id], f"tags.`dimr.run` = '{first['parent']}'"
             )
+            if parents:
+                tags["mlflow.parentRunId"] = parents[0].info.run_id
+            created = client.create_run(experiment_id, first["time"], tags, first["name"])
             self._run_id = created.info.run_id
         self._client = client
 

@@ -1,11 +1,13 @@
 """The one process per run that writes its journal and its MLflow run."""
 
+import json
 import logging
 import os
 import threading
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from orchestrator import storage
@@ -51,16 +53,40 @@ def server_problem(uri: str, timeout_seconds: float = 3.0) -> str | None:
     return None
 
 
+def start_tracker(directory: str, run_name: str, experiment: str, uri: str, parent: str | None = None) -> Any:
+    """A folder's one writer of the journal and of MLflow, an actor on the driver's node.
+
+    Args:
+        parent: folder of the run that this one belongs to; MLflow shows it below that.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    remote: Callable[..., Any] = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote
+    return remote(directory, run_name, experiment, uri, parent)
+
+
+def _key_of(directory: str | None) -> str | None:
+    """The key under which MLflow knows the run in a folder, or None if there is none."""
+    file = storage.join(directory, JOURNAL_FILE) if directory else None
+    if file is None or not storage.is_file(file):
+        return None
+    return str(json.loads(storage.read_bytes(file).split(b"\n", 1)[0])["key"])
+
+
 class Tracker:
     """Takes records at once, and copies them to MLflow in a thread of its own."""
 
-    def __init__(self, directory: str, run_name: str, experiment: str, uri: str) -> None:
+    def __init__(
+        self, directory: str, run_name: str, experiment: str, uri: str, parent: str | None = None
+    ) -> None:
         self._files = RunFiles(directory)
         self._journal = Journal(self._files.folder / JOURNAL_FILE)
         self._latest: dict[str, float] = {}
         self._is_asked_to_stop = False
         if not self._journal.records():
-            self._journal.append("run", key=uuid.uuid4().hex, name=run_name)
+            self._journal.append("run", key=uuid.uuid4().hex, name=run_name, parent=_key_of(parent))
         self._sync = MLflowSync(self._files, directory, experiment, uri)
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)

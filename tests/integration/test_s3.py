@@ -13,7 +13,7 @@ import torch
 from orchestrator import storage
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import marked, newest_valid, problem_of
-from orchestrator.checkpoints.weights import load_weights
+from orchestrator.checkpoints.weights import find_weights
 from orchestrator.config import DataConfig, ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.experiment import run_experiment
@@ -115,7 +115,9 @@ def test_a_whole_run_lives_on_s3_and_goes_on_there(
     assert storage.is_file(f"{directory}/samples.png")
     # What was exported there is what the checkpoint holds.
     for exported in ("export", "exports/64"):
-        for name, parameter in load_weights(f"{directory}/{exported}").named_parameters():
+        for name, parameter in (
+            find_weights(f"{directory}/{exported}").load(longer.model.num_heads).named_parameters()
+        ):
             assert torch.equal(parameter, dict(load_ema(newest).named_parameters())[name])
     (run,) = mlflow.MlflowClient(longer.tracking.uri or "").search_runs(["1"])
     history = mlflow.MlflowClient(longer.tracking.uri or "").get_metric_history(run.info.run_id, "loss/total")

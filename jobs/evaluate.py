@@ -1,0 +1,9 @@
+"""Draw images with a checkpoint and score them: ``python jobs/evaluate.py --checkpoint runs/quickstart``.
+
+``sample`` only draws, ``reference`` makes statistics of real images, ``sweep`` finds the best guidance.
+"""
+
+from orchestrator.evaluation.command import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The command line of jobs/evaluate.py: draw and score a checkpoint, only draw, make a reference, or sweep guidance."""
+
+import dataclasses
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from orchestrator import cluster, storage
+from orchestrator.commands import mistakes_explained
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import flatten, parse_with, with_absolute_paths
+from orchestrator.errors import UserError
+from orchestrator.latents import format as latents_format
+from orchestrator.latents.format import LatentDataset
+from orchestrator.latents.prepare import check_model
+from orchestrator.messages import scores_table
+from orchestrator.runs import read_metrics
+from orchestrator.tracking.tracker import start_tracker, tracking_uri
+
+CHECKPOINT_HELP = (
+    "What to evaluate: a run's folder, one of its checkpoints, an exported folder, or a released .pth file."
+)
+TRACKER_CLOSE_SECONDS = 60.0
+
+
+def main() -> None:
+    """Run the subcommand of the command line; without one, draw and score."""
+    commands: dict[str, Callable[[Sequence[str]], None]] = {
+        "score": score, "sample": sample, "reference": reference, "sweep": sweep,
+    }  # fmt: skip
+    arguments = sys.argv[1:]
+    name = arguments.pop(0) if arguments and arguments[0] in commands else "score"
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    with mistakes_explained():
+        commands[name](arguments)
+
+
+def score(arguments: Sequence[str]) -> None:
+    """Draw images with a checkpoint, compare them with real ones, and log the numbers with their protocol.
+
+    Raises:
+        UserError: something that the user can mend; what was drawn before stays.
+    """
+    config, checkpoint = _parse("Draw images with a checkpoint and score them.", arguments)
+    from orchestrator.evaluation.extractors import weights_file
+    from orchestrator.evaluation.subject import load_subject
+
+    console, started = Console(), time.perf_counter()
+    weights_file(config.evaluation)
+    subject, dataset = load_subject(checkpoint, config), _dataset(config)
+    uri = tracking_uri(config)
+    with cluster.connect(config):
+        cluster.check_evaluation(config)
+        from orchestrator.evaluation.results import log_scores, results_folder, write_scores
+        from orchestrator.evaluation.score import Evaluation, evaluate
+
+        scores = evaluate(Evaluation(config, subject, dataset, console))
+        folder = results_folder(scores)
+        seconds = {**scores.seconds, "total": time.perf_counter() - started}
+        write_scores(folder, scores, subject.images_seen, seconds)
+        name = f"{config.run.name} {folder.removeprefix(config.directory + '/evaluations/')}"
+        tracker = start_tracker(folder, name, config.tracking.experiment, uri, parent=config.directory)
+        tracker.log_params.remote(_parameters(config))
+        log_scores(folder, scores, subject.step, tracker)
+        tracker.log_status.remote("FINISHED")
+        problem = ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
+    _print(config, folder, problem, uri, console)
+
+
+def sample(arguments: Sequence[str]) -> None:
+    """Draw images with a checkpoint into grids, parquet files or an .npz, without scoring them.
+
+    Raises:
+        UserError: something that the user can mend; what was drawn before stays.
+    """
+    config, checkpoint = _parse("Draw images with a checkpoint.", arguments)
+    config = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, class_agreement=False)
+    )
+    from orchestrator.evaluation.subject import load_subject
+
+    console = Console()
+    subject, dataset = load_subject(checkpoint, config), _dataset(config)
+    with cluster.connect(config):
+        cluster.check_evaluation(config)
+        from orchestrator.evaluation.score import Evaluation, draw
+
+        drawn = draw(Evaluation(config, subject, dataset, console), extractor=None)
+    console.print(
+        f"Drew {config.evaluation.images} images; everything lies in {drawn.folder}", soft_wrap=True
+    )
+    for picture in drawn.pictures.values():
+        console.print(f"Grid      {picture}", soft_wrap=True, highlight=False)
+    if not config.evaluation.save:
+        console.print("Only grids were kept; --evaluation.save '[parquet]' or '[npz]' keeps the images.")
+
+
+def reference(arguments: Sequence[str]) -> None:
+    """Make statistics of real images, to compare samples with.
+
+    Raises:
+        UserError: there are no images, or they cannot be read.
+    """
+    extras = {
+        "out": "File to write, .npz; a path or s3://.",
+        "images": "A prepared dataset, a folder of images or an .npz with arr_0; by default data.path.",
+    }
+    config, given = parse_with("Make statistics of real images.", None, extras, arguments)
+    config = with_absolute_paths(config)
+    out = given["out"]
+    if out is None or not out.endswith(".npz"):
+        raise UserError("Say where the statistics go: --out FILE.npz")
+    from orchestrator.evaluation.extractors import describe_extractor
+
+    described = dataclasses.asdict(describe_extractor(config.evaluation))
+    console = Console()
+    with cluster.connect(config):
+        from orchestrator.evaluation.real_images import open_images
+        from orchestrator.evaluation.reference import make_reference
+
+        images = open_images(given["images"] or config.data.path, config)
+        made = make_reference(images, config, described, False, console)
+        storage.write_bytes(out, storage.read_bytes(made.path))
+    console.print(f"Statistics of {made.about['images']} images: {out}, sha256 {made.sha256}", soft_wrap=True)
+    console.print(f"Use them with --evaluation.reference {out}", soft_wrap=True)
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Find the guidance scale, and interval, with the smallest distance.
+
+    Raises:
+        UserError: something that the user can mend; settings that are finished stay.
+    """
+    from orchestrator.evaluation.sweep import EXTRAS, run_sweep
+
+    config, checkpoint, given = _parse_with("Sweep guidance.", arguments, EXTRAS)
+    run_sweep(config, checkpoint, _dataset(config), given, Console())
+
+
+def _parse(description: str, arguments: Sequence[str]) -> tuple[ExperimentConfig, str]:
+    config, checkpoint, _ = _parse_with(description, arguments, {})
+    return config, checkpoint
+
+
+def _parse_with(
+    description: str, arguments: Sequence[str], extras: dict[str, str]
+) -> tuple[ExperimentConfig, str, dict[str, str | None]]:
+    """The config, by default the one that lies with the checkpoint, and the checkpoint's path."""
+    from orchestrator.evaluation.subject import config_file_of
+
+    def own_config(given: dict[str, str | None]) -> str:
+        path = given.get("checkpoint")
+        if path is None:
+            raise UserError(
+                "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
+            )
+        file = config_file_of(path)
+        if file is None:
+            raise UserError(
+                f"No config.yaml lies with {path}; say which it was trained with: --config NAME or a YAML file."
+            )
+        if storage.is_local(file):
+            return file
+        copy = Path(tempfile.mkdtemp(prefix="dimr-config-")) / "config.yaml"
+        copy.write_bytes(storage.read_bytes(file))
+        return str(copy)
+
+    config, given = parse_with(description, own_config, {"checkpoint": CHECKPOINT_HELP, **extras}, arguments)
+    if given["checkpoint"] is None:
+        own_config(given)
+    return with_absolute_paths(config), str(given["checkpoint"]), given
+
+
+def _dataset(config: ExperimentConfig) -> LatentDataset | None:
+    if not latents_format.exists(config.data.path):
+        return None
+    dataset = latents_format.open_dataset(config.data.path)
+    check_model(config, dataset.info)
+    return dataset
+
+
+def _parameters(config: ExperimentConfig) -> dict[str, Any]:
+    """What decides an evaluation, for MLflow's columns."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key.startswith(("sampling.", "evaluation.")) or key in ("run.name", "run.seed")
+    }
+
+
+def _print(config: ExperimentConfig, folder: str, problem: str | None, uri: str, console: Console) -> None:
+    from orchestrator.evaluation.protocol import summary_of
+
+    scored = read_metrics(folder)
+    console.print(scores_table(scored, config.run.name))
+    first = next(iter(scored["metrics"].values()))
+    console.print(summary_of(first["protocol"]), soft_wrap=True, highlight=False)
+    for warning in scored["warnings"]:
+        console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
+    if problem:
+        console.print(f"Warning: MLflow at {uri} could not be written ({problem}); {folder}/metrics.json has everything.",
+                      soft_wrap=True)  # fmt: skip
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
+    for line in (
+        f"Samples   {storage.join(folder, 'samples.png')}",
+        f"Metrics   {storage.join(folder, 'metrics.json')} (every number with its protocol)",
+        f"Took      {parts}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)

@@ -1,0 +1,61 @@
+"""Finished pieces of an evaluation: one file for each range of images, so that nothing is done twice.
+
+A part holds what a range of images was turned into (features, labels, a few images for the grid) as safetensors. Writing
+it is the last thing that is done for a range; a range with a part is finished.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import safetensors.numpy
+
+from orchestrator import storage
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Places ``start`` to ``stop`` (exclusive) of whatever is worked through."""
+
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """Of its files, without a suffix."""
+        return f"{self.start:08d}-{self.stop:08d}"
+
+
+def ranges_of(count: int, size: int) -> list[Range]:
+    """0..count in ranges of ``size``, the last one shorter."""
+    return [Range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A folder of parts."""
+
+    folder: str
+
+    def finished(self) -> set[str]:
+        """Names of the ranges that are done."""
+        return {
+            name.removesuffix(".safetensors")
+            for name, size in storage.sizes(self.folder).items()
+            if size is not None and name.endswith(".safetensors") and not name.startswith(".")
+        }
+
+    def write(self, piece: Range, columns: Columns) -> None:
+        """Declare a range done."""
+        storage.write_bytes(self._path(piece), safetensors.numpy.save(columns))
+
+    def read(self, pieces: list[Range]) -> Iterator[Columns]:
+        """The parts of ``pieces``, in their order."""
+        for piece in pieces:
+            yield safetensors.numpy.load(storage.read_bytes(self._path(piece)))
+
+    def _path(self, piece: Range) -> str:
+        return storage.join(self.folder, f"{piece.name}.safetensors")

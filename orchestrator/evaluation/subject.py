@@ -1,0 +1,69 @@
+"""What is evaluated: a network's weights, and where they come from."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from dimr_model import DiMR
+from orchestrator import storage
+from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint
+from orchestrator.checkpoints.weights import FoundWeights, check_architecture, find_weights
+from orchestrator.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in eval mode on the CPU, and what one must know of its weights."""
+
+    model: DiMR
+    weights: dict[str, Any]
+    """Part of every number's protocol: kind, sha256, and for checkpoints the moving average's length."""
+    images_seen: int | None
+    """None where the file does not tell."""
+
+    @property
+    def step(self) -> int:
+        """Where its numbers stand on MLflow's axis."""
+        return self.images_seen or 0
+
+
+def load_subject(path: str, config: ExperimentConfig) -> Subject:
+    """The weights at ``path``: a run's folder, a checkpoint, an exported folder, or a released file.
+
+    Raises:
+        UserError: there are none, they are broken, or of another network than the config's.
+    """
+    found = find_weights(path)
+    model = found.load(config.model.num_heads)
+    check_architecture(model, config.model, path)
+    return _describe(model, found)
+
+
+def checkpoint_subject(checkpoint: Checkpoint, config: ExperimentConfig) -> Subject:
+    """The EMA weights of a checkpoint that is known to be whole."""
+    found = FoundWeights(checkpoint.path, "ema", checkpoint)
+    return _describe(found.load(config.model.num_heads), found)
+
+
+def config_file_of(path: str) -> str | None:
+    """The configuration that lies with the weights: a run's or a checkpoint's."""
+    file = storage.join(path, CONFIG_FILE)
+    return file if storage.sizes(path).get(CONFIG_FILE) is not None else None
+
+
+def _describe(model: DiMR, found: FoundWeights) -> Subject:
+    weights: dict[str, Any] = {"kind": found.kind, "sha256": _sha256(model)}
+    if found.checkpoint is None:
+        return Subject(model, weights, None)
+    train = found.checkpoint.config.train
+    weights |= {"horizon_images": train.ema_horizon_images, "rampup": train.ema_rampup}
+    return Subject(model, weights, found.checkpoint.images_seen)
+
+
+def _sha256(model: DiMR) -> str:
+    """Of the parameters by name: the same for a checkpoint and what was exported of it."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(parameter.contiguous().numpy().data)
+    return digest.hexdigest()

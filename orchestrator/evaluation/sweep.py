@@ -1,0 +1,264 @@
+"""Guidance by trial: few samples at every setting, then more of them near the best; trials run through Ray Tune."""
+
+import csv
+import dataclasses
+import io
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import ray
+from ray import tune
+from rich.console import Console
+from rich.table import Table
+
+from dimr_model.config import Guidance
+from orchestrator import cluster, storage
+from orchestrator.config import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.evaluation.score import Evaluation, evaluate, prepare
+from orchestrator.evaluation.subject import Subject, load_subject
+from orchestrator.latents.format import LatentDataset
+from orchestrator.progress import ImageProgress
+from orchestrator.tracking.tracker import start_tracker, tracking_uri
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXTRAS = {
+    "scales": "Guidance scales to try, such as 1,1.4,2,3; 1 is none.",
+    "intervals": "Intervals of diffusion steps to try, such as 0-1000,200-800; by default the config's.",
+    "quick_images": "Samples of each trial of the first round, by default a tenth of evaluation.images.",
+}
+DEFAULT_SCALES = "1,1.25,1.5,2,3,4"
+TRACKER_CLOSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point of the sweep."""
+
+    scale: float
+    interval: tuple[float, float]
+
+    def guidance(self, base: Guidance) -> Guidance:
+        """The config's guidance at this point; a scale of 1 is none."""
+        kind = "none" if self.scale == 1 else "constant" if base.kind == "none" else base.kind
+        return dataclasses.replace(base, kind=kind, scale=self.scale, interval=self.interval)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial measured."""
+
+    setting: Setting
+    images: int
+    metrics: dict[str, float]
+    """Without the count in their names, such as fid_inception_ema."""
+
+
+def run_sweep(
+    config: ExperimentConfig, checkpoint: str, dataset: LatentDataset | None, given: dict[str, str | None],
+    console: Console,
+) -> list[Outcome]:  # fmt: skip
+    """Try every setting with few samples, then the best one and points around it with ``evaluation.images``.
+
+    Raises:
+        UserError: a setting is impossible, or no trial succeeded.
+    """
+    settings = _settings(config, given)
+    quick = _number(given["quick_images"], max(2, config.evaluation.images // 10))
+    config = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, save=(), grid_classes=())
+    )
+    subject, uri = load_subject(checkpoint, config), tracking_uri(config)
+    with cluster.connect(config):
+        found = _trials(config, subject, dataset, settings, quick, console)
+        best = min(found, key=distance)
+        around = refine(best.setting, [outcome.setting for outcome in found])
+        found += _trials(config, subject, dataset, around, config.evaluation.images, console)
+        folder = storage.join(config.directory, "sweeps", f"{subject.step}-{subject.weights['sha256'][:8]}")
+        _write(folder, found, config, subject)
+        _log(folder, found, config, subject, uri)
+    _print(found, folder, console)
+    return found
+
+
+def distance(outcome: Outcome) -> float:
+    """What the sweep makes small: FID, or the embedded extractor's distance."""
+    return next(value for name, value in outcome.metrics.items() if name.startswith(("fid_", "fd_")))
+
+
+def refine(best: Setting, tried: list[Setting]) -> list[Setting]:
+    """The best setting, and the points halfway to its neighbours at the same interval."""
+    scales = sorted(setting.scale for setting in tried if setting.interval == best.interval)
+    place = scales.index(best.scale)
+    neighbours = scales[max(0, place - 1) : place] + scales[place + 1 : place + 2]
+    halfway = [(best.scale + other) / 2 for other in neighbours]
+    return [Setting(scale, best.interval) for scale in sorted({best.scale, *halfway})]
+
+
+def _settings(config: ExperimentConfig, given: dict[str, str | None]) -> list[Setting]:
+    base = config.sampling.guidance
+    try:
+        scales = [float(part) for part in (given["scales"] or DEFAULT_SCALES).split(",")]
+        intervals: list[tuple[float, float]] = [base.interval]
+        if given["intervals"]:
+            pairs = [part.split("-") for part in given["intervals"].split(",")]
+            intervals = [(float(low), float(high)) for low, high in pairs]
+        found = [Setting(scale, interval) for interval in intervals for scale in sorted(set(scales))]
+        for setting in found:
+            setting.guidance(base)
+    except ValueError as error:
+        raise UserError(f"The sweep's --scales or --intervals are not possible: {error}") from error
+    if max(scales) > 1 and config.diffusion.class_dropout == 0:
+        raise UserError(
+            "This network was trained without class dropout, so it cannot be guided; there is nothing to sweep."
+        )
+    # Without guidance there is one point, whatever the interval.
+    return [s for s in found if s.scale != 1 or s.interval == intervals[0]]
+
+
+def _number(text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    if not text.isdigit() or int(text) < 2:
+        raise UserError(f"--quick_images {text!r} must be a whole number of at least 2")
+    return int(text)
+
+
+def _trials(
+    config: ExperimentConfig, subject: Subject, dataset: LatentDataset | None, settings: list[Setting], images: int,
+    console: Console,
+) -> list[Outcome]:  # fmt: skip
+    config = dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, images=images))
+    # Once, on all actors, rather than in every trial.
+    prepare(Evaluation(config, subject, dataset, console))
+    resources = {"gpu": 1} if config.sampling.use_gpu else {"cpu": 1}
+    trainable = tune.with_resources(
+        tune.with_parameters(_trial, config=config, subject=subject, dataset=dataset), resources
+    )
+    progress = ImageProgress(console, f"{len(settings)} trials", len(settings) * images)
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"setting": tune.grid_search([dataclasses.asdict(s) for s in settings])},
+        tune_config=tune.TuneConfig(reuse_actors=False),
+        # What is finished lies with the samples; Tune's own notes are for this call.
+        run_config=tune.RunConfig(
+            storage_path=tempfile.mkdtemp(prefix="dimr-sweep-"),
+            verbose=0,
+            callbacks=[_Shown(progress, images)],
+        ),
+    )
+    with progress:
+        results = tuner.fit()
+    if results.num_errors:
+        raise UserError(
+            f"{results.num_errors} of {len(settings)} trials failed, the first with: {results.errors[0]}"
+        )
+    outcomes = []
+    for result in results:
+        assert result.metrics is not None
+        assert result.config is not None
+        point = result.config["setting"]
+        setting = Setting(point["scale"], tuple(point["interval"]))
+        outcomes.append(Outcome(setting, images, result.metrics["scores"]))
+    return outcomes
+
+
+class _Shown(tune.Callback):
+    """Counts finished trials on the progress bar."""
+
+    def __init__(self, progress: ImageProgress, images: int) -> None:
+        self._progress, self._images, self._done = progress, images, 0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._done += self._images
+        self._progress.update(self._done)
+
+
+def _trial(
+    point: dict[str, Any], config: ExperimentConfig, subject: Subject, dataset: LatentDataset | None
+) -> None:
+    setting = Setting(point["setting"]["scale"], tuple(point["setting"]["interval"]))
+    guidance = setting.guidance(config.sampling.guidance)
+    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, guidance=guidance))
+    scores = evaluate(Evaluation(config, subject, dataset, Console(quiet=True), here=True))
+    count = str(scores.measurements[0].protocol["samples"])
+    tune.report(
+        {"scores": {m.bare_name: m.value for m in scores.measurements if m.is_of_samples}, "count": count}
+    )
+
+
+def _rows(found: list[Outcome]) -> list[dict[str, Any]]:
+    return [
+        {"scale": o.setting.scale, "from_step": o.setting.interval[0], "to_step": o.setting.interval[1],
+         "samples": o.images, **o.metrics}
+        for o in sorted(found, key=lambda o: (o.images, o.setting.interval, o.setting.scale))
+    ]  # fmt: skip
+
+
+def _write(folder: str, found: list[Outcome], config: ExperimentConfig, subject: Subject) -> None:
+    rows, text = _rows(found), io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    storage.write_bytes(storage.join(folder, "table.csv"), text.getvalue().encode())
+    image = io.BytesIO()
+    plot(found, f"{config.run.name} after {subject.step} images").savefig(image, dpi=120)
+    storage.write_bytes(storage.join(folder, "guidance.png"), image.getvalue())
+
+
+def plot(found: list[Outcome], title: str) -> "Figure":
+    """Distance against guidance scale, a line for each interval and number of samples."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
+    lines = sorted({(o.images, o.setting.interval) for o in found})
+    # Okabe and Ito's colours, which the colour-blind can tell apart.
+    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+    for number, (images, interval) in enumerate(lines):
+        points = sorted(
+            (o.setting.scale, distance(o))
+            for o in found
+            if (o.images, o.setting.interval) == (images, interval)
+        )
+        axes.plot(*zip(*points, strict=True), marker="os^Dv"[number % 5], color=colours[number % 6],
+                  label=f"{images:,} samples, steps {interval[0]:g} to {interval[1]:g}")  # fmt: skip
+    name = next(name for name in found[0].metrics if name.startswith(("fid_", "fd_")))
+    axes.set(xlabel="guidance scale (1 is none)", ylabel=name.removesuffix("_ema"), title=title)
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    pyplot.close(figure)
+    return figure
+
+
+def _log(folder: str, found: list[Outcome], config: ExperimentConfig, subject: Subject, uri: str) -> None:
+    name = f"{config.run.name} guidance sweep at {subject.step}"
+    tracker = start_tracker(folder, name, config.tracking.experiment, uri, parent=config.directory)
+    for outcome in found:
+        # The axis holds whole numbers: hundredths of the scale.
+        step = round(100 * outcome.setting.scale)
+        low, high = outcome.setting.interval
+        values = {f"guidance_{low:g}-{high:g}_n{outcome.images}/{k}": v for k, v in outcome.metrics.items()}
+        tracker.log_metrics.remote(values, step)
+    tracker.log_image.remote("guidance", "guidance.png", 0)
+    tracker.log_artifact.remote("table.csv")
+    tracker.log_status.remote("FINISHED")
+    ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
+
+
+def _print(found: list[Outcome], folder: str, console: Console) -> None:
+    rows = _rows(found)
+    table = Table(*rows[0], title="guidance")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+    most = max(outcome.images for outcome in found)
+    best = min((o for o in found if o.images == most), key=distance)
+    low, high = best.setting.interval
+    console.print(f"Smallest distance with {most} samples: --sampling.guidance.scale {best.setting.scale:g} "
+                  f"--sampling.guidance.interval '[{low:g}, {high:g}]'", soft_wrap=True, highlight=False)  # fmt: skip
+    console.print(f"Table and plot: {folder}", soft_wrap=True, highlight=False)
