@@ -1,4 +1,4 @@
-"""Measure speed and memory: ``python jobs/benchmark.py model`` or ``data``."""
+"""Measure speed and memory: ``python jobs/benchmark.py model``, ``data``, ``train``, ``sample`` or ``score``."""
 
 from orchestrator.benchmarks.command import main
 

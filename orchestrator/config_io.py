@@ -136,7 +136,7 @@ def _value_of(name: str, arguments: list[str]) -> str | None:
 
 def _parser(description: str) -> ArgumentParser:
     parser = ArgumentParser(
-        description=f"{description} Presets: {', '.join(preset_names())}.",
+        description=f"{description} Presets: {', '.join(preset_names())}; after one of them: {', '.join(protocol_names())}.",
         exit_on_error=False,
         allow_abbrev=False,
         default_meta=False,
@@ -162,6 +162,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
+def protocol_names() -> list[str]:
+    """Names of settings for sampling and evaluation alone, to be given after a preset."""
+    return sorted(path.stem for path in (PRESETS / "protocols").glob("*.yaml"))
+
+
 def _resolve_presets(arguments: list[str]) -> list[str]:
     """Replace the value of every ``--config`` by the path of the file it names."""
     resolved = []
@@ -176,10 +181,10 @@ def _resolve_presets(arguments: list[str]) -> list[str]:
 
 
 def _preset_path(name: str) -> Path:
-    for candidate in (PRESETS / f"{name}.yaml", Path(name)):
+    for candidate in (PRESETS / f"{name}.yaml", PRESETS / "protocols" / f"{name}.yaml", Path(name)):
         if candidate.is_file():
             return candidate
-    names = preset_names()
+    names = [*preset_names(), *protocol_names()]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
     hint = f"Did you mean {nearest[0]}? " if nearest else ""
     raise UserError(f"There is no preset or file {name!r}. {hint}Presets: {', '.join(names)}.")

@@ -14,7 +14,7 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import flatten, with_absolute_paths
 from orchestrator.errors import UserError
 from orchestrator.evaluation.aside import Aside
-from orchestrator.evaluation.results import log_scores, write_scores
+from orchestrator.evaluation.available import require_all
 from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import IN_MEMORY_SOURCES, check_model, prepare_dataset
@@ -47,7 +47,7 @@ def run_experiment(config: ExperimentConfig) -> None:
     config = with_absolute_paths(config)
     warn_of_temporary_folder(config, console)
     dataset = _dataset(config, console)
-    _require_extractor(config)
+    require_all(config)
     held_out = _held_out(config)
     _check_initial_weights(config)
     uri = tracking_uri(config)
@@ -126,14 +126,6 @@ def _check_initial_weights(config: ExperimentConfig) -> None:
         load_weights(config.train.init_from, config.model)
 
 
-def _require_extractor(config: ExperimentConfig) -> None:
-    """Find, or fetch, the extractor's weights before hours of training rather than after."""
-    if config.evaluation.extractor == "inception":
-        from orchestrator.evaluation.extractors import weights_file
-
-        weights_file(config.evaluation)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Work:
     """Everything that an experiment needs at hand while it runs."""
@@ -161,6 +153,7 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> 
     seconds["train"] = time.perf_counter() - began
     # torch and diffusers, ten seconds of import, are loaded when they are needed.
     from orchestrator.checkpoints.loading import export
+    from orchestrator.evaluation.results import log_scores, write_scores
     from orchestrator.evaluation.score import Evaluation, evaluate
     from orchestrator.evaluation.subject import checkpoint_subject
 

@@ -46,6 +46,42 @@ def train(
     measure_training(variant, batch_size, workers, repeats, use_gpu, Console(width=160))
 
 
+def sample(
+    variant: str = "small",
+    batch_size: int = 8,
+    steps: int = 10,
+    images: int = 64,
+    repeats: int = 3,
+    use_gpu: bool = False,
+) -> None:
+    """Sampling through the pipeline against the bare network; network evaluations and speed of each kind of guidance.
+
+    Args:
+        variant: small, or one of the paper's: M/3R-64, L/3R-64, XL/2R-256, XL/3R-512, G/2R-256.
+        batch_size: images per network call, twice that with guidance.
+        steps: solver steps.
+        images: images per measurement.
+        repeats: measurements per case; the median counts.
+        use_gpu: bf16 on a GPU instead of fp32 on one CPU core.
+    """
+    from orchestrator.benchmarks.sample import measure_sampling
+
+    measure_sampling(variant, batch_size, steps, images, repeats, use_gpu, Console(width=160))
+
+
+def score(extractor: str = "inception", images: int = 200, repeats: int = 3) -> None:
+    """Feature extraction against torch-fidelity alone on the same images, and two extractor actors against one.
+
+    Args:
+        extractor: inception (its architecture; weights do not change the speed) or efficientnet_lite0.
+        images: images per measurement.
+        repeats: measurements per case, taken in turns; the median counts.
+    """
+    from orchestrator.benchmarks.score import measure_scoring
+
+    measure_scoring(extractor, images, repeats, Console(width=160))
+
+
 def main() -> None:
     """Run the subcommand of the command line."""
-    run_function({"model": model, "data": data, "train": train})
+    run_function({"model": model, "data": data, "train": train, "sample": sample, "score": score})

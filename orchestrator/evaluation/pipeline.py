@@ -73,7 +73,7 @@ def run(work: Work, what: str, here: bool, console: Console) -> None:
     if not missing:
         return
     with ImageProgress(console, what, images, images * done // places) as progress:
-        for piece in _run_here(work, missing) if here else _run_on_actors(work, missing):
+        for piece in run_here(work, missing) if here else run_on_actors(work, missing):
             done += piece.stop - piece.start
             progress.update(images * done // places)
 
@@ -85,7 +85,8 @@ def _source(work: Work, use_gpu: bool) -> Callable[[Range], dict[str, Any]]:
     return lambda piece: sampler(list(range(piece.start, piece.stop)))
 
 
-def _run_here(work: Work, missing: list[Range]) -> Iterator[Range]:
+def run_here(work: Work, missing: list[Range]) -> Iterator[Range]:
+    """Do ``missing`` in this process; yields each range when it is done."""
     use_gpu = work.config.sampling.use_gpu
     source = _source(work, use_gpu)
     writer = FeatureWriter(work.config, work.folder, work.classifier, work.extract, use_gpu)
@@ -142,7 +143,12 @@ def _range_of(batch: dict[str, Any]) -> Range:
     return Range(int(batch["start"][0]), int(batch["stop"][0]))
 
 
-def _run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
+def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
+    """Do ``missing`` on actors; yields each range when it is done, in any order.
+
+    Raises:
+        UserError: what an actor raised as such.
+    """
     sampling, evaluation = work.config.sampling, work.config.evaluation
     use_gpu = evaluation.extractor_use_gpu and work.extract
     stages: list[tuple[Any, tuple[Any, ...], int, bool]]

@@ -24,7 +24,7 @@ from orchestrator.latents.format import INFO_FILE, LatentDataset, open_dataset, 
 from orchestrator.latents.vae import downsampling, vae_config
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IMAGES_PER_RANGE = 500
+IMAGES_PER_RANGE = 100
 ADM_IMAGES = "arr_0"
 
 

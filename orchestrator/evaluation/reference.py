@@ -20,6 +20,7 @@ from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.evaluation import pipeline
+from orchestrator.evaluation.available import require_reference
 from orchestrator.evaluation.extractors import ExtractorDescription, describe_extractor
 from orchestrator.evaluation.features import FEATURES_FOLDER, Choose, collect
 from orchestrator.evaluation.metrics import Collected, Target
@@ -57,6 +58,7 @@ def load_reference(path: str, config: ExperimentConfig, here: bool, console: Con
     Raises:
         UserError: there is none, or it was made with another extractor or at another resolution.
     """
+    require_reference(path)
     described = dataclasses.asdict(describe_extractor(config.evaluation))
     if not path.endswith(".npz"):
         return make_reference(open_images(path, config), config, described, here, console)
@@ -118,12 +120,6 @@ def read_reference(path: str) -> Reference:
 
 
 def _read_npz(path: str) -> dict[str, npt.NDArray[Any]]:
-    if not storage.is_file(path):
-        raise UserError(
-            f"There is no reference at {path}. Make one with `python jobs/evaluate.py reference --out {path} ...`, fetch ADM's "
-            "(VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's evaluations), or set "
-            "--evaluation.reference to a dataset, a folder of images, or null."
-        )
     try:
         with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as content:
             # Images are read by those who need them.

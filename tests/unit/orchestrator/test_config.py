@@ -26,6 +26,7 @@ def test_command_line_overrides_the_preset() -> None:
     assert config.model.input_size == 28
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 10**12), st.floats(1e-9, 1.0), st.booleans())
 def test_values_survive_a_round_trip(images: int, rate: float, flip: bool) -> None:
     plain = to_dict(parse("Test.", "quickstart", []))

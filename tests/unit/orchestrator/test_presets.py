@@ -3,7 +3,7 @@
 import pytest
 
 from dimr_model import VARIANTS
-from orchestrator.config_io import parse
+from orchestrator.config_io import parse, protocol_names
 
 PAPER = {
     "imagenet64_m3r": "M/3R-64",
@@ -24,3 +24,13 @@ def test_paper_presets_hold_the_papers_models(name: str, variant: str) -> None:
         ("vp_linear", 0) if at_64 else ("scaled_linear", 0.1)
     )
     assert (config.sampling.vae is None) == at_64
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_the_papers_protocols_go_on_top_of_a_preset(name: str) -> None:
+    config = parse("Test.", "", ["--config", "imagenet256_g2r", "--config", name])
+    assert config.model == VARIANTS["G/2R-256"]
+    assert config.evaluation.images == 50_000
+    assert config.sampling.sampler.steps == 250
+    assert (config.sampling.guidance.kind != "none") == (name == "paper-guided")
+    assert config.evaluation.reference == "references/VIRTUAL_imagenet256_labeled.npz"

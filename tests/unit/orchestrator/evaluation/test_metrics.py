@@ -9,6 +9,7 @@ import torch
 import torch_fidelity
 from torch.utils.data import Dataset
 
+from orchestrator.benchmarks.score import untrained_inception
 from orchestrator.config import EvaluationConfig
 from orchestrator.errors import UserError
 from orchestrator.evaluation.extractors import (
@@ -19,7 +20,6 @@ from orchestrator.evaluation.extractors import (
 )
 from orchestrator.evaluation.metrics import Collected, Target, all_scores
 from orchestrator.evaluation.statistics import FeatureStatistics
-from tests.inception import write_random_weights
 
 COUNT = 16
 
@@ -40,7 +40,7 @@ class Images(Dataset):  # type: ignore[type-arg]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> EvaluationConfig:
     torch.set_num_threads(1)  # faster, where other processes share the cores
-    path = write_random_weights(tmp_path_factory.mktemp("inception") / "weights.pth")
+    path = untrained_inception(tmp_path_factory.mktemp("inception") / "weights.pth")
     return EvaluationConfig(extractor="inception", extractor_weights=str(path))
 
 

@@ -1,0 +1,149 @@
+"""Feature extraction by our actors against torch-fidelity alone, on the same images."""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.utils import get_featuresdict_from_dataset
+
+from dimr_model import DiMRConfig
+from orchestrator import cluster
+from orchestrator.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+from orchestrator.evaluation.extractors import EfficientNetLite0Features, to_rgb, weights_file
+from orchestrator.evaluation.pipeline import Work, run_here, run_on_actors
+from orchestrator.evaluation.real_images import IMAGES_PER_RANGE, open_images
+
+RESOLUTION = 64
+
+
+class _Images(Dataset):  # type: ignore[type-arg]
+    def __init__(self, images: torch.Tensor) -> None:
+        self._images = images
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self._images[index]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+
+class _Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
+    """Inception as it is built; weights do not change its speed."""
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Keeps what it has."""
+
+
+def untrained_inception(path: Path) -> Path:
+    """Write Inception's architecture at random weights as a file of the published one's form."""
+    torch.save({}, path)
+    # Without memory first: the usual way to draw these weights takes a minute.
+    with torch.device("meta"):
+        network = _Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    network.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_parameters()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            # Signals keep their size through the layers, so that features differ between images.
+            torch.nn.init.kaiming_normal_(module.weight, generator=generator)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def measure_scoring(extractor: str, images: int, repeats: int, console: Console) -> dict[str, float]:
+    """Images/s of every way to extract features; prints a table and returns the medians."""
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        config = _config(folder, extractor)
+        pixels = np.random.default_rng(0).integers(0, 256, (images, RESOLUTION, RESOLUTION, 3), np.uint8)
+        np.savez(f"{folder}/images.npz", arr_0=pixels)
+        threads = torch.get_num_threads()
+        with cluster.connect(config):
+            for repeat in range(repeats):
+                torch.set_num_threads(1)
+                measured = {
+                    "torch-fidelity alone": _theirs(config, pixels),
+                    "one extractor in this process": _ours(config, f"{folder}/{repeat}-here", 0),
+                    "one extractor actor": _ours(config, f"{folder}/{repeat}-one", 1),
+                    "two extractor actors": _ours(config, f"{folder}/{repeat}-two", 2),
+                }
+                for name, rate in measured.items():
+                    rates.setdefault(name, []).append(rate)
+        torch.set_num_threads(threads)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    table = Table(
+        "", "images/s", "", title=f"{extractor}, {images} images of {RESOLUTION}x{RESOLUTION}, one thread a process, "
+        f"torch {torch.__version__}",
+    )  # fmt: skip
+    baseline = medians["torch-fidelity alone"]
+    for name, rate in medians.items():
+        table.add_row(name, f"{rate:.1f}", f"{rate / baseline:.2f}x")
+    console.print(table)
+    return medians
+
+
+def _config(folder: str, extractor: str) -> ExperimentConfig:
+    weights = str(untrained_inception(Path(folder) / "inception.pth")) if extractor == "inception" else None
+    network = DiMRConfig(
+        input_size=RESOLUTION, channels=3, num_classes=2, depths=(1, 1), widths=(8, 8), num_heads=2
+    )
+    return ExperimentConfig(
+        run=RunConfig(name="benchmark", root=folder),
+        data=DataConfig(path=folder),
+        model=network,
+        train=TrainConfig(images=1024),
+        sampling=SamplingConfig(use_gpu=False),
+        evaluation=EvaluationConfig(extractor=extractor, extractor_weights=weights),  # type: ignore[arg-type]
+    )
+
+
+def _theirs(config: ExperimentConfig, pixels: Any) -> float:
+    weights = weights_file(config.evaluation)
+    network: FeatureExtractorBase
+    if config.evaluation.extractor == "inception":
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
+        )
+    else:
+        network = EfficientNetLite0Features(weights)
+    images = _Images(to_rgb(torch.from_numpy(pixels).movedim(-1, 1).contiguous()))
+    started = time.perf_counter()
+    get_featuresdict_from_dataset(
+        images, network, batch_size=IMAGES_PER_RANGE, cuda=False, save_cpu_ram=True, verbose=False
+    )
+    return len(pixels) / (time.perf_counter() - started)
+
+
+def _ours(config: ExperimentConfig, folder: str, actors: int) -> float:
+    """Images/s from the end of the first range of each actor on, reading and writing parts included."""
+    evaluation = dataclasses.replace(config.evaluation, extractor_actors=max(1, actors))
+    config = dataclasses.replace(config, evaluation=evaluation)
+    images = open_images(f"{config.run.root}/images.npz", config)
+    ranges = list(images.ranges)
+    work = Work(config, images, images.ranges, folder)
+    finished = run_on_actors(work, ranges) if actors else run_here(work, ranges)
+    times = [time.perf_counter() for _ in finished]
+    skipped = max(1, actors)
+    done = sum(piece.stop - piece.start for piece in ranges[skipped:])
+    return done / (times[-1] - times[skipped - 1])

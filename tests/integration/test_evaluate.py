@@ -1,0 +1,213 @@
+"""Evaluation on a real Ray: pools of actors, one killed midway, the whole job killed, and what lands in MLflow."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import ray
+import torch
+from rich.console import Console
+
+from dimr_model import DiMR
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import to_yaml
+from orchestrator.evaluation.parts import Parts
+from orchestrator.evaluation.score import Evaluation, draw, evaluate, plain
+from orchestrator.evaluation.subject import Subject, load_subject
+from orchestrator.evaluation.sweep import Setting, distance, refine, run_sweep
+from orchestrator.latents.format import LatentDataset
+from tests.configs import tiny
+from tests.datasets import write_numbered
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+ROOT = Path(__file__).resolve().parents[2]
+SILENT = Console(quiet=True)
+PATIENCE_SECONDS = 200
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
+    return write_numbered(tmp_path_factory.mktemp("data") / "numbered", 60, 10)
+
+
+def config(root: Path, dataset: LatentDataset, **sampling: Any) -> ExperimentConfig:
+    settings: dict[str, Any] = {"sampler": {"steps": 100}, "batch_size": 4, "use_gpu": False, **sampling}
+    return tiny(
+        root, dataset.path, sampling=settings, evaluation={"images": 60, "extractor": "efficientnet_lite0"}
+    )
+
+
+def subject_of(config: ExperimentConfig, folder: Path) -> Subject:
+    torch.manual_seed(0)
+    DiMR(config.model).save_pretrained(folder / "exported")
+    return load_subject(str(folder / "exported"), config)
+
+
+def images_in(folder: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(Path(folder, "images").glob("*.parquet"))}
+
+
+def kill_a_sampler_when(parts: Parts, killed: list[int]) -> None:
+    """Send SIGKILL to a sampling actor once some ranges are finished and some are not."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and not killed:
+        if 1 <= len(parts.finished()) <= 8:
+            for process in psutil.process_iter(["cmdline"]):
+                if "_DrawActor" in " ".join(process.info["cmdline"] or []) and not killed:
+                    process.send_signal(signal.SIGKILL)
+                    killed.append(process.pid)
+        time.sleep(0.02)  # between two looks at a folder
+
+
+def test_images_do_not_depend_on_the_actors_that_draw_them_or_on_their_deaths(
+    tmp_path: Path, dataset: LatentDataset
+) -> None:
+    alone = config(tmp_path / "alone", dataset, actors=1)
+    many = config(tmp_path / "many", dataset, actors=3)
+    subject = subject_of(alone, tmp_path)
+    found = []
+    for one in (alone, many):
+        one = dataclasses.replace(one, evaluation=dataclasses.replace(one.evaluation, save=("parquet",)))
+        job = Evaluation(one, subject, dataset, SILENT)
+        killed: list[int] = []
+        if one.sampling.actors == 3:
+            folder = found[0].folder.replace(alone.directory, one.directory)
+            killer = threading.Thread(target=kill_a_sampler_when, args=(Parts(f"{folder}/features"), killed))
+            killer.start()
+        found.append(draw(job, extractor=None))
+    killer.join()
+    assert len(killed) == 1
+    first, second = (images_in(drawn.folder) for drawn in found)
+    assert len(first) == 15
+    assert first == second
+
+
+def test_another_batch_size_changes_no_image_by_more_than_a_grey_level(
+    tmp_path: Path, dataset: LatentDataset
+) -> None:
+    from orchestrator.evaluation.sampling import ImageSampler
+
+    small, large = config(tmp_path, dataset), config(tmp_path, dataset, batch_size=7)
+    subject = subject_of(small, tmp_path)
+    indices = list(range(14))
+    parts = [ImageSampler(small, subject.model, None).draw(indices[i : i + 4])[0] for i in range(0, 14, 4)]
+    whole, _ = ImageSampler(large, subject.model, None).draw(indices)
+    assert (torch.cat(parts).int() - whole.int()).abs().max() <= 1
+
+
+def test_actors_measure_what_one_process_does(tmp_path: Path, dataset: LatentDataset) -> None:
+    here = config(tmp_path / "here", dataset, sampler={"steps": 2})
+    pooled = config(tmp_path / "pooled", dataset, sampler={"steps": 2}, actors=2)
+    subject = subject_of(here, tmp_path)
+    one = evaluate(Evaluation(here, subject, dataset, SILENT, here=True))
+    two = evaluate(Evaluation(pooled, subject, dataset, SILENT))
+    for ours, theirs in zip(one.measurements, two.measurements, strict=True):
+        assert ours.value == pytest.approx(theirs.value, rel=1e-5), ours.name
+
+
+class TestCommand:
+    """``jobs/evaluate.py`` as a user starts it, on the Ray of these tests."""
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        address = ray.get_runtime_context().gcs_address
+        return subprocess.Popen(
+            [sys.executable, "jobs/evaluate.py", *arguments, f"--cluster.address={address}"], cwd=ROOT,
+            env={**os.environ, "COLUMNS": "200"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def test_a_killed_job_goes_on_and_its_numbers_land_below_their_run(
+        self, tmp_path: Path, dataset: LatentDataset
+    ) -> None:
+        settings = config(tmp_path, dataset)
+        torch.manual_seed(0)
+        DiMR(settings.model).save_pretrained(tmp_path / "exported")
+        (tmp_path / "config.yaml").write_text(to_yaml(settings))
+        arguments = ["--config", str(tmp_path / "config.yaml"), "--checkpoint", str(tmp_path / "exported")]
+        folder = Path(settings.directory) / "evaluations"
+
+        def finished() -> dict[Path, int]:
+            return {file: file.stat().st_mtime_ns for file in folder.glob("*/features/0*.safetensors")}
+
+        process = self.start(*arguments)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(finished()) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)  # between two looks at a folder
+        process.send_signal(signal.SIGKILL)
+        printed = process.communicate(timeout=60)[0]
+        before = finished()
+        assert 2 <= len(before) < 15, printed
+
+        again = self.start(*arguments)
+        printed = again.communicate(timeout=PATIENCE_SECONDS)[0]
+        assert again.returncode == 0, printed
+        after = finished()
+        assert len(after) == 15
+        assert {file: after[file] for file in before} == before
+        assert "fd60_efficientnet_lite0_ema" in printed
+        assert "60 samples, exported weights" in printed
+        assert "singular" in printed
+        (metrics,) = folder.glob("*/60-*/metrics.json")
+        stored = json.loads(metrics.read_text())
+        client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+        (run,) = client.search_runs(["1"])
+        assert run.info.status == "FINISHED"
+        for name, entry in stored["metrics"].items():
+            assert run.data.metrics[f"eval/{name}"] == pytest.approx(entry["value"])
+            assert json.loads(run.data.tags[f"protocol.{name}"]) == entry["protocol"]
+        assert run.data.params["sampling.sampler.steps"] == "100"
+
+    def test_without_checkpoint_and_with_a_wrong_one_it_says_what_to_do(self, tmp_path: Path) -> None:
+        for arguments, said in (
+            ((), "Say what to evaluate"),
+            (("--checkpoint", str(tmp_path)), "No config.yaml lies with"),
+            (("--checkpoint", str(tmp_path), "--config", "quickstart"), "There are no weights at"),
+            (
+                ("--checkpoint", str(tmp_path), "--config", "quickstart", "--sampling.step", "3"),
+                "sampling.sampler.steps",
+            ),
+        ):
+            process = self.start(*arguments)
+            printed = process.communicate(timeout=PATIENCE_SECONDS)[0]
+            assert process.returncode == 2, printed
+            assert said in " ".join(printed.split())
+
+
+def test_a_sweep_refines_around_its_best_setting(
+    tmp_path: Path, dataset: LatentDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = config(tmp_path, dataset, sampler={"steps": 2})
+    settings = dataclasses.replace(settings, evaluation=dataclasses.replace(settings.evaluation, images=16))
+    subject_of(settings, tmp_path)
+    given = {"scales": "1,2,3", "intervals": None, "quick_images": "8"}
+    found = run_sweep(settings, str(tmp_path / "exported"), dataset, given, Console())
+    quick = [outcome for outcome in found if outcome.images == 8]
+    assert [outcome.setting.scale for outcome in quick] == [1, 2, 3]
+    best = min(quick, key=distance)
+    refined = [outcome.setting for outcome in found if outcome.images == 16]
+    assert refined == refine(best.setting, [outcome.setting for outcome in quick])
+    assert best.setting in refined
+    assert "Smallest distance with 16 samples: --sampling.guidance.scale" in capsys.readouterr().out
+    (folder,) = (Path(settings.directory) / "sweeps").iterdir()
+    assert (folder / "guidance.png").stat().st_size > 10_000
+    assert len((folder / "table.csv").read_text().splitlines()) == 1 + len(found)
+    # A trial is the evaluation of that setting, and nothing else.
+    (run,) = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert run.data.metrics["guidance_0-1000_n8/fd_efficientnet_lite0_ema"] == distance(quick[-1])
+
+
+def test_refining_goes_halfway_to_the_neighbours() -> None:
+    whole = (0.0, 1000.0)
+    tried = [Setting(scale, whole) for scale in (1.0, 2.0, 4.0)] + [Setting(3.0, (100.0, 500.0))]
+    assert [s.scale for s in refine(Setting(2.0, whole), tried)] == [1.5, 2.0, 3.0]
+    assert [s.scale for s in refine(Setting(1.0, whole), tried)] == [1.0, 1.5]
+    assert plain([]) == {}
