@@ -1,7 +1,7 @@
 """Reading configs: presets, overrides, and errors that name the way out."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config_io import flatten, from_dict, parse, preset_names, to_dict
