@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def train(job: TrainJob, data_cpus: float) -> None:
     """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` Ray Train workers.
 
-    Workers that fail are started again, ``train.max_restarts`` times, where ``train.min_workers`` allows it fewer of them.
+    Workers that fail are started again, ``train.max_restarts`` times, fewer of them where ``train.min_workers`` allows it.
     Where gradients stop being finite it goes back to the newest checkpoint and on with other noise, twice at most. Where
     nodes are about to be taken away it goes on, from a checkpoint at that point, on others.
 
@@ -43,16 +43,15 @@ def train(job: TrainJob, data_cpus: float) -> None:
                 interruption.images_seen,
             )
             continue
-        divergence = interruption
         if rollbacks == MAX_ROLLBACKS:
-            raise _explained(job, divergence)
+            raise _explained(job, interruption)
         rollbacks += 1
         logger.warning(
             "Gradients were not finite for many steps up to %d images: going back to the newest checkpoint, and on with "
             "other noise.",
-            divergence.images_seen,
+            interruption.images_seen,
         )
-        job = dataclasses.replace(job, attempt=divergence.attempt + 1)
+        job = dataclasses.replace(job, attempt=interruption.attempt + 1)
 
 
 def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
@@ -71,18 +70,18 @@ def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
 def _fit_with_restarts(
     job: TrainJob, data_cpus: float, leaving: Collection[str]
 ) -> DivergenceError | PreemptedError | None:
-    max_restarts = job.config.train.max_restarts
-    for restart in range(max_restarts + 1):
+    restarts, max_restarts = 0, job.config.train.max_restarts
+    while True:
         try:
-            return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restart > 0))
+            return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restarts > 0))
         except ray.train.TrainingFailedError as error:
-            if restart == max_restarts:
+            if restarts == max_restarts:
                 raise UserError(_last_word(job, error)) from error
+            restarts += 1
             logger.warning(
                 "Training failed and is started again from the newest checkpoint (%d of %d times). %s",
-                restart + 1, max_restarts, _last_line(error),
+                restarts, max_restarts, _last_line(error),
             )  # fmt: skip
-    raise AssertionError("the last restart returns or raises")
 
 
 def _fit(job: TrainJob, data_cpus: float, workers: int) -> DivergenceError | PreemptedError | None:
