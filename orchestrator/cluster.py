@@ -3,7 +3,8 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +16,9 @@ from orchestrator.errors import UserError
 EMBEDDED_MIN_CPUS = 4
 PROBE_SECONDS = 5.0
 EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
+SETTLE_SECONDS = 30.0
+"""Ray needs about 20 seconds to see that a node is gone, and its workers' failure is known before; another may come too."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,31 +106,29 @@ def divide(config: ExperimentConfig) -> Shares:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    train, sampling = config.train, config.sampling
-    workers_on_gpu = train.use_gpu and train.workers > 0
-    gpus_needed = float(max(train.workers if workers_on_gpu else 0, 1 if sampling.use_gpu else 0))
+    cpus, gpus = _resources()
+    sampling = config.sampling
+    workers = workers_that_fit(config) or config.world_sizes[0]
+    cpus_needed, gpus_needed = _needed(config, workers)
     preview_cpus = 1 if works_aside(config) else 0
-    cpus_needed = train.workers + preview_cpus + 1
     if gpus_needed > gpus:
         raise UserError(
-            f"The experiment needs {gpus_needed:g} GPUs ({train.workers} training workers with one each) and the cluster "
+            f"The experiment needs {gpus_needed:g} GPUs ({workers} training workers with one each) and the cluster "
             f"has {gpus:g}. Use a larger cluster, lower --train.workers to a divisor of data.lanes {config.data.lanes}, "
             "or train on CPUs with --train.use_gpu false --sampling.use_gpu false."
         )
     if cpus_needed > cpus:
         fitting = [
-            n for n in range(1, train.workers) if config.data.lanes % n == 0 and n + preview_cpus + 1 <= cpus
+            n for n in range(1, workers) if config.data.lanes % n == 0 and n + preview_cpus + 1 <= cpus
         ]
         remedy = f"Lower --train.workers to {max(fitting)}" if fitting else "Use --train.workers 0"
         raise UserError(
-            f"The experiment needs {cpus_needed} CPUs ({train.workers} training workers, {preview_cpus} for previews, 1 "
+            f"The experiment needs {cpus_needed} CPUs ({workers} training workers, {preview_cpus} for previews, 1 "
             f"for reading data) and the cluster has {cpus:g}. {remedy}, or use a larger cluster."
         )
     check_evaluation(config)
-    has_room = not sampling.use_gpu or gpus >= (train.workers if workers_on_gpu else 0) + 1
-    return Shares(cpus - train.workers - preview_cpus, has_room)
+    has_room = not sampling.use_gpu or gpus >= (workers if config.train.use_gpu else 0) + 1
+    return Shares(cpus - workers - preview_cpus, has_room)
 
 
 def check_evaluation(config: ExperimentConfig) -> None:
@@ -146,3 +148,45 @@ def check_evaluation(config: ExperimentConfig) -> None:
             f"{needed['CPU']} CPUs and {needed['GPU']} GPUs side by side, and the cluster has {total.get('CPU', 0.0):g} and "
             f"{total.get('GPU', 0.0):g}. Lower them, or set sampling.use_gpu and evaluation.extractor_use_gpu to what there is."
         )
+
+
+def _resources(leaving: Collection[str] = ()) -> tuple[float, float]:
+    """CPUs and GPUs of the nodes that are there and stay."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    return cpus, gpus
+
+
+def _needed(config: ExperimentConfig, workers: int) -> tuple[int, int]:
+    """CPUs and GPUs for so many workers, previews and reading side by side."""
+    cpus = workers + (1 if works_aside(config) else 0) + 1
+    return cpus, max(workers if config.train.use_gpu else 0, 1 if config.sampling.use_gpu else 0)
+
+
+def workers_that_fit(config: ExperimentConfig, leaving: Collection[str] = ()) -> int:
+    """The largest valid world size that the cluster holds, not counting the nodes ``leaving``; 0 where there is none."""
+    cpus, gpus = _resources(leaving)
+    needs = {workers: _needed(config, workers) for workers in config.world_sizes}
+    return max((n for n, need in needs.items() if need[0] <= cpus and need[1] <= gpus), default=0)
+
+
+def wait_for_workers(config: ExperimentConfig, leaving: Collection[str], is_restart: bool) -> int:
+    """The world size to start with, where ``train.min_workers`` leaves a choice.
+
+    The largest valid one that fits: after a failure, or where not all workers fit, once ``SETTLE_SECONDS`` have passed.
+    """
+    most = config.train.workers
+    if len(config.world_sizes) == 1:
+        return most  # Ray Train waits for them by itself.
+    began, is_told = time.monotonic(), False
+    while True:
+        fitting, is_settled = workers_that_fit(config, leaving), time.monotonic() - began > SETTLE_SECONDS
+        if fitting and (is_settled or (fitting == most and not is_restart)):
+            break
+        if is_settled and not is_told:
+            logger.warning("Waiting: the cluster holds fewer than %d workers.", config.world_sizes[0])
+            is_told = True
+        time.sleep(1)
+    if fitting < most:
+        logger.warning("Going on with %d of %d workers: the cluster holds no more.", fitting, most)
+    return fitting

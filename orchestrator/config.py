@@ -143,6 +143,9 @@ class TrainConfig:
     """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory, slower."""
     workers: int = 1
     """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
+    min_workers: int | None = None
+    """With fewer than this it waits. Where it is below ``workers`` and nodes are lost, training goes on with the largest
+    number of workers that the cluster holds and that divides data.lanes; null: always all of them."""
     sharding: Literal["replicate", "shard", "hybrid"] = "shard"
     """What workers share: replicate: each holds everything; shard: weights, gradients, optimizer and EMA lie in equal
     parts on all; hybrid: in equal parts on the workers of a node, once per node."""
@@ -195,6 +198,10 @@ class TrainConfig:
             raise ValueError(
                 "train.workers, warmup_images, preview_every_images, export_every_images, score_every_images, "
                 "keep_every_images, profile_steps and max_restarts must not be negative"
+            )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ValueError(
+                f"train.min_workers {self.min_workers} must be in 1..train.workers {self.workers}"
             )
         if not (self.learning_rate > 0 and self.clip_gradient_norm > 0 and self.weight_decay >= 0):
             raise ValueError(
@@ -350,6 +357,18 @@ class ExperimentConfig:
                 "sampling.guidance needs a network that has seen the null class: set diffusion.class_dropout above 0, "
                 "or sampling.guidance.kind to none"
             )
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """Numbers of workers to train with, ascending: they divide the lanes, and their shares of a batch divide too."""
+        train = self.train
+        least = train.workers if train.min_workers is None else train.min_workers
+        return [
+            workers
+            for workers in range(least, train.workers + 1)
+            if workers == 0
+            or (self.data.lanes % workers == 0 and train.batch_size // workers % train.micro_batches == 0)
+        ]
 
     @property
     def directory(self) -> str:

@@ -22,6 +22,7 @@ FREE_KEYS = (
     "data.source_path",
     "train.images",
     "train.workers",
+    "train.min_workers",
     "train.sharding",
     "train.micro_batches",
     "train.compile",

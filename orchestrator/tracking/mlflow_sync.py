@@ -29,7 +29,7 @@ class MLflowSync:
         """Bring MLflow up to date; a failure is kept in ``problem`` and tried again at the next call."""
         try:
             records = self._new_records()
-            if records or self._client is None:
+            if records:
                 self._connect()
                 self._write(records)
             self.problem = None

@@ -4,15 +4,16 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 import ray.train
 import ray.train.torch
 
-from orchestrator import storage
+from orchestrator import cluster, storage
 from orchestrator.errors import UserError
-from orchestrator.training.hooks import DivergenceError
+from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
 
 MAX_ROLLBACKS = 2
@@ -22,7 +23,9 @@ logger = logging.getLogger(__name__)
 def train(job: TrainJob, data_cpus: float) -> None:
     """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` Ray Train workers.
 
-    Where gradients stop being finite it goes back to the newest checkpoint and on with other noise, twice at most.
+    Workers that fail are started again, ``train.max_restarts`` times, fewer of them where ``train.min_workers`` allows it.
+    Where gradients stop being finite it goes back to the newest checkpoint and on with other noise, twice at most. Where
+    nodes are about to be taken away it goes on, from a checkpoint at that point, on others.
 
     Args:
         data_cpus: CPUs that Ray Data may use for reading, over all workers.
@@ -30,17 +33,25 @@ def train(job: TrainJob, data_cpus: float) -> None:
     Raises:
         UserError: the workers failed more often than ``train.max_restarts``, or training diverged after every rollback.
     """
-    rollbacks = 0
-    while divergence := _fit(job, data_cpus):
+    rollbacks, leaving = 0, set[str]()
+    while interruption := _fit_with_restarts(job, data_cpus, leaving):
+        if isinstance(interruption, PreemptedError):
+            leaving |= set(interruption.nodes)
+            logger.warning(
+                "Nodes are about to be taken away (%s): going on elsewhere from a checkpoint at %d images.",
+                ", ".join(interruption.nodes),
+                interruption.images_seen,
+            )
+            continue
         if rollbacks == MAX_ROLLBACKS:
-            raise _explained(job, divergence)
+            raise _explained(job, interruption)
         rollbacks += 1
         logger.warning(
             "Gradients were not finite for many steps up to %d images: going back to the newest checkpoint, and on with "
             "other noise.",
-            divergence.images_seen,
+            interruption.images_seen,
         )
-        job = dataclasses.replace(job, attempt=divergence.attempt + 1)
+        job = dataclasses.replace(job, attempt=interruption.attempt + 1)
 
 
 def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
@@ -56,42 +67,59 @@ def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
     )
 
 
-def _fit(job: TrainJob, data_cpus: float) -> DivergenceError | None:
-    train_config = job.config.train
+def _fit_with_restarts(
+    job: TrainJob, data_cpus: float, leaving: Collection[str]
+) -> DivergenceError | PreemptedError | None:
+    restarts, max_restarts = 0, job.config.train.max_restarts
+    while True:
+        try:
+            return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restarts > 0))
+        except ray.train.TrainingFailedError as error:
+            if restarts == max_restarts:
+                raise UserError(_last_word(job, error)) from error
+            restarts += 1
+            logger.warning(
+                "Training failed and is started again from the newest checkpoint (%d of %d times). %s",
+                restarts, max_restarts, _last_line(error),
+            )  # fmt: skip
+
+
+def _fit(job: TrainJob, data_cpus: float, workers: int) -> DivergenceError | PreemptedError | None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job, "data_cpus": data_cpus},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=train_config.workers, use_gpu=train_config.use_gpu
-        ),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=job.config.train.use_gpu),
         run_config=ray.train.RunConfig(
             # Ray Train's own state is not used to resume, so every call is a Ray Train run of its own.
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{job.attempt}",
             storage_path=storage.join(job.config.directory, "ray_train"),
-            failure_config=ray.train.FailureConfig(max_failures=train_config.max_restarts),
+            # Where there is a choice of world sizes, one that cannot be placed is chosen anew and not waited for.
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=-1 if len(job.config.world_sizes) == 1 else 0
+            ),
         ),
-        # Ray Train calls it in its controller at every (re)start, so that all ranks start from one choice.
+        # Ray Train calls it in its controller, so that all ranks start from one choice.
         datasets={"train": partial(find_start, job)},
         dataset_config=DeterministicOrder(data_cpus),
     )
-    try:
-        divergence: DivergenceError | None = trainer.fit().return_value
-    except ray.train.TrainingFailedError as error:
-        raise UserError(_last_word(job, error)) from error
-    return divergence
+    interruption: DivergenceError | PreemptedError | None = trainer.fit().return_value
+    return interruption
 
 
 def _last_word(job: TrainJob, error: ray.train.TrainingFailedError) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
     return (
         f"Training failed and is not started again: it was {job.config.train.max_restarts} times (train.max_restarts). "
-        f"What failed last:\n  {lines[-1].strip()}\nThe whole of it is in the log above, and in Ray's under "
+        f"What failed last:\n  {_last_line(error)}\nThe whole of it is in the log above, and in Ray's under "
         f"{storage.join(job.config.directory, 'ray_train')}. Everything up to the newest checkpoint is kept: mend the "
         "cause and run the same command again."
     )
 
 
-def _worker(loop_config: dict[str, Any]) -> DivergenceError | None:
+def _last_line(error: ray.train.TrainingFailedError) -> str:
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+
+
+def _worker(loop_config: dict[str, Any]) -> DivergenceError | PreemptedError | None:
     # Imported here, so that the job's own process need not load the network.
     from orchestrator.training.worker import run_ray_worker
 

@@ -20,7 +20,9 @@ class Hooks:
     on_checkpoint: Callable[[Checkpoint], None]
     """Called when a checkpoint is complete."""
     should_stop: Callable[[], bool] = lambda: False
-    """Asked before every step: whether to write a checkpoint and end."""
+    """Asked after every step: whether to write a checkpoint and end."""
+    leaving_nodes: Callable[[], list[str]] = list
+    """Asked on all ranks together every few seconds: nodes with workers that are about to be taken away."""
 
 
 @dataclass
@@ -29,3 +31,11 @@ class DivergenceError(Exception):
 
     images_seen: int
     attempt: int
+
+
+@dataclass
+class PreemptedError(Exception):
+    """Nodes with workers are about to be taken away; a checkpoint was written at ``images_seen``."""
+
+    images_seen: int
+    nodes: list[str]

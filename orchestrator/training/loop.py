@@ -1,7 +1,8 @@
 """The training loop: the same with or without Ray; whoever calls it brings the batches and takes the reports."""
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.latents.format import DatasetInfo
 from orchestrator.latents.stream import Batch
-from orchestrator.training.hooks import DivergenceError, Hooks, crossed
+from orchestrator.training.hooks import DivergenceError, Hooks, PreemptedError, crossed
 from orchestrator.training.interval import Interval, mean_losses
 from orchestrator.training.profile import Profiler
 from orchestrator.training.state import TrainState
@@ -23,6 +24,8 @@ from orchestrator.training.step import draw, forward_losses, train_step
 from orchestrator.training.timing import Stopwatch
 
 MAX_SKIPPED_STEPS = 10
+NOTICE_SECONDS = 5.0
+"""How often nodes that are about to leave are asked for; Ray Train itself looks as often."""
 
 
 def run_loop(
@@ -41,11 +44,12 @@ def run_loop(
     Raises:
         UserError: the last checkpoint could not be written.
         DivergenceError: ``MAX_SKIPPED_STEPS`` steps in a row had a gradient that is not finite.
+        PreemptedError: nodes are about to leave; there is a checkpoint to go on from elsewhere.
     """
     train, schedule = config.train, NoiseSchedule(config.diffusion.schedule)
     rank, share = dist.get_rank(), train.batch_size // dist.get_world_size()
     interval, stopwatch = Interval(config, info.num_images, state.device), Stopwatch(state.device)
-    stop = _StopForAll(hooks.should_stop)
+    stop = _StopForAll(hooks)
     writer, profiler = CheckpointWriter(config, on_gpu=state.device.type == "cuda"), Profiler(config, rank)
     newest_metrics: dict[str, float] = {}
 
@@ -97,22 +101,31 @@ def run_loop(
             f"The last checkpoint, at {state.images_seen} images, could not be written to {config.directory}; the log "
             "says why. Make room and run the same command again: it goes on from the newest complete one."
         )
+    if stop.leaving_nodes and state.images_seen < train.images:
+        raise PreemptedError(state.images_seen, stop.leaving_nodes)
 
 
 class _StopForAll:
-    """The first rank's wish to stop, made known to all ranks at the same step."""
+    """The first rank's wish to stop, and nodes that are about to leave, made known to all ranks at the same step."""
 
-    def __init__(self, should_stop: Callable[[], bool]) -> None:
-        self._should_stop = should_stop
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
+        self._looked_at = time.monotonic()
+        self.leaving_nodes: list[str] = []
         # On the CPU, and apart from training's collectives and the checkpoint thread's.
         self._group: Any = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
 
     def is_asked(self) -> bool:
         """Collective."""
-        asked = torch.tensor([dist.get_rank() == 0 and self._should_stop()])
+        is_first, is_time = dist.get_rank() == 0, time.monotonic() - self._looked_at > NOTICE_SECONDS
+        wishes = torch.tensor([is_first and self._hooks.should_stop(), is_first and is_time])
         if self._group is not None:
-            dist.broadcast(asked, src=0, group=self._group)
-        return bool(asked)
+            dist.broadcast(wishes, src=0, group=self._group)
+        is_asked, is_time = wishes.tolist()
+        if is_time:
+            self._looked_at = time.monotonic()
+            self.leaving_nodes = self._hooks.leaving_nodes()
+        return is_asked or bool(self.leaving_nodes)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """One rank of training: in a Ray Train worker, or without Ray in a process of torchrun or alone."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
@@ -16,17 +17,17 @@ import torch.distributed as dist
 
 from orchestrator.checkpoints.loading import load
 from orchestrator.latents.stream import batches, read_directly
-from orchestrator.training.hooks import DivergenceError
+from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.loop import run_loop
 from orchestrator.training.parallelize import make_mesh
 from orchestrator.training.shards import Shard, Start, TrainJob, find_start, make_shard
 from orchestrator.training.state import TrainState, fresh_state
 
 
-def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | None:
+def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | PreemptedError | None:
     """Train in a Ray Train worker; where ``train.workers`` is 0, in the calling process.
 
-    Divergence is returned, not raised: Ray Train would start the workers again, to diverge again.
+    What calls for other workers is returned, not raised: Ray Train would count it as a failure, and start the same ones.
     """
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -35,12 +36,22 @@ def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | None:
         shard = make_shard(shard, 0, 1, data_cpus)
     device = ray.train.torch.get_device() if job.config.train.use_gpu else torch.device("cpu")
     per_node = ray.train.get_context().get_local_world_size()
+    make_hooks = job.make_hooks
+    job = dataclasses.replace(
+        job, make_hooks=lambda: dataclasses.replace(make_hooks(), leaving_nodes=_leaving_nodes)
+    )
     try:
         with _reading(shard) as tables:
             run_rank(job, shard.start, tables, device, per_node)
-    except DivergenceError as divergence:
-        return DivergenceError(divergence.images_seen, divergence.attempt)
+    except (DivergenceError, PreemptedError) as interruption:
+        return interruption.with_traceback(None)
     return None
+
+
+def _leaving_nodes() -> list[str]:
+    """Nodes with workers that are being drained, because of a preemption for example; all ranks must ask together."""
+    preemption = ray.train.get_preemption_info()
+    return preemption.preempted_node_ids if preemption is not None else []
 
 
 def run_process(job: TrainJob) -> TrainState:

@@ -137,6 +137,15 @@ def test_the_journal_on_s3_outlives_its_writer(tmp_path: Path, s3_server: str) -
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
 
 
+def test_mlflow_has_nothing_that_the_journal_on_s3_could_lose(tmp_path: Path, s3_server: str) -> None:
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    # The journal cannot be sent: the bucket is not there. With this machine it would be lost, and its steps repeated.
+    writer = Tracker("s3://not-there/runs/journal", "journal", "experiment", store)
+    writer.log_metrics({"loss": 1.0}, 1)
+    writer.close(60)
+    assert mlflow.MlflowClient(store).get_experiment_by_name("experiment") is None
+
+
 def test_an_object_store_needs_a_tracking_server(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config_ = tiny(Path("unused"), "unused", run={"name": "a", "root": f"{s3_server}/runs"})

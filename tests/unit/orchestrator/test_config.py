@@ -51,6 +51,7 @@ def test_flattened_keys_are_those_of_the_command_line() -> None:
         (["--train.images", "many"], "train.images"),
         (["--diffusion.prediction", "x0"], "'epsilon', 'v'"),
         (["--train.workers", "3"], "the nearest that do are 2 and 4"),
+        (["--train.min_workers", "3"], "must be in 1..train.workers 2"),
         (["--train.batch_size", "18"], "the nearest that does is"),
         (["--model.num_heads", "3"], "does not divide"),
         (["--run.name", "../escape"], "must start with a letter"),
@@ -63,6 +64,22 @@ def test_flattened_keys_are_those_of_the_command_line() -> None:
 def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--train.workers", "8"], [8]),
+        (["--train.workers", "8", "--train.min_workers", "2"], [2, 4, 8]),
+        (["--train.workers", "8", "--train.min_workers", "3"], [4, 8]),
+        # A worker's share of the batch of 64 goes through the network in 16 parts.
+        (["--train.workers", "4", "--train.min_workers", "1", "--train.micro_batches", "16"], [1, 2, 4]),
+        (["--train.workers", "0"], [0]),
+    ],
+)
+def test_world_sizes_divide_the_lanes(arguments: list[str], expected: list[int]) -> None:
+    config = parse("Test.", "quickstart", [*arguments, "--train.batch_size", "64", "--data.lanes", "64"])
+    assert config.world_sizes == expected
 
 
 def test_a_wrong_key_in_a_file_is_named(tmp_path: object) -> None:
