@@ -4,6 +4,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
+from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from orchestrator.config import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
@@ -39,10 +40,17 @@ def parallelize(
     EMA are what takes the memory, and gathering twice would cost more than it saves.
     """
     model.recompute([branch in config.recompute_branches for branch in range(len(model.branches))])
-    for block in model.blocks:
-        if config.compile:
+    if config.compile:
+        for block in model.blocks:
             block.compile(fullgraph=True)
-        if sum(p.numel() for p in block.parameters()) >= smallest_unit:
-            fully_shard(block, mesh=mesh, reshard_after_forward=False)
+    for block in sharded_blocks(model, smallest_unit):
+        fully_shard(block, mesh=mesh, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     return model
+
+
+def sharded_blocks(
+    model: DiMR, smallest_unit: int = SMALLEST_UNIT
+) -> list[TransformerBlock | ConvNeXtBlock]:
+    """The blocks whose weights are gathered on their own, each when the forward pass comes to it."""
+    return [block for block in model.blocks if sum(p.numel() for p in block.parameters()) >= smallest_unit]
