@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -14,7 +14,13 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 
+Options = TypeVar("Options")
 PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoOptions:
+    """Of a job that takes the config alone."""
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
@@ -79,17 +85,30 @@ def parse(description: str, default: str, arguments: Sequence[str] | None = None
     Raises:
         UserError: a preset, key or value is not valid; the message names the nearest valid one.
     """
+    return parse_with(_NoOptions, description, default, arguments)[0]
+
+
+def parse_with(
+    options: type[Options], description: str, default: str, arguments: Sequence[str] | None = None
+) -> tuple[ExperimentConfig, Options]:
+    """The same, and a job's own options, the fields of a dataclass.
+
+    Raises:
+        UserError: a preset, key or value is not valid; the message names the nearest valid one.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(description)
+    parser = _parser(description, options)
     if not any(argument == "--config" or argument.startswith("--config=") for argument in arguments):
         arguments = ["--config", default, *arguments]
     try:
-        return _instantiate(parser.parse_args(_resolve_presets(arguments)))
+        parsed = parser.parse_args(_resolve_presets(arguments))
     except ArgumentError as error:
-        raise UserError(_explain(str(error), arguments)) from error
+        own = [f.name for f in dataclasses.fields(options)]
+        raise UserError(_explain(str(error), arguments, own)) from error
+    return _instantiate(parsed), _built(options, parsed)
 
 
-def _parser(description: str) -> ArgumentParser:
+def _parser(description: str, options: type[Any] = _NoOptions) -> ArgumentParser:
     parser = ArgumentParser(
         description=f"{description} Presets: {', '.join(preset_names())}.",
         exit_on_error=False,
@@ -98,16 +117,24 @@ def _parser(description: str) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="Preset name or path of a YAML file.")
     parser.add_class_arguments(ExperimentConfig, as_group=False)
+    if dataclasses.fields(options):
+        parser.add_class_arguments(options, as_group=False)
     return parser
 
 
 def _instantiate(parsed: Namespace) -> ExperimentConfig:
-    parser = _parser("")
+    return _built(ExperimentConfig, parsed)
+
+
+def _built(kind: type[Options], parsed: Namespace) -> Options:
+    """The dataclass whose fields are among what was parsed."""
+    parser = ArgumentParser(exit_on_error=False)
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if names:
+        parser.add_class_arguments(kind, as_group=False)
     try:
-        built = parser.instantiate_classes(parsed)
-        return ExperimentConfig(
-            **{f.name: getattr(built, f.name) for f in dataclasses.fields(ExperimentConfig)}
-        )
+        built = parser.instantiate_classes(Namespace(**{name: parsed[name] for name in names}))
+        return kind(**{name: getattr(built, name) for name in names})
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -140,9 +167,9 @@ def _preset_path(name: str) -> Path:
     raise UserError(f"There is no preset or file {name!r}. {hint}Presets: {', '.join(names)}.")
 
 
-def _explain(message: str, arguments: list[str]) -> str:
-    """The parser's message, with the nearest valid key where a key is unknown."""
-    valid = _valid_keys(ExperimentConfig)
+def _explain(message: str, arguments: list[str], own: list[str]) -> str:
+    """The parser's message, with the nearest valid key where a key is unknown; ``own`` are the job's own."""
+    valid = _valid_keys(ExperimentConfig) + own
     written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
     quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
     for key in [*quoted, *written]:

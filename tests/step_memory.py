@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config import ExperimentConfig
@@ -15,20 +16,15 @@ from orchestrator.config_io import to_yaml
 
 
 def measure(config: ExperimentConfig, folder: Path) -> tuple[int, int]:
-    """(bytes by torch's records, bytes by the kernel's) of two steps on one CPU worker; each in a fresh process."""
+    """(bytes by torch's records, bytes by the kernel's) of two steps on one CPU worker, in a fresh process."""
     file = folder / "config.yaml"
     file.write_text(to_yaml(config))
     # One arena, and large blocks go back to the system when they are freed.
     environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    return tuple(  # type: ignore[return-value]
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-m", "tests.step_memory", str(file), how],
-                env=environment, check=True, capture_output=True, text=True,
-            ).stdout.splitlines()[-1]
-        )
-        for how in ("recorded", "resident")
-    )  # fmt: skip
+    command = [sys.executable, "-m", "tests.step_memory", str(file)]
+    printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    recorded, resident = json.loads(printed.splitlines()[-1])
+    return recorded, resident
 
 
 def train_two_steps(config: ExperimentConfig) -> None:
@@ -70,13 +66,10 @@ def recorded(config: ExperimentConfig) -> int:
 
 def resident(config: ExperimentConfig) -> int:
     """How far the kernel's high-water mark lies above what was resident when everything had been loaded."""
-    import torch
-    from dataclasses import replace
-
     # A step of a small network loads what is loaded late.
-    small = replace(config.model, depths=(1,) * config.model.num_branches, widths=(16,) * config.model.num_branches, num_heads=1)
-    train_two_steps(replace(config, model=small, train=replace(config.train, batch_size=4)))
-    torch.set_num_threads(1)
+    widths = (16,) * config.model.num_branches
+    small = replace(config.model, depths=(1,) * len(widths), widths=widths, num_heads=1)
+    train_two_steps(replace(config, model=small))
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     train_two_steps(config)
@@ -94,6 +87,6 @@ if __name__ == "__main__":
     from orchestrator.config_io import parse
 
     torch.set_num_threads(1)
-    given = parse("Measure.", sys.argv[1], ["--config", sys.argv[1]])
-    measured = {"recorded": recorded, "resident": resident}[sys.argv[2]]
-    print(json.dumps(measured(given)))
+    given = parse("Measure.", sys.argv[1], [])
+    above = resident(given)  # First, before the records take memory themselves.
+    print(json.dumps([recorded(given), above]))

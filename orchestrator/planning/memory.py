@@ -3,6 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
 
 from orchestrator.config import ExperimentConfig
 from orchestrator.planning.trace import BACKWARD, BEFORE, StepTrace
@@ -40,66 +44,75 @@ def worker_memory(config: ExperimentConfig, trace: StepTrace, shards: int) -> Me
     images = config.train.batch_size // max(1, config.train.workers) // config.train.micro_batches
     held = sum(trace.unit_sizes) // shards
     kept = Counter({WEIGHTS: held, MOMENTS: 2 * held, AVERAGE: held})
-    passes = _worst(_passes(trace, images, shards, config.train.micro_batches > 1))
+    passes = _timeline(trace, shards, config.train.micro_batches > 1).worst(images)
     # AdamW works on all tensors of a group at once, and takes the root of all their second moments.
     update = Counter({GRADIENTS: held, TEMPORARY: max(trace.group_sizes) // shards})
-    worst, moment = max((passes, "backward pass"), (update, "optimizer's step"), key=lambda one: _total(one[0]))
+    worst, moment = max(
+        (passes, "backward pass"), (update, "optimizer's step"), key=lambda one: one[0].total()
+    )
     return Memory({name: size for name, size in (kept + worst).items() if size}, moment)
 
 
-def _worst(moments: Iterator[Counter[str]]) -> Counter[str]:
-    """A copy of the largest; the moments are one counter that changes."""
-    largest, worst = -1, Counter[str]()
-    for live in moments:
-        if _total(live) > largest:
-            largest, worst = _total(live), live.copy()
-    return worst
+@dataclass(frozen=True)
+class _Timeline:
+    """What a micro-batch adds and takes away, change by change."""
+
+    names: list[str]
+    """What each change is for."""
+    fixed: npt.NDArray[np.int64]
+    """Bytes, whatever the batch."""
+    per_image: npt.NDArray[np.int64]
+    """Bytes for each image."""
+
+    def worst(self, images: int) -> Counter[str]:
+        """What is held after the change after which most is held."""
+        changes = self.fixed + images * self.per_image
+        end = int(np.argmax(np.cumsum(changes))) + 1
+        live = Counter[str]()
+        for name, size in zip(self.names[:end], changes[:end].tolist(), strict=True):
+            live[name] += size
+        return live
 
 
-def _total(parts: Counter[str]) -> int:
-    return sum(parts.values())
+@lru_cache
+def _timeline(trace: StepTrace, shards: int, accumulates: bool) -> _Timeline:
+    names, fixed, per_image = zip(*_changes(trace, shards, accumulates), strict=True)
+    return _Timeline(list(names), np.array(fixed), np.array(per_image))
 
 
-def _passes(trace: StepTrace, images: int, shards: int, accumulates: bool) -> Iterator[Counter[str]]:
-    """What is held beside weights, moments and moving average at every moment of the last micro-batch.
+def _changes(trace: StepTrace, shards: int, accumulates: bool) -> Iterator[tuple[str, int, int]]:
+    """In the last micro-batch, beside weights, moments and moving average: (what for, bytes, bytes for each image).
 
     As FSDP2 does it without resharding after the forward pass: a unit's weights are gathered when it is entered and freed
     when its gradients are there; these are copied to one buffer, which is reduced to the worker's part and kept until
     the next unit's. Gradients of earlier micro-batches wait in full.
     """
-    sizes, live = trace.unit_sizes, Counter[str]()
+    full, reducing = trace.unit_sizes, 0
+    awaited = Counter(a.unit for a in trace.allocations if a.unit is not None)
     if accumulates:
-        live[GRADIENTS] = sum(sizes)
-    waiting = [sum(a.unit == unit for a in trace.allocations) for unit in range(len(sizes))]
-    reducing = 0
+        yield GRADIENTS, sum(full), 0
     for event in trace.events:
         if event.kind == "enter":
-            live[GATHERED] += sizes[event.index]
-        else:
-            allocation = trace.allocations[event.index]
-            if allocation.place == BEFORE:
-                continue
-            size = allocation.fixed_size + images * allocation.size_per_image
-            if allocation.unit is not None:
-                if event.kind == "free":
-                    continue
-                waiting[allocation.unit] -= 1
-                live[GRADIENTS] += size
-                yield live
-                if accumulates:
-                    live[GRADIENTS] -= size  # It was added to the one that waits.
-            else:
-                name = _name(allocation.place, allocation.fixed_size > 0)
-                live[name] += size if event.kind == "allocate" else -size
-        yield live
-        if event.kind == "allocate" and allocation.unit is not None and not waiting[allocation.unit]:
-            full = sizes[allocation.unit]
-            live[GATHERED] -= full
-            live[REDUCED] += full - reducing
-            reducing = full
-            live[GRADIENTS] += full // shards
-            yield live
-            live[GRADIENTS] -= full
+            yield GATHERED, full[event.index], 0
+            continue
+        allocation = trace.allocations[event.index]
+        size, unit = (allocation.fixed_size, allocation.size_per_image), allocation.unit
+        if allocation.place == BEFORE:
+            continue
+        if unit is None:
+            sign = 1 if event.kind == "allocate" else -1
+            yield _name(allocation.place, size[0] > 0), sign * size[0], sign * size[1]
+        elif event.kind == "allocate":
+            yield GRADIENTS, *size
+            if accumulates:
+                yield GRADIENTS, -size[0], -size[1]  # It is added to the one that waits.
+            awaited[unit] -= 1
+            if not awaited[unit]:
+                yield GATHERED, -full[unit], 0
+                yield REDUCED, full[unit] - reducing, 0
+                reducing = full[unit]
+                yield GRADIENTS, full[unit] // shards, 0
+                yield GRADIENTS, -full[unit], 0
 
 
 def _name(place: int, is_fixed: bool) -> str:

@@ -57,7 +57,7 @@ class Event:
     index: int
 
 
-@dataclass
+@dataclass(eq=False)
 class StepTrace:
     """What one micro-batch's forward and backward pass does, in order."""
 
@@ -65,6 +65,8 @@ class StepTrace:
     events: list[Event] = field(default_factory=list)
     flops_per_image: int = 0
     """Floating-point operations of matrix products, convolutions and attention, recomputed ones included."""
+    forward_flops_per_image: int = 0
+    """Of the forward pass."""
     unit_sizes: list[int] = field(default_factory=list)
     """Bytes of the weights that are gathered together: of each block that is a unit of its own, then of all the rest."""
     group_sizes: list[int] = field(default_factory=list)
@@ -148,7 +150,9 @@ class _Recorder(TorchDispatchMode):
             dtype = args[0].dtype
             return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         result = func(*args, **(kwargs or {}))
-        self.trace.flops_per_image += _flops(func, args, kwargs or {}, result) // TRACED_BATCH
+        flops = _flops(func, args, kwargs or {}, result) // TRACED_BATCH
+        self.trace.flops_per_image += flops
+        self.trace.forward_flops_per_image += flops if self.place != BACKWARD else 0
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._note(leaf)

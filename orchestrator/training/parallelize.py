@@ -17,17 +17,27 @@ def make_mesh(config: TrainConfig, device_type: str, world_size: int, workers_pe
     Raises:
         ValueError: hybrid sharding where the nodes do not hold equally many workers.
     """
+    shards = count_shards(config, world_size, workers_per_node)
+    if shards == world_size:
+        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
+    return init_device_mesh(
+        device_type, (world_size // shards, shards), mesh_dim_names=("replicate", "shard")
+    )
+
+
+def count_shards(config: TrainConfig, world_size: int, workers_per_node: int) -> int:
+    """Parts in which weights, gradients, optimizer and EMA lie.
+
+    Raises:
+        ValueError: hybrid sharding where the nodes do not hold equally many workers.
+    """
     shards = {"replicate": 1, "shard": world_size, "hybrid": workers_per_node}[config.sharding]
     if world_size % shards:
         raise ValueError(
             f"train.sharding hybrid needs equally many workers on every node; {world_size} workers were placed "
             f"{workers_per_node} to a node. Set train.workers to a multiple of a node's GPUs, or train.sharding to shard."
         )
-    if shards == world_size:
-        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
-    return init_device_mesh(
-        device_type, (world_size // shards, shards), mesh_dim_names=("replicate", "shard")
-    )
+    return shards
 
 
 def parallelize(
