@@ -4,9 +4,9 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -14,7 +14,13 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 
+Options = TypeVar("Options")
 PRESETS = Path(__file__).resolve().parent.parent / "jobs" / "configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoOptions:
+    """Of a job that takes the config alone."""
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
@@ -87,54 +93,33 @@ def parse(description: str, default: str, arguments: Sequence[str] | None = None
     Raises:
         UserError: a preset, key or value is not valid; the message names the nearest valid one.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return parse_with(description, lambda given: default, {}, arguments)[0]
+    return parse_with(_NoOptions, description, default, arguments)[0]
 
 
 def parse_with(
-    description: str,
-    default: Callable[[dict[str, str | None]], str] | None,
-    extras: dict[str, str],
-    arguments: Sequence[str],
-) -> tuple[ExperimentConfig, dict[str, str | None]]:
-    """:func:`parse`, with arguments of a job's own beside the config's.
-
-    Args:
-        default: the job's own arguments -> the config without ``--config``; None: it must be given.
-        extras: name -> help of the job's own arguments.
+    options: type[Options], description: str, default: str | None, arguments: Sequence[str] | None = None
+) -> tuple[ExperimentConfig, Options]:
+    """The same, and a job's own options, the fields of a dataclass; without a ``default``, --config must be given.
 
     Raises:
-        UserError: as for :func:`parse`.
+        UserError: a preset, key or value is not valid; the message names the nearest valid one.
     """
-    arguments = list(arguments)
-    parser = _parser(description)
-    for name, text in extras.items():
-        parser.add_argument(f"--{name}", type=str, default=None, help=text)
-    given = {name: _value_of(name, arguments) for name in extras}
-    names = [argument.split("=")[0] for argument in arguments]
-    if "--config" not in names and not {"-h", "--help"} & set(names):
-        if default is None:
-            raise UserError(
-                f"Say which config: --config NAME or a YAML file. Presets: {', '.join(preset_names())}."
-            )
-        arguments = ["--config", default(given), *arguments]
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(description, options)
+    names = {argument.split("=")[0] for argument in arguments}
+    if default is not None and "--config" not in names:
+        arguments = ["--config", default, *arguments]
+    if not names & {"--config", "-h", "--help"} and default is None:
+        raise UserError(f"Say which: --config NAME or a YAML file. Presets: {', '.join(preset_names())}.")
     try:
-        return _instantiate(parser.parse_args(_resolve_presets(arguments))), given
+        parsed = parser.parse_args(_resolve_presets(arguments))
     except ArgumentError as error:
-        raise UserError(_explain(str(error), arguments, list(extras))) from error
+        own = [f.name for f in dataclasses.fields(options)]
+        raise UserError(_explain(str(error), arguments, own)) from error
+    return _instantiate(parsed), _built(options, parsed)
 
 
-def _value_of(name: str, arguments: list[str]) -> str | None:
-    """An argument's value on the command line, as ``--name value`` or ``--name=value``."""
-    for place, argument in enumerate(arguments):
-        if argument == f"--{name}" and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"--{name}="):
-            return argument.removeprefix(f"--{name}=")
-    return None
-
-
-def _parser(description: str) -> ArgumentParser:
+def _parser(description: str, options: type[Any] = _NoOptions) -> ArgumentParser:
     parser = ArgumentParser(
         description=f"{description} Presets: {', '.join(preset_names())}; after one of them: {', '.join(protocol_names())}.",
         exit_on_error=False,
@@ -143,16 +128,24 @@ def _parser(description: str) -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="Preset name or path of a YAML file.")
     parser.add_class_arguments(ExperimentConfig, as_group=False)
+    if dataclasses.fields(options):
+        parser.add_class_arguments(options, as_group=False)
     return parser
 
 
 def _instantiate(parsed: Namespace) -> ExperimentConfig:
-    parser = _parser("")
+    return _built(ExperimentConfig, parsed)
+
+
+def _built(kind: type[Options], parsed: Namespace) -> Options:
+    """The dataclass whose fields are among what was parsed."""
+    parser = ArgumentParser(exit_on_error=False)
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if names:
+        parser.add_class_arguments(kind, as_group=False)
     try:
-        built = parser.instantiate_classes(parsed)
-        return ExperimentConfig(
-            **{f.name: getattr(built, f.name) for f in dataclasses.fields(ExperimentConfig)}
-        )
+        built = parser.instantiate_classes(Namespace(**{name: parsed[name] for name in names}))
+        return kind(**{name: getattr(built, name) for name in names})
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -190,9 +183,9 @@ def _preset_path(name: str) -> Path:
     raise UserError(f"There is no preset or file {name!r}. {hint}Presets: {', '.join(names)}.")
 
 
-def _explain(message: str, arguments: list[str], extras: list[str]) -> str:
-    """The parser's message, with the nearest valid key where a key is unknown."""
-    valid = _valid_keys(ExperimentConfig)
+def _explain(message: str, arguments: list[str], own: list[str]) -> str:
+    """The parser's message, with the nearest valid key where a key is unknown; ``own`` are the job's own."""
+    valid = _valid_keys(ExperimentConfig) + own
     written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
     quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
     for key in [*quoted, *written]:

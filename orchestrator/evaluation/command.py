@@ -6,8 +6,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import ray
 from rich.console import Console
@@ -24,10 +26,26 @@ from orchestrator.messages import scores_table
 from orchestrator.runs import read_metrics
 from orchestrator.tracking.tracker import start_tracker, tracking_uri
 
-CHECKPOINT_HELP = (
-    "What to evaluate: a run's folder, one of its checkpoints, an exported folder, or a released .pth file."
-)
 TRACKER_CLOSE_SECONDS = 60.0
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """Of jobs that draw images."""
+
+    checkpoint: str
+    """What to evaluate: a run's folder, one of its checkpoints, an exported folder, or a released .pth file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions:
+    """Of making a reference."""
+
+    out: str
+    """File to write, .npz; a path or s3://."""
+    images: str | None = None
+    """A prepared dataset, a folder of images or an .npz with arr_0; by default data.path."""
 
 
 def main() -> None:
@@ -108,15 +126,10 @@ def reference(arguments: Sequence[str]) -> None:
     Raises:
         UserError: there are no images, or they cannot be read.
     """
-    extras = {
-        "out": "File to write, .npz; a path or s3://.",
-        "images": "A prepared dataset, a folder of images or an .npz with arr_0; by default data.path.",
-    }
-    config, given = parse_with("Make statistics of real images.", None, extras, arguments)
+    config, options = parse_with(ReferenceOptions, "Make statistics of real images.", None, arguments)
     config = with_absolute_paths(config)
-    out = given["out"]
-    if out is None or not out.endswith(".npz"):
-        raise UserError("Say where the statistics go: --out FILE.npz")
+    if not options.out.endswith(".npz"):
+        raise UserError(f"--out {options.out} must end in .npz")
     from orchestrator.evaluation.extractors import describe_extractor
 
     described = dataclasses.asdict(describe_extractor(config.evaluation))
@@ -125,11 +138,13 @@ def reference(arguments: Sequence[str]) -> None:
         from orchestrator.evaluation.real_images import open_images
         from orchestrator.evaluation.reference import make_reference
 
-        images = open_images(given["images"] or config.data.path, config)
+        images = open_images(options.images or config.data.path, config)
         made = make_reference(images, config, described, False, console)
-        storage.write_bytes(out, storage.read_bytes(made.path))
-    console.print(f"Statistics of {made.about['images']} images: {out}, sha256 {made.sha256}", soft_wrap=True)
-    console.print(f"Use them with --evaluation.reference {out}", soft_wrap=True)
+        storage.write_bytes(options.out, storage.read_bytes(made.path))
+    console.print(
+        f"Statistics of {made.about['images']} images: {options.out}, sha256 {made.sha256}", soft_wrap=True
+    )
+    console.print(f"Use them with --evaluation.reference {options.out}", soft_wrap=True)
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -138,44 +153,50 @@ def sweep(arguments: Sequence[str]) -> None:
     Raises:
         UserError: something that the user can mend; settings that are finished stay.
     """
-    from orchestrator.evaluation.sweep import EXTRAS, run_sweep
+    from orchestrator.evaluation.sweep import SweepOptions, run_sweep
 
-    config, checkpoint, given = _parse_with("Sweep guidance.", arguments, EXTRAS)
-    run_sweep(config, checkpoint, _dataset(config), given, Console())
+    config, options = _parse_for(SweepOptions, "Sweep guidance.", arguments)
+    run_sweep(config, _dataset(config), options, Console())
 
 
 def _parse(description: str, arguments: Sequence[str]) -> tuple[ExperimentConfig, str]:
-    config, checkpoint, _ = _parse_with(description, arguments, {})
-    return config, checkpoint
+    config, options = _parse_for(CheckpointOptions, description, arguments)
+    return config, options.checkpoint
 
 
-def _parse_with(
-    description: str, arguments: Sequence[str], extras: dict[str, str]
-) -> tuple[ExperimentConfig, str, dict[str, str | None]]:
-    """The config, by default the one that lies with the checkpoint, and the checkpoint's path."""
+def _parse_for(
+    kind: type[Options], description: str, arguments: Sequence[str]
+) -> tuple[ExperimentConfig, Options]:
+    """The config, by default the one that lies with the checkpoint, and the job's own options."""
+    names = {argument.split("=")[0] for argument in arguments}
+    default = None
+    if not names & {"--config", "-h", "--help"}:
+        default = _config_with(arguments)
+    config, options = parse_with(kind, description, default, arguments)
+    return with_absolute_paths(config), options
+
+
+def _config_with(arguments: Sequence[str]) -> str:
+    """Path of the config that lies with the checkpoint on the command line."""
     from orchestrator.evaluation.subject import config_file_of
 
-    def own_config(given: dict[str, str | None]) -> str:
-        path = given.get("checkpoint")
-        if path is None:
-            raise UserError(
-                "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
-            )
-        file = config_file_of(path)
-        if file is None:
-            raise UserError(
-                f"No config.yaml lies with {path}; say which it was trained with: --config NAME or a YAML file."
-            )
-        if storage.is_local(file):
-            return file
-        copy = Path(tempfile.mkdtemp(prefix="dimr-config-")) / "config.yaml"
-        copy.write_bytes(storage.read_bytes(file))
-        return str(copy)
-
-    config, given = parse_with(description, own_config, {"checkpoint": CHECKPOINT_HELP, **extras}, arguments)
-    if given["checkpoint"] is None:
-        own_config(given)
-    return with_absolute_paths(config), str(given["checkpoint"]), given
+    flag = "--checkpoint"
+    written = [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
+    written += [following for a, following in pairwise(arguments) if a == flag]
+    if not written:
+        raise UserError(
+            "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
+        )
+    file = config_file_of(written[-1])
+    if file is None:
+        raise UserError(
+            f"No config.yaml lies with {written[-1]}; say which it was trained with: --config NAME or a YAML file."
+        )
+    if storage.is_local(file):
+        return file
+    copy = Path(tempfile.mkdtemp(prefix="dimr-config-")) / "config.yaml"
+    copy.write_bytes(storage.read_bytes(file))
+    return str(copy)
 
 
 def _dataset(config: ExperimentConfig) -> LatentDataset | None:

@@ -26,13 +26,27 @@ from orchestrator.tracking.tracker import start_tracker, tracking_uri
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXTRAS = {
-    "scales": "Guidance scales to try, such as 1,1.4,2,3; 1 is none.",
-    "intervals": "Intervals of diffusion steps to try, such as 0-1000,200-800; by default the config's.",
-    "quick_images": "Samples of each trial of the first round, by default a tenth of evaluation.images.",
-}
-DEFAULT_SCALES = "1,1.25,1.5,2,3,4"
 TRACKER_CLOSE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Of a sweep."""
+
+    checkpoint: str
+    """What to evaluate: a run's folder, one of its checkpoints, an exported folder, or a released .pth file."""
+    scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+    """Guidance scales to try; 1 is none."""
+    intervals: tuple[tuple[float, float], ...] = ()
+    """Intervals of diffusion steps to try, such as [[0, 1000], [200, 800]]; by default the config's."""
+    quick_images: int | None = None
+    """Samples of each trial of the first round; by default a tenth of evaluation.images."""
+
+    def __post_init__(self) -> None:
+        if not self.scales:
+            raise ValueError("--scales must name at least one")
+        if self.quick_images is not None and self.quick_images < 2:
+            raise ValueError(f"--quick_images {self.quick_images} must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -59,20 +73,19 @@ class Outcome:
 
 
 def run_sweep(
-    config: ExperimentConfig, checkpoint: str, dataset: LatentDataset | None, given: dict[str, str | None],
-    console: Console,
-) -> list[Outcome]:  # fmt: skip
+    config: ExperimentConfig, dataset: LatentDataset | None, options: SweepOptions, console: Console
+) -> list[Outcome]:
     """Try every setting with few samples, then the best one and points around it with ``evaluation.images``.
 
     Raises:
         UserError: a setting is impossible, or no trial succeeded.
     """
-    settings = _settings(config, given)
-    quick = _number(given["quick_images"], max(2, config.evaluation.images // 10))
+    settings = _settings(config, options)
+    quick = options.quick_images or max(2, config.evaluation.images // 10)
     config = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, save=(), grid_classes=())
     )
-    subject, uri = load_subject(checkpoint, config), tracking_uri(config)
+    subject, uri = load_subject(options.checkpoint, config), tracking_uri(config)
     with cluster.connect(config):
         found = _trials(config, subject, dataset, settings, quick, console)
         best = min(found, key=distance)
@@ -99,33 +112,22 @@ def refine(best: Setting, tried: list[Setting]) -> list[Setting]:
     return [Setting(scale, best.interval) for scale in sorted({best.scale, *halfway})]
 
 
-def _settings(config: ExperimentConfig, given: dict[str, str | None]) -> list[Setting]:
+def _settings(config: ExperimentConfig, options: SweepOptions) -> list[Setting]:
     base = config.sampling.guidance
+    intervals = options.intervals or (base.interval,)
+    scales = sorted(set(options.scales))
+    found = [Setting(scale, interval) for interval in intervals for scale in scales]
     try:
-        scales = [float(part) for part in (given["scales"] or DEFAULT_SCALES).split(",")]
-        intervals: list[tuple[float, float]] = [base.interval]
-        if given["intervals"]:
-            pairs = [part.split("-") for part in given["intervals"].split(",")]
-            intervals = [(float(low), float(high)) for low, high in pairs]
-        found = [Setting(scale, interval) for interval in intervals for scale in sorted(set(scales))]
         for setting in found:
             setting.guidance(base)
     except ValueError as error:
         raise UserError(f"The sweep's --scales or --intervals are not possible: {error}") from error
-    if max(scales) > 1 and config.diffusion.class_dropout == 0:
+    if scales[-1] > 1 and config.diffusion.class_dropout == 0:
         raise UserError(
             "This network was trained without class dropout, so it cannot be guided; there is nothing to sweep."
         )
     # Without guidance there is one point, whatever the interval.
     return [s for s in found if s.scale != 1 or s.interval == intervals[0]]
-
-
-def _number(text: str | None, default: int) -> int:
-    if text is None:
-        return default
-    if not text.isdigit() or int(text) < 2:
-        raise UserError(f"--quick_images {text!r} must be a whole number of at least 2")
-    return int(text)
 
 
 def _trials(

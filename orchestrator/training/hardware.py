@@ -2,21 +2,32 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
 
 from orchestrator.config import Precision
 
-# Dense bf16 and TF32-free fp32 peaks, FLOP/s, from NVIDIA's data sheets.
-GPU_PEAKS = {
-    "H200": (989e12, 67e12),
-    "H100": (989e12, 67e12),
-    "A100": (312e12, 19.5e12),
-    "L40S": (362e12, 91.6e12),
-    "L4": (121e12, 30.3e12),
-    "V100": (125e12, 15.7e12),
+
+class GPU(NamedTuple):
+    """What NVIDIA's data sheet says."""
+
+    bf16_flops: float
+    """Operations per second of dense bf16 matrix products."""
+    fp32_flops: float
+    """Of fp32 ones, without TF32."""
+    memory: float
+    """Bytes."""
+
+
+GPUS = {
+    "H200": GPU(989e12, 67e12, 141e9),
+    "H100": GPU(989e12, 67e12, 80e9),
+    "A100": GPU(312e12, 19.5e12, 80e9),
+    "L40S": GPU(362e12, 91.6e12, 48e9),
+    "L4": GPU(121e12, 30.3e12, 24e9),
+    "V100": GPU(125e12, 15.7e12, 32e9),
 }
 PROBE_REPEATS = 2
 
@@ -25,9 +36,9 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     """Floating-point operations per second that the device could do: its data sheet's, else what a matrix product reaches."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for known, (bf16, fp32) in GPU_PEAKS.items():
+        for known, gpu in GPUS.items():
             if known in name:
-                return bf16 if precision == "bf16" else fp32
+                return gpu.bf16_flops if precision == "bf16" else gpu.fp32_flops
     return matmul_peak(device, precision)
 
 

@@ -4,6 +4,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
+from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from orchestrator.config import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
@@ -16,17 +17,27 @@ def make_mesh(config: TrainConfig, device_type: str, world_size: int, workers_pe
     Raises:
         ValueError: hybrid sharding where the nodes do not hold equally many workers.
     """
+    shards = count_shards(config, world_size, workers_per_node)
+    if shards == world_size:
+        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
+    return init_device_mesh(
+        device_type, (world_size // shards, shards), mesh_dim_names=("replicate", "shard")
+    )
+
+
+def count_shards(config: TrainConfig, world_size: int, workers_per_node: int) -> int:
+    """Parts in which weights, gradients, optimizer and EMA lie.
+
+    Raises:
+        ValueError: hybrid sharding where the nodes do not hold equally many workers.
+    """
     shards = {"replicate": 1, "shard": world_size, "hybrid": workers_per_node}[config.sharding]
     if world_size % shards:
         raise ValueError(
             f"train.sharding hybrid needs equally many workers on every node; {world_size} workers were placed "
             f"{workers_per_node} to a node. Set train.workers to a multiple of a node's GPUs, or train.sharding to shard."
         )
-    if shards == world_size:
-        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
-    return init_device_mesh(
-        device_type, (world_size // shards, shards), mesh_dim_names=("replicate", "shard")
-    )
+    return shards
 
 
 def parallelize(
@@ -39,10 +50,15 @@ def parallelize(
     EMA are what takes the memory, and gathering twice would cost more than it saves.
     """
     model.recompute([branch in config.recompute_branches for branch in range(len(model.branches))])
-    for block in model.blocks:
-        if config.compile:
+    if config.compile:
+        for block in model.blocks:
             block.compile(fullgraph=True)
-        if sum(p.numel() for p in block.parameters()) >= smallest_unit:
-            fully_shard(block, mesh=mesh, reshard_after_forward=False)
+    for block in sharded_blocks(model, smallest_unit):
+        fully_shard(block, mesh=mesh, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     return model
+
+
+def sharded_blocks(model: DiMR, smallest_unit: int = SMALLEST_UNIT) -> list[TransformerBlock | ConvNeXtBlock]:
+    """The blocks whose weights are gathered on their own, each when the forward pass comes to it."""
+    return [block for block in model.blocks if sum(p.numel() for p in block.parameters()) >= smallest_unit]

@@ -24,7 +24,7 @@ from orchestrator.config_io import to_yaml
 from orchestrator.evaluation.parts import Parts
 from orchestrator.evaluation.score import Evaluation, draw, evaluate, plain
 from orchestrator.evaluation.subject import Subject, load_subject
-from orchestrator.evaluation.sweep import Setting, distance, refine, run_sweep
+from orchestrator.evaluation.sweep import Setting, SweepOptions, distance, refine, run_sweep
 from orchestrator.latents.format import LatentDataset
 from tests.configs import tiny
 from tests.datasets import write_numbered
@@ -188,8 +188,8 @@ def test_a_sweep_refines_around_its_best_setting(
     settings = config(tmp_path, dataset, sampler={"steps": 2})
     settings = dataclasses.replace(settings, evaluation=dataclasses.replace(settings.evaluation, images=16))
     subject_of(settings, tmp_path)
-    given = {"scales": "1,2,3", "intervals": None, "quick_images": "8"}
-    found = run_sweep(settings, str(tmp_path / "exported"), dataset, given, Console())
+    options = SweepOptions(checkpoint=str(tmp_path / "exported"), scales=(1, 2, 3), quick_images=8)
+    found = run_sweep(settings, dataset, options, Console())
     quick = [outcome for outcome in found if outcome.images == 8]
     assert [outcome.setting.scale for outcome in quick] == [1, 2, 3]
     best = min(quick, key=distance)

@@ -1,0 +1,185 @@
+"""The command line of jobs/plan.py: what is computed, and how it is printed."""
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.commands import mistakes_explained
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import parse_with, with_absolute_paths
+from orchestrator.errors import UserError
+from orchestrator.evaluation.aside import MAX_GRID_COLUMNS, PREVIEW_ROWS
+from orchestrator.latents import format as latents_format
+from orchestrator.planning.machine import (
+    ASSUMED_MFU,
+    CONTEXT_BYTES,
+    FRAGMENTATION,
+    Machine,
+    PlanOptions,
+    machine_of,
+)
+
+BYTES_PER_GIGABYTE = 1e9
+PAPER_SAMPLES = 50_000
+
+
+def main() -> None:
+    """Print the plan of the run that the command line describes."""
+    with mistakes_explained():
+        config, options = parse_with(
+            PlanOptions,
+            "Say what a run will need before it is started: memory, time, cost, storage.",
+            default="imagenet256_g2r",
+        )
+        print_plan(with_absolute_paths(config), options, Console(width=120, highlight=False, soft_wrap=True))
+
+
+def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console) -> None:
+    """Trace a step, then memory, time and cost by number of workers, storage, evaluation; starts nothing.
+
+    Raises:
+        UserError: the config's own number of workers does not suit the machines.
+    """
+    # Here, because --help and mistakes need no torch.
+    from orchestrator.planning.plan import scale, scales, storage_of, utilization
+    from orchestrator.planning.trace import trace_step
+
+    trace, machine = trace_step(config), machine_of(config, options)
+    try:
+        chosen = scale(config, max(1, config.train.workers), trace, machine, options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    storage, used = storage_of(config, trace), utilization(trace, machine, options)
+    console.print(
+        f"{config.run.name}: {storage.parameters:,} parameters, {trace.forward_flops_per_image / 2e9:.4g} GMAC forward, "
+        f"{_short(trace.flops_per_image / 1e9)} GFLOP per trained image ({config.train.precision})"
+    )
+    console.print(_memory_table(config, chosen, machine))
+    if machine.memory is not None:
+        console.print(
+            f"Beside tensors a GPU holds the CUDA context, NCCL's buffers and workspaces ({CONTEXT_BYTES / 1e9:.0f} GB "
+            f'assumed) and pieces that its allocator cannot use ({FRAGMENTATION:.0%} assumed); "fits" counts them.'
+        )
+    if config.train.compile:
+        console.print(
+            "The estimate is of blocks that are not compiled; torch.compile keeps other activations."
+        )
+    possible, refused = scales(config, trace, machine, options)
+    console.print(_scale_table(config, possible, machine, options))
+    _print_assumptions(config, machine, options, used, refused, console)
+    _print_storage(config, storage, console)
+    _print_evaluation(config, trace, machine, used, options, console)
+
+
+def _memory_table(config: ExperimentConfig, chosen, machine: Machine) -> Table:  # type: ignore[no-untyped-def]
+    train = config.train
+    recomputed = f", branches {list(train.recompute_branches)} recomputed" if train.recompute_branches else ""
+    table = Table(
+        f"memory of a worker at its peak, in the {chosen.memory.moment}", "GB", title_justify="left",
+        title=f"{chosen.workers} workers, {train.sharding}, {chosen.images_per_worker} images each in "
+        f"{train.micro_batches} micro-batch(es){recomputed}",
+    )  # fmt: skip
+    for name, size in chosen.memory.parts.items():
+        if size >= chosen.memory.total / 1000:
+            table.add_row(name, _gigabytes(size))
+    table.add_section()
+    table.add_row("all tensors", _gigabytes(chosen.memory.total))
+    if machine.memory is not None:
+        verdict = "fits" if chosen.fits else "does not fit"
+        table.add_row(f"{machine.name}: {verdict}", _gigabytes(machine.memory))
+    return table
+
+
+def _scale_table(config: ExperimentConfig, possible, machine: Machine, options: PlanOptions) -> Table:  # type: ignore[no-untyped-def]
+    on_gpu = machine.memory is not None
+    unit = "GPU-hours" if on_gpu else "worker-hours"
+    columns = ["workers", "images each", "GB each", *(["fits"] if on_gpu else []), "images/s", "hours", unit]
+    table = Table(*columns, *(["cost"] if options.price is not None else []),
+                  title=f"{config.train.images:,} images on {machine.name}", title_justify="left")  # fmt: skip
+    for row in possible:
+        cells = [str(row.workers), str(row.images_per_worker), _gigabytes(row.memory.total)]
+        if on_gpu:
+            cells.append(_verdict(row.fits, row.fitting_micro_batches))
+        cells += [_short(row.images_per_second), _short(row.hours), _short(row.worker_hours)]
+        if options.price is not None:
+            cells.append(_short(row.worker_hours * options.price))
+        table.add_row(*cells, style="bold" if row.workers == max(1, config.train.workers) else None)
+    return table
+
+
+def _verdict(fits: bool, micro_batches: int | None) -> str:
+    if fits:
+        return "yes"
+    return f"with train.micro_batches {micro_batches}" if micro_batches else "no"
+
+
+def _print_assumptions(
+    config: ExperimentConfig,
+    machine: Machine,
+    options: PlanOptions,
+    used: float,
+    refused: list[str],
+    console: Console,
+) -> None:
+    peak = f"{machine.training_flops / 1e12:,.3g} TFLOP/s in {config.train.precision}"
+    if options.images_per_second_per_worker is not None:
+        console.print(f"Speed as given; that is {used:.1%} of {peak}. It is taken to grow with the workers.")
+    else:
+        source = "as given" if options.mfu is not None else f"{ASSUMED_MFU:.0%} is assumed, not measured"
+        console.print(
+            f"Speed: {used:.0%} of {peak} ({source}), at any number of workers; waiting for data, checkpoints and restarts "
+            "are not counted. Measure with `python jobs/benchmark.py train` and give --mfu or "
+            "--images_per_second_per_worker."
+        )
+    console.print(f"Possible numbers of workers divide data.lanes {config.data.lanes}; no other is accepted.")
+    for reason in refused:
+        console.print(f"Not possible with {reason}")
+    if options.price is None:
+        console.print("Cost: give --price, what one GPU costs for one hour.")
+
+
+def _print_storage(config: ExperimentConfig, storage, console: Console) -> None:  # type: ignore[no-untyped-def]
+    console.print(
+        f"Checkpoint: {_gigabytes(storage.checkpoint)} GB each; {storage.checkpoints_kept} of "
+        f"{storage.checkpoints_written} stay. Exported weights: {_gigabytes(storage.export)} GB each, {storage.exports} of "
+        f"them. At most {_gigabytes(storage.total)} GB under {config.directory}."
+    )
+    if not latents_format.exists(config.data.path):
+        console.print(f"Dataset: there is none at {config.data.path} yet.")
+        return
+    dataset = latents_format.open_dataset(config.data.path)
+    size, epochs = sum(file.size for file in dataset.files), config.train.images / dataset.info.num_images
+    console.print(
+        f"Dataset: {_gigabytes(size)} GB, {dataset.num_rows:,} rows of {dataset.info.num_images:,} images; training sees "
+        f"{epochs:,.1f} epochs."
+    )
+
+
+def _print_evaluation(  # type: ignore[no-untyped-def]
+    config: ExperimentConfig, trace, machine: Machine, used: float, options: PlanOptions, console: Console
+) -> None:
+    from orchestrator.planning.plan import network_evaluations, previews, sampling_hours
+
+    sampling, unit = config.sampling, "GPU-hours" if machine.memory is not None else "worker-hours"
+    grid = PREVIEW_ROWS * min(config.model.num_classes, MAX_GRID_COLUMNS)
+    console.print(
+        f"Sampling ({sampling.sampler.kind}, {sampling.sampler.steps} steps, guidance {sampling.guidance.kind}, "
+        f"{sampling.precision}): {network_evaluations(config)} passes through the network an image, without decoding."
+    )
+    wanted = {
+        f"{previews(config)} previews of {grid} images": previews(config) * grid,
+        f"evaluation, {config.evaluation.images:,} images": config.evaluation.images,
+    }
+    if config.evaluation.images != PAPER_SAMPLES:
+        wanted[f"{PAPER_SAMPLES:,} images, as the paper's FID"] = PAPER_SAMPLES
+    for what, images in wanted.items():
+        hours = sampling_hours(config, trace, machine, used, images)
+        cost = f", cost {_short(hours * options.price)}" if options.price is not None else ""
+        console.print(f"  {what}: {_short(hours)} {unit}{cost}")
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / BYTES_PER_GIGABYTE:.3g}" if size < 1e11 else f"{size / BYTES_PER_GIGABYTE:,.0f}"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"

@@ -1,0 +1,167 @@
+"""A run's plan: memory, time and cost by number of workers, storage, and what sampling costs."""
+
+import math
+from dataclasses import dataclass, replace
+
+from orchestrator.checkpoints.retention import to_keep
+from orchestrator.checkpoints.selection import Checkpoint
+from orchestrator.config import ExperimentConfig
+from orchestrator.planning.machine import ASSUMED_MFU, Machine, PlanOptions
+from orchestrator.planning.memory import Memory, worker_memory
+from orchestrator.planning.trace import StepTrace
+from orchestrator.training.parallelize import count_shards
+
+FP32_BYTES = 4
+TENSORS_PER_WEIGHT = 4
+"""In a checkpoint: the weight, Adam's two moments, the moving average."""
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The run with one number of workers."""
+
+    workers: int
+    images_per_worker: int
+    """Of a global batch, in all micro-batches."""
+    memory: Memory
+    """Of a worker."""
+    fits: bool
+    fitting_micro_batches: int | None
+    """The fewest train.micro_batches with which it fits; None: it does with none."""
+    images_per_second: float
+    hours: float
+
+    @property
+    def worker_hours(self) -> float:
+        """GPU-hours, or those of CPU workers."""
+        return self.workers * self.hours
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What a finished run has on disk, in bytes."""
+
+    parameters: int
+    checkpoint: int
+    checkpoints_kept: int
+    """At the end; one more while it is written."""
+    checkpoints_written: int
+    export: int
+    exports: int
+
+    @property
+    def total(self) -> int:
+        """Most that checkpoints and exports take at a time."""
+        return (self.checkpoints_kept + 1) * self.checkpoint + self.exports * self.export
+
+
+def images_per_second_per_worker(trace: StepTrace, machine: Machine, options: PlanOptions) -> float:
+    """Measured, or the arithmetic of a step at a part of the peak."""
+    if options.images_per_second_per_worker is not None:
+        return options.images_per_second_per_worker
+    return (options.mfu or ASSUMED_MFU) * machine.training_flops / trace.flops_per_image
+
+
+def utilization(trace: StepTrace, machine: Machine, options: PlanOptions) -> float:
+    """Part of the peak that training reaches: measured, following from a measured speed, or assumed."""
+    return (
+        images_per_second_per_worker(trace, machine, options) * trace.flops_per_image / machine.training_flops
+    )
+
+
+def with_workers(
+    config: ExperimentConfig, workers: int, micro_batches: int | None = None
+) -> ExperimentConfig:
+    """The config for another number of workers.
+
+    Raises:
+        ValueError: they cannot divide the lanes or the batch.
+    """
+    parts = micro_batches or config.train.micro_batches
+    return replace(config, train=replace(config.train, workers=workers, micro_batches=parts))
+
+
+def scale(
+    config: ExperimentConfig, workers: int, trace: StepTrace, machine: Machine, options: PlanOptions
+) -> Scale:
+    """The run with so many workers.
+
+    Raises:
+        ValueError: it cannot run with so many.
+    """
+    scaled = with_workers(config, workers)
+    shards = count_shards(scaled.train, workers, min(workers, options.gpus_per_node))
+    memory = worker_memory(scaled, trace, shards)
+    share = scaled.train.batch_size // workers
+    fits, parts = machine.fits(memory.total), None
+    if not fits:
+        choices = [n for n in range(scaled.train.micro_batches + 1, share + 1) if share % n == 0]
+        parts = next(
+            (n for n in choices if machine.fits(worker_memory(with_workers(config, workers, n), trace, shards).total)),
+            None,
+        )  # fmt: skip
+    speed = workers * images_per_second_per_worker(trace, machine, options)
+    return Scale(workers, share, memory, fits, parts, speed, config.train.images / speed / SECONDS_PER_HOUR)
+
+
+def scales(
+    config: ExperimentConfig, trace: StepTrace, machine: Machine, options: PlanOptions
+) -> tuple[list[Scale], list[str]]:
+    """Every number of workers that is possible, and why the other divisors of ``data.lanes`` are not."""
+    possible, refused = [], []
+    for workers in range(1, config.data.lanes + 1):
+        if config.data.lanes % workers:
+            continue
+        try:
+            possible.append(scale(config, workers, trace, machine, options))
+        except ValueError as error:
+            refused.append(f"{workers}: {error}")
+    return possible, refused
+
+
+def storage_of(config: ExperimentConfig, trace: StepTrace) -> Storage:
+    """Checkpoints by the run's own rule of what stays, and exported weights."""
+    train = config.train
+    points = [
+        *range(train.checkpoint_every_images, train.images, train.checkpoint_every_images),
+        train.images,
+    ]
+    # Which one is the best is not known yet; it may be one more.
+    kept = to_keep([Checkpoint("", images) for images in points], replace(train, keep_best_by=None))
+    best = int(train.keep_best_by is not None and len(kept) < len(points))
+    weights = sum(trace.unit_sizes)
+    exports = train.images // train.export_every_images if train.export_every_images else 0
+    return Storage(
+        parameters=weights // FP32_BYTES,
+        checkpoint=TENSORS_PER_WEIGHT * weights,
+        checkpoints_kept=len(kept) + best,
+        checkpoints_written=len(points),
+        export=weights,
+        exports=exports + 1,
+    )
+
+
+def sampling_hours(
+    config: ExperimentConfig, trace: StepTrace, machine: Machine, used: float, images: int
+) -> float:
+    """Hours of one GPU (or CPU worker) to draw so many images with the config's sampler and guidance."""
+    flops = images * network_evaluations(config) * trace.forward_flops_per_image
+    return flops / (machine.sampling_flops * used) / SECONDS_PER_HOUR
+
+
+def network_evaluations(config: ExperimentConfig) -> int:
+    """Images that go through the network for each that is drawn: two for a step with guidance."""
+    from dimr_model.diffusion import NoiseSchedule
+    from dimr_model.solvers import make_solver
+
+    sampling = config.sampling
+    solver = make_solver(sampling.sampler.kind, NoiseSchedule(config.diffusion.schedule))
+    solver.set_timesteps(sampling.sampler.steps)
+    return sum(1 if sampling.guidance.weight(float(t) + 1) == 1 else 2 for t in solver.timesteps)
+
+
+def previews(config: ExperimentConfig) -> int:
+    """Sample grids that are drawn while training goes on."""
+    every = config.train.preview_every_images
+    return math.ceil(config.train.images / every) if every else 0

@@ -1,0 +1,218 @@
+"""A training step on tensors without memory: what it allocates and frees, in order, and how much it computes.
+
+The forward pass, the loss and the backward pass are those of training (:mod:`orchestrator.training.step`); only the
+tensors are fake. They stand for a CPU's, because torch then needs no GPU to say which of them a GPU would keep.
+"""
+
+import gc
+import logging
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from dimr_model import DiMR
+from dimr_model.diffusion import NoiseSchedule, multi_scale_loss
+from dimr_model.ema import EMA
+from orchestrator.config import ExperimentConfig
+from orchestrator.training.optimizer import build_optimizer
+from orchestrator.training.parallelize import sharded_blocks
+from orchestrator.training.state import TrainState
+from orchestrator.training.step import Draws, forward_losses
+
+TRACED_BATCH = 8191
+"""A prime that no width, resolution or number of classes has as a factor: what it divides grows with the batch."""
+BEFORE, BACKWARD, ELSEWHERE = -1, -2, -3
+"""Places outside of the branches: before the step, in the backward pass, in the loss."""
+
+
+@dataclass
+class Allocation:
+    """Memory of one tensor, or of several that share it."""
+
+    fixed_size: int
+    """Bytes, whatever the batch."""
+    size_per_image: int
+    """Bytes for each image of the micro-batch."""
+    place: int
+    """Branch whose forward pass made it, or one of ``BEFORE``, ``BACKWARD``, ``ELSEWHERE``."""
+    unit: int | None = None
+    """For a gradient: the unit of sharding that its parameter belongs to."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happens to memory."""
+
+    kind: str
+    """``allocate`` and ``free`` of an allocation, ``enter`` of a unit of sharding."""
+    index: int
+
+
+@dataclass(eq=False)
+class StepTrace:
+    """What one micro-batch's forward and backward pass does, in order."""
+
+    allocations: list[Allocation] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    flops_per_image: int = 0
+    """Floating-point operations of matrix products, convolutions and attention, recomputed ones included."""
+    forward_flops_per_image: int = 0
+    """Of the forward pass."""
+    unit_sizes: list[int] = field(default_factory=list)
+    """Bytes of the weights that are gathered together: of each block that is a unit of its own, then of all the rest."""
+    group_sizes: list[int] = field(default_factory=list)
+    """Bytes of the weights in each of the optimizer's groups."""
+
+
+def trace_step(config: ExperimentConfig) -> StepTrace:
+    """Forward and backward pass of one micro-batch of any size on one worker, unsharded."""
+    recorder = _Recorder()
+    with _no_warning_of_emulation(), _no_collection(), FakeTensorMode(), recorder:
+        model = DiMR(config.model).train()
+        model.recompute([branch in config.train.recompute_branches for branch in range(len(model.branches))])
+        units = _units(model)
+        trace = recorder.trace
+        trace.unit_sizes = [sum(p.nbytes for p in unit) for unit in units]
+        optimizer = build_optimizer(model, config.train)
+        trace.group_sizes = [sum(p.nbytes for p in group["params"]) for group in optimizer.param_groups]
+        _follow(model, recorder, trace)
+        # The moving average is not part of the pass, so it gets no copy here.
+        state = TrainState(model, optimizer, EMA(nn.Module()), torch.device("cpu"))
+        shape = (TRACED_BATCH, config.model.channels, config.model.input_size, config.model.input_size)
+        clean, noise = torch.empty(shape), torch.empty(shape)
+        step, labels = (torch.ones(TRACED_BATCH, dtype=torch.int64) for _ in range(2))
+        draws = Draws(clean, noise, step, labels)
+        recorder.place = ELSEWHERE
+        losses = forward_losses(config, state, draws, NoiseSchedule(config.diffusion.schedule))
+        loss = multi_scale_loss(losses, config.diffusion.multi_scale_loss).mean()
+        recorder.place = BACKWARD
+        loss.backward()
+        for number, unit in enumerate(units):
+            for parameter in unit:
+                recorder.find(parameter.grad).unit = number
+        recorder.stop()
+    return trace
+
+
+def _units(model: DiMR) -> list[list[nn.Parameter]]:
+    """Parameters that are gathered together: those of each sharded block, then all others."""
+    units = [list(block.parameters()) for block in sharded_blocks(model)]
+    own = {id(p) for unit in units for p in unit}
+    return [*units, [p for p in model.parameters() if id(p) not in own]]
+
+
+def _follow(model: DiMR, recorder: "_Recorder", trace: StepTrace) -> None:
+    """Note where allocations happen, and when units are entered."""
+
+    def at_place(place: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            recorder.place = place
+
+        return hook
+
+    def entering(unit: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            # A block that is recomputed in the backward pass is entered a second time, with its weights still there.
+            if recorder.place != BACKWARD:
+                trace.events.append(Event("enter", unit))
+
+        return hook
+
+    for number, branch in enumerate(model.branches):
+        branch.register_forward_pre_hook(at_place(number))
+        branch.register_forward_hook(at_place(ELSEWHERE))
+    for number, module in enumerate([*sharded_blocks(model), model]):
+        module.register_forward_pre_hook(entering(number))
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes every storage that an operator returns, and when it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace, self.place = StepTrace(), BEFORE
+        self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            # A number that the code looks at, which fake tensors do not have. False ends the loop of a truncated normal.
+            dtype = args[0].dtype
+            return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
+        result = func(*args, **(kwargs or {}))
+        flops = _flops(func, args, kwargs or {}, result) // TRACED_BATCH
+        self.trace.flops_per_image += flops
+        self.trace.forward_flops_per_image += flops if self.place != BACKWARD else 0
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._note(leaf)
+        return result
+
+    def find(self, tensor: Tensor | None) -> Allocation:
+        """The allocation that holds a tensor."""
+        assert tensor is not None
+        return self.trace.allocations[self._alive[id(tensor.untyped_storage())][0]]
+
+    def stop(self) -> None:
+        """What is freed from now on is not noted."""
+        self._alive.clear()
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, index = id(storage), len(self.trace.allocations)
+        if key in self._alive:
+            return
+        per_image, rest = divmod(storage.nbytes(), TRACED_BATCH)
+        size = (storage.nbytes(), 0) if rest else (0, per_image)
+        self.trace.allocations.append(Allocation(*size, self.place))
+        self.trace.events.append(Event("allocate", index))
+
+        def freed(_: Any) -> None:
+            if self._alive.pop(key, None) is not None:
+                self.trace.events.append(Event("free", index))
+
+        self._alive[key] = (index, weakref.ref(storage, freed))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Nothing is freed at moments that chance decides."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@contextmanager
+def _no_warning_of_emulation() -> Iterator[None]:
+    """Nothing is computed here, so it does not matter whether this CPU can."""
+    logger = logging.getLogger("orchestrator.precision")
+    logger.disabled, before = True, logger.disabled
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
+    packet = func._overloadpacket
+    if packet is torch.ops.aten.convolution_backward:
+        # Torch's own count takes a depthwise convolution for a dense one.
+        gradient, _, weight = args[:3]
+        toward_input, toward_weight, _ = args[-1]
+        products = gradient.numel() * weight.numel() // weight.shape[0]
+        return int(2 * products * (toward_input + toward_weight))
+    formula = flop_registry.get(packet)
+    return int(formula(*args, **kwargs, out_val=result)) if formula else 0

@@ -1,0 +1,94 @@
+"""The memory that real training steps take, measured in a process of their own: ``python -m tests.step_memory CONFIG.yaml``.
+
+Prints two numbers of bytes as JSON: the largest sum of what torch's CPU allocator had handed out, from its own records,
+and how far the process's resident memory rose above what it was before the network was built.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import to_yaml
+
+
+def measure(config: ExperimentConfig, folder: Path) -> tuple[int, int]:
+    """(bytes by torch's records, bytes by the kernel's) of two steps on one CPU worker, in a fresh process."""
+    file = folder / "config.yaml"
+    file.write_text(to_yaml(config))
+    # One arena, and large blocks go back to the system when they are freed.
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-m", "tests.step_memory", str(file)]
+    printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    recorded, resident = json.loads(printed.splitlines()[-1])
+    return recorded, resident
+
+
+def train_two_steps(config: ExperimentConfig) -> None:
+    """As a worker does, on numbers that are drawn here."""
+    import torch
+    import torch.distributed as dist
+
+    from dimr_model.diffusion import NoiseSchedule
+    from orchestrator.training.parallelize import make_mesh
+    from orchestrator.training.state import fresh_state
+    from orchestrator.training.step import Draws, train_step
+    from orchestrator.training.timing import Stopwatch
+
+    cpu, model = torch.device("cpu"), config.model
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    state = fresh_state(config, make_mesh(config.train, "cpu", 1, 1), cpu)
+    shape = (config.train.batch_size, model.channels, model.input_size, model.input_size)
+    for _ in range(2):
+        clean, noise = torch.randn(shape), torch.randn(shape)
+        labels = torch.randint(0, model.num_classes, shape[:1])
+        draws = Draws(clean, noise, torch.randint(1, 1001, shape[:1]), labels)
+        assert not train_step(config, state, draws, NoiseSchedule("cosine"), Stopwatch(cpu)).skipped
+    dist.destroy_process_group()
+
+
+def recorded(config: ExperimentConfig) -> int:
+    """The peak of the running sum of every allocation and release that torch's CPU allocator reports."""
+    import torch
+
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        train_two_steps(config)
+    records = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    live = peak = 0
+    for record in sorted(records, key=lambda e: e.start_ns()):
+        live += record.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def resident(config: ExperimentConfig) -> int:
+    """How far the kernel's high-water mark lies above what was resident when everything had been loaded."""
+    # A step of a small network loads what is loaded late.
+    widths = (16,) * config.model.num_branches
+    small = replace(config.model, depths=(1,) * len(widths), widths=widths, num_heads=1)
+    train_two_steps(replace(config, model=small))
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    train_two_steps(config)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return 1024 * int(line.split()[1])
+
+
+if __name__ == "__main__":
+    import torch
+
+    from orchestrator.config_io import parse
+
+    torch.set_num_threads(1)
+    given = parse("Measure.", sys.argv[1], [])
+    above = resident(given)  # First, before the records take memory themselves.
+    print(json.dumps([recorded(given), above]))
