@@ -114,7 +114,7 @@ def parse_with(
     try:
         parsed = parser.parse_args(_resolve_presets(arguments))
     except ArgumentError as error:
-        own = [f.name for f in dataclasses.fields(options)]
+        own = [f.name for f in dataclasses.fields(options)]  # type: ignore[arg-type]
         raise UserError(_explain(str(error), arguments, own)) from error
     return _instantiate(parsed), _built(options, parsed)
 
@@ -189,7 +189,7 @@ def _explain(message: str, arguments: list[str], own: list[str]) -> str:
     written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
     quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
     for key in [*quoted, *written]:
-        if key in valid or key in ("config", "print_config", "help", *extras):
+        if key in valid or key in ("config", "print_config", "help"):
             continue
         if "." in key or key in written:
             return f"There is no setting {key!r}. {_suggestion(key, valid)} (--help lists all settings.)"

@@ -12,7 +12,13 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.latents.format import LatentDataset
 
 PREVIEW_ROWS = 3
+MAX_GRID_COLUMNS = 10
 logger = logging.getLogger(__name__)
+
+
+def grid_columns(config: ExperimentConfig) -> int:
+    """Columns of a grid of all classes: with few, one for each."""
+    return min(config.model.num_classes, MAX_GRID_COLUMNS)
 
 
 class Aside:
@@ -58,7 +64,6 @@ class Aside:
         # Imported at the first preview, not while the training workers start.
         from orchestrator.evaluation.images import save_grid
         from orchestrator.evaluation.sampling import ImageSampler
-        from orchestrator.evaluation.sinks import grid_columns
         from orchestrator.evaluation.subject import checkpoint_subject
 
         columns = grid_columns(self._config)

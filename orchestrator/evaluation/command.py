@@ -7,8 +7,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray

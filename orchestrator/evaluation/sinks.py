@@ -10,20 +10,15 @@ from torch import Tensor
 
 from orchestrator import storage
 from orchestrator.config import ExperimentConfig
+from orchestrator.evaluation.aside import grid_columns
 from orchestrator.evaluation.extractors import to_rgb
 from orchestrator.evaluation.features import GRID_IMAGES, IMAGES_FOLDER
 from orchestrator.evaluation.images import save_grid, to_pixels
 from orchestrator.evaluation.parts import Parts, Range
 from orchestrator.evaluation.sampling import labels_of
 
-MAX_GRID_COLUMNS = 10
 CLASS_GRID_IMAGES = 24
 CLASS_GRID_COLUMNS = 6
-
-
-def grid_columns(config: ExperimentConfig) -> int:
-    """Columns of a grid of all classes: with few, one for each."""
-    return min(config.model.num_classes, MAX_GRID_COLUMNS)
 
 
 def save_first(config: ExperimentConfig, parts: Parts, ranges: list[Range], path: str) -> None:
