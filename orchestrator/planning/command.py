@@ -7,7 +7,7 @@ from orchestrator.commands import mistakes_explained
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import parse_with, with_absolute_paths
 from orchestrator.errors import UserError
-from orchestrator.evaluation.aside import MAX_GRID_COLUMNS, PREVIEW_ROWS
+from orchestrator.evaluation.aside import PREVIEW_ROWS, grid_columns
 from orchestrator.latents import format as latents_format
 from orchestrator.planning.machine import (
     ASSUMED_MFU,
@@ -160,15 +160,20 @@ def _print_evaluation(  # type: ignore[no-untyped-def]
     from orchestrator.planning.plan import network_evaluations, previews, sampling_hours
 
     sampling, unit = config.sampling, "GPU-hours" if machine.memory is not None else "worker-hours"
-    grid = PREVIEW_ROWS * min(config.model.num_classes, MAX_GRID_COLUMNS)
+    grid = PREVIEW_ROWS * grid_columns(config)
     console.print(
         f"Sampling ({sampling.sampler.kind}, {sampling.sampler.steps} steps, guidance {sampling.guidance.kind}, "
         f"{sampling.precision}): {network_evaluations(config)} passes through the network an image, without decoding."
     )
     wanted = {
         f"{previews(config)} previews of {grid} images": previews(config) * grid,
-        f"evaluation, {config.evaluation.images:,} images": config.evaluation.images,
+        f"evaluation at the end, {config.evaluation.images:,} images": config.evaluation.images,
     }
+    if config.train.score_every_images:
+        count = config.train.images // config.train.score_every_images
+        wanted[f"{count} scores beside training of {config.train.score_images:,} images"] = (
+            count * config.train.score_images
+        )
     if config.evaluation.images != PAPER_SAMPLES:
         wanted[f"{PAPER_SAMPLES:,} images, as the paper's FID"] = PAPER_SAMPLES
     for what, images in wanted.items():

@@ -153,12 +153,12 @@ def sampling_hours(
 def network_evaluations(config: ExperimentConfig) -> int:
     """Images that go through the network for each that is drawn: two for a step with guidance."""
     from dimr_model.diffusion import NoiseSchedule
-    from dimr_model.solvers import make_solver
+    from dimr_model.sampling import evaluations_per_image
 
     sampling = config.sampling
-    solver = make_solver(sampling.sampler.kind, NoiseSchedule(config.diffusion.schedule))
-    solver.set_timesteps(sampling.sampler.steps)
-    return sum(1 if sampling.guidance.weight(float(t) + 1) == 1 else 2 for t in solver.timesteps)
+    return evaluations_per_image(
+        NoiseSchedule(config.diffusion.schedule), sampling.sampler, sampling.guidance
+    )
 
 
 def previews(config: ExperimentConfig) -> int:
