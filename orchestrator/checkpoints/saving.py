@@ -103,7 +103,9 @@ class CheckpointWriter:
             # At once on a disk, which may be full; a store that is gone would only take its time again.
             if self._is_first_rank and storage.is_local(checkpoint.path):
                 with contextlib.suppress(OSError):
-                    discard(checkpoint)
+                    # Only what was written here: a file that is in the way is someone else's.
+                    if storage.sizes(checkpoint.path):
+                        discard(checkpoint)
             raise
         if self._is_first_rank:
             prune(self._config)
