@@ -175,6 +175,10 @@ class _Shown(tune.Callback):
     def __init__(self, progress: ImageProgress, images: int) -> None:
         self._progress, self._images, self._done = progress, images, 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune keeps a copy of its callbacks with its notes, and a progress bar cannot be copied."""
+        return {}
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._done += self._images
         self._progress.update(self._done)

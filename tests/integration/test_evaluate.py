@@ -20,6 +20,7 @@ from rich.console import Console
 from dimr_model import DiMR
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import to_yaml
+from orchestrator.evaluation.command import main
 from orchestrator.evaluation.parts import Parts
 from orchestrator.evaluation.score import Evaluation, draw, evaluate, plain
 from orchestrator.evaluation.subject import Subject, load_subject
@@ -166,22 +167,36 @@ class TestCommand:
             assert json.loads(run.data.tags[f"protocol.{name}"]) == entry["protocol"]
         assert run.data.params["sampling.sampler.steps"] == "100"
 
-    def test_without_checkpoint_and_with_a_wrong_one_it_says_what_to_do(self, tmp_path: Path) -> None:
-        for arguments, said in (
-            ((), "Say what to evaluate"),
-            (("--checkpoint", str(tmp_path)), "No config.yaml lies with"),
-            (("--checkpoint", str(tmp_path), "--config", "quickstart"), "There are no weights at"),
-            (
-                ("--checkpoint", str(tmp_path), "--config", "quickstart", "--sampling.step", "3"),
-                "sampling.sampler.steps",
-            ),
-        ):
-            process = self.start(*arguments)
-            printed = process.communicate(timeout=PATIENCE_SECONDS)[0]
-            assert process.returncode == 2, printed
-            assert said in " ".join(printed.split())
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Say what to evaluate"),
+        (("--checkpoint", "{empty}"), "No config.yaml lies with"),
+        (("--checkpoint", "{empty}", "--config", "quickstart"), "There are no weights at"),
+        (
+            ("--checkpoint={empty}", "--config=quickstart", "--sampling.sampler.step=3"),
+            "sampling.sampler.steps",
+        ),
+        (("reference", "--config", "quickstart", "--out", "statistics"), "must end in .npz"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [argument.format(empty=tmp_path) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.faults
 def test_a_sweep_refines_around_its_best_setting(
     tmp_path: Path, dataset: LatentDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
