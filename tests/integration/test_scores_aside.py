@@ -18,7 +18,7 @@ from orchestrator.latents.format import LatentDataset
 from tests.configs import tiny
 from tests.datasets import write_numbered
 
-pytestmark = pytest.mark.usefixtures("ray_session")
+pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.faults]
 PATIENCE_SECONDS = 200
 METRIC = "eval/fd8_efficientnet_lite0_ema"
 
