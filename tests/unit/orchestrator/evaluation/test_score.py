@@ -259,7 +259,8 @@ class TestReference:
             load_reference(str(folder), config, True, SILENT)
 
     @pytest.mark.parametrize(
-        ("name", "said"), [("nothing.npz", "There is no reference at"), ("nothing", "no images at")]
+        ("name", "said"),
+        [("nothing.npz", "There is no reference at"), ("nothing", "There is no reference at")],
     )
     def test_what_is_not_there_is_said(
         self, config: ExperimentConfig, tmp_path: Path, name: str, said: str
