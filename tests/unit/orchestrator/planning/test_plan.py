@@ -84,7 +84,7 @@ def test_every_preset_is_planned_in_seconds_and_fits_the_hardware_it_names(name:
     text = printed(name, gpu="H100", price=2.5)
     assert time.process_time() - started < 60  # A few seconds on a machine that is not busy.
     assert "does not fit" not in text and "cost" in text
-    hours = re.search(r"([\d,]+) images/s a GPU and ([\d,]+) GPU-hours", _header(name))
+    hours = re.search(r"([\d,]+) images/s a GPU and ([\d,.]+) GPU-hours", _header(name))
     assert (hours is not None) == name.startswith("imagenet")
     if hours:
         assert f"│ {hours[2]} " in text, (hours[2], text)
