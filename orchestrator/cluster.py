@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 
@@ -32,15 +33,19 @@ class Shares:
 
 
 @contextmanager
-def connect(config: ExperimentConfig) -> Iterator[None]:
+def connect(config: ExperimentConfig, embedded_cpus: int = EMBEDDED_MIN_CPUS) -> Iterator[None]:
     """Use the configured Ray cluster, RAY_ADDRESS, a Ray that is already connected, or an embedded one.
+
+    Args:
+        embedded_cpus: at least so many logical CPUs of an embedded one.
 
     Raises:
         UserError: the cluster does not answer.
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    with _started_by(lambda: _start(config.cluster.address or os.environ.get("RAY_ADDRESS"))):
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    with _started_by(lambda: _start(address, embedded_cpus)):
         yield
 
 
@@ -63,13 +68,13 @@ def _started_by(start: Callable[[], None]) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start(address: str | None) -> None:
+def _start(address: str | None, embedded_cpus: int) -> None:
     try:
         if address:
             _probe(address)
             ray.init(address=address, logging_level=logging.WARNING)
         else:
-            _start_embedded()
+            _start_embedded(embedded_cpus)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct RAY_ADDRESS or "
@@ -77,11 +82,11 @@ def _start(address: str | None) -> None:
         ) from error
 
 
-def _start_embedded() -> None:
+def _start_embedded(least_cpus: int = EMBEDDED_MIN_CPUS) -> None:
     # A worker holds a CPU for its whole life and reading needs one beside it, also where there are two cores.
     ray.init(
         address="local",
-        num_cpus=max(EMBEDDED_MIN_CPUS, os.cpu_count() or 1),
+        num_cpus=max(least_cpus, os.cpu_count() or 1),
         object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
         logging_level=logging.WARNING,
     )
@@ -100,13 +105,39 @@ def works_aside(config: ExperimentConfig) -> bool:
     return max(train.preview_every_images, train.export_every_images, train.score_every_images) > 0
 
 
-def divide(config: ExperimentConfig) -> Shares:
+def one_processor(config: ExperimentConfig) -> dict[str, Any]:
+    """Options of an actor or task that samples aside: one GPU or CPU of the whole cluster.
+
+    Without the strategy, Ray would look for it among the resources that Tune has set apart for a trial's driver.
+    """
+    kind = "num_gpus" if config.sampling.use_gpu else "num_cpus"
+    return {kind: 1, "scheduling_strategy": "DEFAULT"}
+
+
+def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:
+    """How many experiments fit side by side, as large as the largest of them; 1 where not even one does."""
+    cpus, gpus = _resources()
+    counts = []
+    for config in configs:
+        needed_cpus, needed_gpus = _needed(config, config.world_sizes[0])
+        pools = _pools(config)
+        if works_aside(config) and config.sampling.use_gpu and config.train.use_gpu:
+            needed_gpus += 1
+        counts.append(cpus // max(needed_cpus, pools["CPU"]))
+        counts.append(gpus // max(needed_gpus, pools["GPU"]) if max(needed_gpus, pools["GPU"]) else cpus)
+    return max(1, int(min(counts)))
+
+
+def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
     """Check that workers, reading and previews fit side by side; Ray would wait silently for ever if they did not.
+
+    Args:
+        trials: how many experiments share the cluster, in equal parts.
 
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    cpus, gpus = _resources()
+    cpus, gpus = (whole / trials for whole in _resources())
     sampling = config.sampling
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)
@@ -137,17 +168,23 @@ def check_evaluation(config: ExperimentConfig) -> None:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    total = ray.cluster_resources()
+    total, needed = ray.cluster_resources(), _pools(config)
     sampling, evaluation = config.sampling, config.evaluation
-    needed = {"CPU": 0, "GPU": 0}
-    needed["GPU" if sampling.use_gpu else "CPU"] += sampling.actors
-    needed["GPU" if evaluation.extractor_use_gpu else "CPU"] += evaluation.extractor_actors
     if any(count > total.get(name, 0.0) for name, count in needed.items()):
         raise UserError(
             f"sampling.actors {sampling.actors} and evaluation.extractor_actors {evaluation.extractor_actors} need "
             f"{needed['CPU']} CPUs and {needed['GPU']} GPUs side by side, and the cluster has {total.get('CPU', 0.0):g} and "
             f"{total.get('GPU', 0.0):g}. Lower them, or set sampling.use_gpu and evaluation.extractor_use_gpu to what there is."
         )
+
+
+def _pools(config: ExperimentConfig) -> dict[str, int]:
+    """CPUs and GPUs of an evaluation's actors."""
+    sampling, evaluation = config.sampling, config.evaluation
+    needed = {"CPU": 0, "GPU": 0}
+    needed["GPU" if sampling.use_gpu else "CPU"] += sampling.actors
+    needed["GPU" if evaluation.extractor_use_gpu else "CPU"] += evaluation.extractor_actors
+    return needed
 
 
 def _resources(leaving: Collection[str] = ()) -> tuple[float, float]:

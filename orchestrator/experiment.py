@@ -35,18 +35,25 @@ from orchestrator.training.shards import TrainJob
 TRACKER_CLOSE_SECONDS = 60.0
 
 
-def run_experiment(config: ExperimentConfig) -> None:
+def run_experiment(
+    config: ExperimentConfig, parent: str | None = None, trials: int = 1, console: Console | None = None
+) -> None:
     """Train, sample, score and log, or continue where the run of this name stopped; a finished one only says so.
+
+    Args:
+        parent: folder of a sweep that the run is a trial of; MLflow shows it below that.
+        trials: how many such runs share the cluster; each takes an equal part of it.
+        console: where to say how far it is; by default the terminal.
 
     Raises:
         UserError: something that the user can mend; found before training starts where it can be.
     """
-    console = Console()
+    console = console or Console()
     logging.getLogger("orchestrator").setLevel(logging.INFO)
     started = time.perf_counter()
     config = with_absolute_paths(config)
     warn_of_temporary_folder(config, console)
-    dataset = _dataset(config, console)
+    dataset = open_or_prepare_dataset(config, console)
     require_all(config)
     held_out = _held_out(config)
     _check_initial_weights(config)
@@ -56,8 +63,8 @@ def run_experiment(config: ExperimentConfig) -> None:
     seconds = {"prepare": time.perf_counter() - started}
     # Inside, because connecting to Ray sets a handler of its own.
     with cluster.connect(config), Stopper() as stopper:
-        shares = cluster.divide(config)
-        tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri)
+        shares = cluster.divide(config, trials)
+        tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri, parent)
         try:
             if run.is_finished:
                 console.print(
@@ -78,7 +85,12 @@ def run_experiment(config: ExperimentConfig) -> None:
     print_summary(config, uri, console)
 
 
-def _dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
+def open_or_prepare_dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
+    """The dataset to train on; one that is made in seconds is made now where it is missing.
+
+    Raises:
+        UserError: there is none, or it does not suit the config.
+    """
     if not latents_format.exists(config.data.path):
         if config.data.source == "none":
             raise UserError(
@@ -208,8 +220,9 @@ def _start_aside(work: _Work) -> Any:
     config = work.config
     if not cluster.works_aside(config):
         return None
-    resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
-    aside = ray.remote(Aside).options(**resources).remote(config, work.dataset, work.tracker)
+    aside = (
+        ray.remote(Aside).options(**cluster.one_processor(config)).remote(config, work.dataset, work.tracker)
+    )
     for checkpoint in marked(work.run.directory):
         ask(aside, config.train, checkpoint)
     return aside

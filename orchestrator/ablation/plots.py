@@ -1,0 +1,137 @@
+"""A sweep's plots: distance by option, against parameters and multiply-adds, and as training goes on."""
+
+import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+from orchestrator import storage
+from orchestrator.ablation.suites import Suite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from orchestrator.ablation.results import Outcome
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; markers tell them apart without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*P"
+
+
+def draw_plots(suite: Suite, outcomes: list["Outcome"], folder: str, distance: str) -> list[str]:
+    """Write the plots that there are numbers for as PNGs; returns their names."""
+    scored = [outcome for outcome in outcomes if outcome.distance is not None]
+    if not scored:
+        return []
+    plots: dict[str, Callable[[], Figure]] = {
+        "distance": lambda: _by_option(suite, scored, distance),
+        "size": lambda: _by_size(suite, scored, distance),
+        "curves": lambda: _curves(scored, distance),
+    }
+    for name, draw in plots.items():
+        image = io.BytesIO()
+        draw().savefig(image, dpi=120)
+        storage.write_bytes(storage.join(folder, f"{name}.png"), image.getvalue())
+    return list(plots)
+
+
+def best_distance(outcome: "Outcome") -> tuple[float, float]:
+    """(mean, deviation) over seeds where it was scored in full; else the last score with few samples, and 0."""
+    import statistics
+
+    values = [v for f in outcome.finals for name, v in f.values().items() if name in ("fid", "fd")]
+    if values:
+        return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    assert outcome.distance is not None
+    return outcome.distance, 0.0
+
+
+def _by_option(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure":
+    """First axis along x, a line for each option of the others; the quick scores, which all trials have alike."""
+    figure, axes = _figure(1, 6.4)
+    names = [option.name for option in suite.axes[0].options]
+    lines = _groups(scored)
+    for number, (line, members) in enumerate(lines.items()):
+        whole = [(names.index(o.cell.options[0].name), o.distance) for o in members if o.status == "finished"]
+        axes[0].plot(*_columns(whole), marker=MARKERS[number % 7], color=COLOURS[number % 7],
+                     linestyle="-" if line else "", label=line or None)  # fmt: skip
+        rest = [(names.index(o.cell.options[0].name), o.distance) for o in members if o.status != "finished"]
+        axes[0].plot(*_columns(rest), marker=MARKERS[number % 7], color=COLOURS[number % 7], linestyle="",
+                     markerfacecolor="none", label=None if whole or not line else line)  # fmt: skip
+    axes[0].set_xticks(range(len(names)), names)
+    axes[0].set(xlabel=suite.axes[0].name, ylabel=f"{distance}, few samples (lower is better)",
+                title=f"{suite.title}\nhollow: pruned, at the last score", yscale="log")  # fmt: skip
+    if any(lines):
+        axes[0].legend(fontsize="small")
+    return figure
+
+
+def _by_size(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure":
+    figure, axes = _figure(2, 10)
+    for axis, (what, unit) in zip(axes, {"parameters": 1e6, "macs": 1e6}.items(), strict=True):
+        for number, (line, members) in enumerate(_groups(scored).items()):
+            for outcome in members:
+                is_whole = outcome.status == "finished"
+                axis.plot(getattr(outcome, what) / unit, outcome.distance, marker=MARKERS[number % 7],
+                          color=COLOURS[number % 7], markerfacecolor=None if is_whole else "none",
+                          linestyle="")  # fmt: skip
+                axis.annotate(outcome.cell.options[0].name, (getattr(outcome, what) / unit, outcome.distance),
+                              textcoords="offset points", xytext=(5, 3), fontsize="x-small")  # fmt: skip
+            axis.plot(
+                [],
+                [],
+                marker=MARKERS[number % 7],
+                color=COLOURS[number % 7],
+                linestyle="",
+                label=line or None,
+            )
+        names = {"parameters": "million parameters", "macs": "million multiply-adds a forward pass"}
+        axis.set(xlabel=names[what], ylabel=f"{distance}, few samples", yscale="log")
+    if any(_groups(scored)):
+        axes[0].legend(fontsize="small")
+    figure.suptitle(f"{suite.title}; hollow: pruned")
+    return figure
+
+
+def _curves(scored: list["Outcome"], distance: str) -> "Figure":
+    figure, axes = _figure(2, 11)
+    for number, outcome in enumerate(scored):
+        style: dict[str, Any] = {
+            "color": COLOURS[number % 7],
+            "linestyle": ("-", "--", ":")[number // 7 % 3],
+        }
+        label = " ".join(option.name for option in outcome.cell.options)
+        axes[0].plot(*_columns(outcome.scores), marker=MARKERS[number % 7], label=label, **style)
+        axes[1].plot(*_columns(outcome.losses), linewidth=1, **style)
+    axes[0].set(
+        xlabel="images seen", ylabel=f"{distance}, few samples", yscale="log", title="by training progress"
+    )
+    axes[1].set(
+        xlabel="images seen", ylabel="training loss", title="loss (its scale differs with the branches)"
+    )
+    axes[0].legend(fontsize="x-small", ncols=2)
+    return figure
+
+
+def _groups(scored: list["Outcome"]) -> dict[str, list["Outcome"]]:
+    """Outcomes by their options of all axes but the first."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in scored:
+        groups.setdefault(", ".join(option.name for option in outcome.cell.options[1:]), []).append(outcome)
+    return groups
+
+
+def _columns(points: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _figure(columns: int, width: float) -> tuple["Figure", list[Any]]:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, 4.2), layout="constrained", squeeze=False)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+    pyplot.close(figure)
+    return figure, list(axes[0])

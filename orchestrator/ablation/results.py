@@ -1,0 +1,181 @@
+"""What a sweep found: one table as CSV, Markdown and in MLflow, with the paper's numbers in columns of their own."""
+
+import csv
+import dataclasses
+import io
+import json
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import storage
+from orchestrator.ablation.suites import Cell, Suite
+from orchestrator.ablation.trial import PRUNED_FILE, final_distance, losses_of, scores_of
+from orchestrator.config import ExperimentConfig
+from orchestrator.evaluation.protocol import Measurement, count_name
+from orchestrator.runs import METRICS_FILE, write_text
+
+TABLE_FILES = ("table.csv", "table.md", "table.json")
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A finished trial, scored in full with one seed."""
+
+    seed: int
+    measurements: list[Measurement]
+
+    def values(self) -> dict[str, float]:
+        """Metric without count and extractor -> value."""
+        return {_plain_name(m): m.value for m in self.measurements}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of the table."""
+
+    cell: Cell
+    status: str
+    """finished, pruned, failed, not run, or not possible."""
+    parameters: int | None = None
+    macs: int | None = None
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    """(images seen, distance) with few samples."""
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    finals: list[Finalist] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def distance(self) -> float | None:
+        """With few samples, at the last score."""
+        return self.scores[-1][1] if self.scores else None
+
+
+def outcomes_of(
+    cells: list[Cell], trials: dict[str, ExperimentConfig], failures: dict[str, str],
+    finalists: dict[str, list[Finalist]],
+) -> list[Outcome]:  # fmt: skip
+    """Read from the trials' folders what became of every cell, in the suite's order."""
+    found: dict[str, Outcome] = {}
+    for cell in cells:
+        if cell.config is None:
+            found[cell.name] = Outcome(cell, "not possible", note=cell.reason)
+        elif cell.same_as:
+            note = f"the same trial as {cell.same_as}"
+            found[cell.name] = dataclasses.replace(found[cell.same_as], cell=cell, note=note)
+        else:
+            failure, finals = failures.get(cell.name), finalists.get(cell.name, [])
+            found[cell.name] = _outcome(cell, trials[cell.name], failure, finals)
+    return list(found.values())
+
+
+def _outcome(cell: Cell, config: ExperimentConfig, failure: str | None, finals: list[Finalist]) -> Outcome:
+    from dimr_model.complexity import count_macs, count_parameters
+
+    scores, status = scores_of(config.directory), "not run"
+    if storage.is_file(storage.join(config.directory, METRICS_FILE)):
+        status = "finished"
+        final = (config.train.images, final_distance(config.directory))
+        scores = [score for score in scores if score[0] < config.train.images] + [final]
+    elif failure is not None:
+        status = "failed"
+    elif storage.is_file(storage.join(config.directory, PRUNED_FILE)):
+        status = "pruned"
+    sizes = count_parameters(config.model), count_macs(config.model)
+    return Outcome(cell, status, *sizes, scores, losses_of(config.directory), finals, failure or "")
+
+
+def rows_of(suite: Suite, config: ExperimentConfig, outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """The table: column -> value, None where there is nothing."""
+    quick, full = count_name(config.train.score_images), count_name(config.evaluation.images)
+    distance = _distance_name(config)
+    paper = sorted({key for outcome in outcomes for key in outcome.cell.paper} - {"source"})
+    rows = []
+    for outcome in outcomes:
+        row: dict[str, Any] = {
+            axis.name: option.name for axis, option in zip(suite.axes, outcome.cell.options, strict=True)
+        }
+        row |= {"parameters": outcome.parameters, "macs": outcome.macs, "status": outcome.status}
+        row["images_seen"] = outcome.scores[-1][0] if outcome.scores else None
+        row[f"{distance}{quick}"] = outcome.distance
+        for name in (distance, *suite.metrics):
+            values = [final.values()[name] for final in outcome.finals if name in final.values()]
+            row[f"{name}{full}_mean"] = statistics.mean(values) if values else None
+            row[f"{name}{full}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+        row["seeds"] = len(outcome.finals) or None
+        row |= {f"paper_{key}": outcome.cell.paper.get(key) for key in paper}
+        if paper:
+            row["paper_source"] = outcome.cell.paper.get("source")
+        row["note"] = outcome.note
+        rows.append(row)
+    return rows
+
+
+def write_results(
+    suite: Suite, config: ExperimentConfig, outcomes: list[Outcome], tracker: Any, console: Console
+) -> None:
+    """Write table and plots into the sweep's folder and to MLflow, and print the table."""
+    from orchestrator.ablation.plots import draw_plots
+
+    rows, folder = rows_of(suite, config, outcomes), config.directory
+    columns = list(rows[0])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder, "table.csv", text.getvalue())
+    write_text(folder, "table.md", markdown(rows))
+    # The form of MLflow's own tables, which its UI shows.
+    table = {"columns": columns, "data": [list(row.values()) for row in rows]}
+    write_text(folder, "table.json", json.dumps(table))
+    for file in TABLE_FILES:
+        tracker.log_artifact.remote(file)
+    tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
+    for name in draw_plots(suite, outcomes, folder, _distance_name(config)):
+        tracker.log_image.remote(name, f"{name}.png", 0)
+    _print(suite, rows, folder, console)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table as Markdown, without columns that are empty throughout."""
+    columns = _filled(rows)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_text(row[column]) for column in columns) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _print(suite: Suite, rows: list[dict[str, Any]], folder: str, console: Console) -> None:
+    columns = [column for column in _filled(rows) if column != "note"]
+    table = Table(*columns, title=suite.title)
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
+    console.print(table)
+    for row in rows:
+        if row["note"]:
+            name = " ".join(str(row[axis.name]) for axis in suite.axes)
+            console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
+    console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
+
+
+def _filled(rows: list[dict[str, Any]]) -> list[str]:
+    return [column for column in rows[0] if any(row[column] not in (None, "") for row in rows)]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _distance_name(config: ExperimentConfig) -> str:
+    return "fid" if config.evaluation.extractor == "inception" else "fd"
+
+
+def _plain_name(measurement: Measurement) -> str:
+    """``fd1k_efficientnet_lite0_ema`` -> ``fd``; ``class_agreement_1k_ema`` -> ``class_agreement``."""
+    return measurement.name.split(count_name(measurement.protocol["samples"]))[0].rstrip("_")

@@ -1,0 +1,219 @@
+"""A sweep: every possible cell of a suite as a trial through Ray Tune, then the best ones scored in full."""
+
+import dataclasses
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from rich.console import Console
+
+from orchestrator import cluster, storage
+from orchestrator.ablation.live import LiveTable
+from orchestrator.ablation.results import Finalist, Outcome, outcomes_of, write_results
+from orchestrator.ablation.suites import Cell, Suite
+from orchestrator.ablation.trial import PRUNED_FILE, Trials, final_distance, run_trial
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import flatten
+from orchestrator.errors import UserError
+from orchestrator.evaluation.available import require_all
+from orchestrator.experiment import open_or_prepare_dataset
+from orchestrator.latents.format import LatentDataset
+from orchestrator.runs import METRICS_FILE, write_text
+from orchestrator.tracking.tracker import start_tracker, tracking_uri
+
+TRIALS_FOLDER = "trials"
+SUITE_FILE = "suite.json"
+MAX_FAILURES = 2
+REDUCTION = 2
+EMBEDDED_CPUS = 6
+"""Logical CPUs of an embedded Ray: two small trials side by side, each a worker, reading and scoring, keep two cores busy."""
+TRACKER_CLOSE_SECONDS = 60.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is run, and how much of it."""
+
+    config: ExperimentConfig
+    """Base of all cells; run.name and run.root say where the sweep lies."""
+    suite: Suite
+    cells: list[Cell]
+    prune: bool
+    finalists: int
+    seeds: int
+
+    @property
+    def trials(self) -> dict[str, ExperimentConfig]:
+        """Name -> config of every possible cell, as a run of its own in the sweep's folder."""
+        root, uri = storage.join(self.config.directory, TRIALS_FOLDER), tracking_uri(self.config)
+        found = {}
+        for cell in self.cells:
+            if cell.config is not None and not cell.same_as:
+                config = cell.config
+                evaluation = dataclasses.replace(config.evaluation, images=config.train.score_images)
+                found[cell.name] = dataclasses.replace(
+                    config,
+                    run=dataclasses.replace(config.run, name=cell.name, root=root),
+                    evaluation=evaluation,
+                    tracking=dataclasses.replace(config.tracking, uri=uri),
+                )
+        return found
+
+
+def run_sweep(sweep: Sweep, console: Console) -> list[Outcome]:
+    """Run what is not finished of a sweep and write its table and plots; the same call continues an interrupted one.
+
+    Raises:
+        UserError: something that the user can mend, or trials that failed; finished ones stay.
+    """
+    config, trials = sweep.config, sweep.trials
+    _refuse_other_suite(sweep)
+    dataset = open_or_prepare_dataset(config, console)
+    require_all(config)
+    with cluster.connect(config, EMBEDDED_CPUS):
+        for trial in trials.values():
+            cluster.divide(trial)
+        uri = tracking_uri(config)
+        tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri)
+        tracker.log_params.remote(flatten(config))
+        tracker.log_status.remote("RUNNING")
+        ray.get(tracker.latest.remote())  # Trials find their parent in its journal.
+        try:
+            _prepare_reference(next(iter(trials.values())), dataset)
+            failures = _run_trials(sweep, trials, console)
+            finalists = _score_finalists(sweep, trials, dataset, console)
+            outcomes = outcomes_of(sweep.cells, trials, failures, finalists)
+            write_results(sweep.suite, config, outcomes, tracker, console)
+            tracker.log_status.remote("FAILED" if failures else "FINISHED")
+        except BaseException as error:
+            tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        finally:
+            problem = ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
+            if problem:
+                console.print(f"Warning: MLflow at {uri} could not be written ({problem}).", soft_wrap=True)
+    if failures:
+        first = next(iter(failures))
+        raise UserError(
+            f"{len(failures)} of {len(trials)} trials failed, {first} with: {failures[first]} The others are in the table; mend "
+            "the cause and run the same command again, which continues the failed ones."
+        )
+    return outcomes
+
+
+def _refuse_other_suite(sweep: Sweep) -> None:
+    """A sweep's folder belongs to its suite; what may change when it goes on is up to each trial's run."""
+    path = storage.join(sweep.config.directory, SUITE_FILE)
+    now = json.dumps(dataclasses.asdict(sweep.suite), indent=1)
+    if storage.is_file(path) and storage.read_bytes(path).decode() != now:
+        raise UserError(
+            f"The sweep {sweep.config.directory} was started with another suite, kept in its {SUITE_FILE}. Give this one its own "
+            "--run.name. Nothing was changed."
+        )
+    write_text(sweep.config.directory, SUITE_FILE, now)
+
+
+def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None:
+    """Statistics of real images, and the classifier: once, rather than in every trial."""
+    from orchestrator.evaluation.score import Evaluation, prepare
+    from orchestrator.evaluation.subject import Subject
+
+    prepare(Evaluation(config, Subject(None, {}, None), dataset, Console(quiet=True)))  # type: ignore[arg-type]
+
+
+def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Console) -> dict[str, str]:
+    """Returns name -> what failed."""
+    side_by_side = cluster.trials_that_fit(configs.values())
+    shared = Trials(configs, sweep.config.directory, side_by_side)
+    console.print(
+        f"{len(configs)} trials, {side_by_side} side by side, in {sweep.config.directory}", soft_wrap=True
+    )
+    tuner = tune.Tuner(
+        # A trial's driver computes nothing; its workers and actors ask for what they need.
+        tune.with_resources(tune.with_parameters(run_trial, trials=shared), {"CPU": 0.01}),
+        param_space={"cell": tune.grid_search(list(configs))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=side_by_side,
+            reuse_actors=False,
+            scheduler=_scheduler(sweep, next(iter(configs.values()))),
+        ),
+        run_config=tune.RunConfig(
+            name=sweep.config.run.name,
+            # What is finished lies with the trials' runs, which continue by themselves; Tune's own notes are for this call.
+            storage_path=tempfile.mkdtemp(prefix="dimr-ablation-"),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            verbose=0,
+            callbacks=[_Pruned(configs), LiveTable(configs, console)],
+        ),
+    )
+    results = tuner.fit()
+    failures = {}
+    for result in results:
+        if result.error is not None and result.config is not None:
+            failures[str(result.config["cell"])] = str(result.error).strip().splitlines()[-1]
+    return failures
+
+
+def _scheduler(sweep: Sweep, config: ExperimentConfig) -> Any:
+    every = config.train.score_every_images
+    if not sweep.prune or not 0 < every < config.train.images:
+        return FIFOScheduler()
+    return AsyncHyperBandScheduler(
+        # Images seen, of which a trial's reports after a restart begin anew, unlike Tune's own iterations.
+        time_attr="images_seen",
+        metric="distance",
+        mode="min",
+        grace_period=every,
+        reduction_factor=REDUCTION,
+        # More than any trial reports: a trial that is not pruned ends by itself, with its numbers written.
+        max_t=config.train.images + 1,
+    )
+
+
+class _Pruned(tune.Callback):
+    """Writes into a trial's folder that it was stopped by the scheduler, so that a resumed sweep does not run it again."""
+
+    def __init__(self, configs: dict[str, ExperimentConfig]) -> None:
+        self._configs = configs
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        directory = self._configs[trial.config["cell"]].directory
+        last = trial.last_result.get("images_seen")
+        if not storage.is_file(storage.join(directory, METRICS_FILE)) and last is not None:
+            write_text(directory, PRUNED_FILE, json.dumps({"images_seen": last}))
+
+
+def _score_finalists(
+    sweep: Sweep, trials: dict[str, ExperimentConfig], dataset: LatentDataset, console: Console
+) -> dict[str, list[Finalist]]:
+    """The best trials drawn again with ``evaluation.images`` images and several seeds, by all of the cluster."""
+    finished = [
+        name for name in trials if storage.is_file(storage.join(trials[name].directory, METRICS_FILE))
+    ]
+    best = sorted(finished, key=lambda name: final_distance(trials[name].directory))[: sweep.finalists]
+    return {name: [_score(sweep, trials[name], dataset, seed, console) for seed in range(sweep.seeds)] for name in best}  # fmt: skip
+
+
+def _score(
+    sweep: Sweep, trial: ExperimentConfig, dataset: LatentDataset, seed: int, console: Console
+) -> Finalist:
+    from orchestrator.checkpoints.selection import marked
+    from orchestrator.evaluation.score import Evaluation, evaluate
+    from orchestrator.evaluation.subject import checkpoint_subject
+
+    # Other seeds than the trial's own, by which it became a finalist.
+    config = dataclasses.replace(
+        trial,
+        run=dataclasses.replace(trial.run, seed=trial.run.seed + 1 + seed),
+        evaluation=dataclasses.replace(trial.evaluation, images=sweep.config.evaluation.images),
+    )
+    console.print(f"{trial.run.name}: {config.evaluation.images} images with seed {config.run.seed}")
+    subject = checkpoint_subject(marked(trial.directory)[-1], config)
+    scores = evaluate(Evaluation(config, subject, dataset, Console(quiet=True)))
+    return Finalist(config.run.seed, [m for m in scores.measurements if m.is_of_samples])
