@@ -36,17 +36,6 @@ def draw_plots(suite: Suite, outcomes: list["Outcome"], folder: str, distance: s
     return list(plots)
 
 
-def best_distance(outcome: "Outcome") -> tuple[float, float]:
-    """(mean, deviation) over seeds where it was scored in full; else the last score with few samples, and 0."""
-    import statistics
-
-    values = [v for f in outcome.finals for name, v in f.values().items() if name in ("fid", "fd")]
-    if values:
-        return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    assert outcome.distance is not None
-    return outcome.distance, 0.0
-
-
 def _by_option(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure":
     """First axis along x, a line for each option of the others; the quick scores, which all trials have alike."""
     figure, axes = _figure(1, 6.4)
@@ -60,8 +49,8 @@ def _by_option(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure"
         axes[0].plot(*_columns(rest), marker=MARKERS[number % 7], color=COLOURS[number % 7], linestyle="",
                      markerfacecolor="none", label=None if whole or not line else line)  # fmt: skip
     axes[0].set_xticks(range(len(names)), names)
-    axes[0].set(xlabel=suite.axes[0].name, ylabel=f"{distance}, few samples (lower is better)",
-                title=f"{suite.title}\nhollow: pruned, at the last score", yscale="log")  # fmt: skip
+    axes[0].set(xlabel=suite.axes[0].name, ylabel=f"{distance} (lower is better)",
+                title=f"{suite.title}\nhollow: pruned, at the last score")  # fmt: skip
     if any(lines):
         axes[0].legend(fontsize="small")
     return figure
@@ -86,8 +75,9 @@ def _by_size(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure":
                 linestyle="",
                 label=line or None,
             )
+        axis.margins(0.2, 0.1)  # Room for the labels.
         names = {"parameters": "million parameters", "macs": "million multiply-adds a forward pass"}
-        axis.set(xlabel=names[what], ylabel=f"{distance}, few samples", yscale="log")
+        axis.set(xlabel=names[what], ylabel=f"{distance} (lower is better)")
     if any(_groups(scored)):
         axes[0].legend(fontsize="small")
     figure.suptitle(f"{suite.title}; hollow: pruned")
@@ -104,9 +94,7 @@ def _curves(scored: list["Outcome"], distance: str) -> "Figure":
         label = " ".join(option.name for option in outcome.cell.options)
         axes[0].plot(*_columns(outcome.scores), marker=MARKERS[number % 7], label=label, **style)
         axes[1].plot(*_columns(outcome.losses), linewidth=1, **style)
-    axes[0].set(
-        xlabel="images seen", ylabel=f"{distance}, few samples", yscale="log", title="by training progress"
-    )
+    axes[0].set(xlabel="images seen", ylabel=f"{distance} (lower is better)", title="by training progress")
     axes[1].set(
         xlabel="images seen", ylabel="training loss", title="loss (its scale differs with the branches)"
     )

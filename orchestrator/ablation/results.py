@@ -127,49 +127,71 @@ def write_results(
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder, "table.csv", text.getvalue())
-    write_text(folder, "table.md", markdown(rows))
+    write_text(folder, "table.md", markdown(shown(suite, rows)))
     # The form of MLflow's own tables, which its UI shows.
     table = {"columns": columns, "data": [list(row.values()) for row in rows]}
     write_text(folder, "table.json", json.dumps(table))
     for file in TABLE_FILES:
         tracker.log_artifact.remote(file)
     tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
-    for name in draw_plots(suite, outcomes, folder, _distance_name(config)):
+    quick = f"{_distance_name(config)}{count_name(config.train.score_images)}"
+    for name in draw_plots(suite, outcomes, folder, quick):
         tracker.log_image.remote(name, f"{name}.png", 0)
     _print(suite, rows, folder, console)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table as Markdown, without columns that are empty throughout."""
-    columns = _filled(rows)
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_text(row[column]) for column in columns) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+def shown(suite: Suite, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The table for people: sizes in millions, mean and deviation in one column, without what is empty throughout."""
+    table = [_shown(suite, row) for row in rows]
+    columns = [column for column in table[0] if any(row[column] for row in table)]
+    return [{column: row[column] for column in columns} for row in table]
+
+
+def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
+    is_partial = row["status"] != "finished" and row["images_seen"] is not None
+    text = {axis.name: row[axis.name] for axis in suite.axes}
+    text |= {
+        "parameters": _millions(row["parameters"]),
+        "MACs": _millions(row["macs"]),
+        "status": f"{row['status']} at {row['images_seen']:,}" if is_partial else row["status"],
+    }
+    for name, value in row.items():
+        if name.endswith("_mean"):
+            deviation = row[name.replace("_mean", "_deviation")]
+            spread = "" if deviation is None else f" ± {deviation:.2g}"
+            text[name.removesuffix("_mean")] = "" if value is None else f"{value:.4g}{spread}"
+        elif name.startswith("paper_"):
+            text[f"the paper's {name.removeprefix('paper_')}"] = value or ""
+        elif isinstance(value, float) and not name.endswith("_deviation"):
+            text[name] = f"{value:.4g}"
+        elif name not in (*text, "macs", "images_seen", "seeds", "note") and not name.endswith("_deviation"):
+            text[name] = ""
+    return text
+
+
+def _millions(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.4g}M"
+
+
+def markdown(table: list[dict[str, str]]) -> str:
+    """A table of text as Markdown."""
+    lines = [
+        "| " + " | ".join(row.values()) + " |" for row in [dict(zip(table[0], table[0], strict=True)), *table]
+    ]
+    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]]) + "\n"
 
 
 def _print(suite: Suite, rows: list[dict[str, Any]], folder: str, console: Console) -> None:
-    columns = [column for column in _filled(rows) if column != "note"]
-    table = Table(*columns, title=suite.title)
-    for row in rows:
-        table.add_row(*(_text(row[column]) for column in columns))
+    text = shown(suite, rows)
+    table = Table(*text[0], title=suite.title)
+    for line in text:
+        table.add_row(*line.values())
     console.print(table)
     for row in rows:
         if row["note"]:
             name = " ".join(str(row[axis.name]) for axis in suite.axes)
             console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
     console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
-
-
-def _filled(rows: list[dict[str, Any]]) -> list[str]:
-    return [column for column in rows[0] if any(row[column] not in (None, "") for row in rows)]
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _distance_name(config: ExperimentConfig) -> str:
