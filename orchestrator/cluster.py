@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 
@@ -103,15 +102,6 @@ def works_aside(config: ExperimentConfig) -> bool:
     """Whether something is made of checkpoints while training goes on, for which a CPU or GPU is set apart."""
     train = config.train
     return max(train.preview_every_images, train.export_every_images, train.score_every_images) > 0
-
-
-def one_processor(config: ExperimentConfig) -> dict[str, Any]:
-    """Options of an actor or task that samples aside: one GPU or CPU of the whole cluster.
-
-    Without the strategy, Ray would look for it among the resources that Tune has set apart for a trial's driver.
-    """
-    kind = "num_gpus" if config.sampling.use_gpu else "num_cpus"
-    return {kind: 1, "scheduling_strategy": "DEFAULT"}
 
 
 def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:

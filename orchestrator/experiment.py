@@ -220,9 +220,8 @@ def _start_aside(work: _Work) -> Any:
     config = work.config
     if not cluster.works_aside(config):
         return None
-    aside = (
-        ray.remote(Aside).options(**cluster.one_processor(config)).remote(config, work.dataset, work.tracker)
-    )
+    resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
+    aside = ray.remote(Aside).options(**resources).remote(config, work.dataset, work.tracker)
     for checkpoint in marked(work.run.directory):
         ask(aside, config.train, checkpoint)
     return aside

@@ -53,14 +53,8 @@ def seconds_until_killed() -> float | None:
     return float(os.environ.get(JOB_STOP_SECONDS_VARIABLE, JOB_STOP_SECONDS))
 
 
-def run_in_thread(
-    work: Callable[[], None], meanwhile: Callable[[], None] | None = None, seconds: float = 0.5
-) -> None:
-    """Run ``work`` in a thread and wait, so that signals are handled while it runs; what it raises is raised here.
-
-    Args:
-        meanwhile: called here every so many ``seconds``.
-    """
+def run_in_thread(work: Callable[[], None]) -> None:
+    """Run ``work`` in a thread and wait, so that signals are handled while it runs; what it raises is raised here."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -72,8 +66,6 @@ def run_in_thread(
     thread = threading.Thread(target=run, name="training", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(seconds)
-        if meanwhile is not None:
-            meanwhile()
+        thread.join(0.5)
     if raised:
         raise raised[0]

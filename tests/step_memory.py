@@ -1,4 +1,4 @@
-"""The memory that real training steps take, measured in a process of their own: ``python -m tests.step_memory CONFIG.yaml``.
+"""The memory that real training steps take, measured in a process of their own: ``python -m tests.step_memory CONFIG.yaml RANK``.
 
 Prints two numbers of bytes as JSON: the largest sum of what torch's CPU allocator had handed out, from its own records,
 and how far the process's resident memory rose above what it was before the network was built.
@@ -16,21 +16,25 @@ from orchestrator.config_io import to_yaml
 
 
 def measure(config: ExperimentConfig, folder: Path) -> tuple[int, int]:
-    """(bytes by torch's records, bytes by the kernel's) of two steps on one CPU worker, in a fresh process."""
+    """(bytes by torch's records, bytes by the kernel's) of two steps on CPU workers, in fresh processes; the first one's."""
     file = folder / "config.yaml"
     file.write_text(to_yaml(config))
     # One arena, and large blocks go back to the system when they are freed.
     environment = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-m", "tests.step_memory", str(file)]
-    printed = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
-    recorded, resident = json.loads(printed.splitlines()[-1])
+    workers = [
+        subprocess.Popen([*command, str(rank)], env=environment, stdout=subprocess.PIPE, text=True)
+        for rank in range(config.train.workers)
+    ]
+    printed = [worker.communicate()[0] for worker in workers]
+    assert not any(worker.returncode for worker in workers)
+    recorded, resident = json.loads(printed[0].splitlines()[-1])
     return recorded, resident
 
 
 def train_two_steps(config: ExperimentConfig) -> None:
     """As a worker does, on numbers that are drawn here."""
     import torch
-    import torch.distributed as dist
 
     from dimr_model.diffusion import NoiseSchedule
     from orchestrator.training.parallelize import make_mesh
@@ -38,16 +42,14 @@ def train_two_steps(config: ExperimentConfig) -> None:
     from orchestrator.training.step import Draws, train_step
     from orchestrator.training.timing import Stopwatch
 
-    cpu, model = torch.device("cpu"), config.model
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    state = fresh_state(config, make_mesh(config.train, "cpu", 1, 1), cpu)
-    shape = (config.train.batch_size, model.channels, model.input_size, model.input_size)
+    cpu, model, workers = torch.device("cpu"), config.model, config.train.workers
+    state = fresh_state(config, make_mesh(config.train, "cpu", workers, workers), cpu)
+    shape = (config.train.batch_size // workers, model.channels, model.input_size, model.input_size)
     for _ in range(2):
         clean, noise = torch.randn(shape), torch.randn(shape)
         labels = torch.randint(0, model.num_classes, shape[:1])
         draws = Draws(clean, noise, torch.randint(1, 1001, shape[:1]), labels)
         assert not train_step(config, state, draws, NoiseSchedule("cosine"), Stopwatch(cpu)).skipped
-    dist.destroy_process_group()
 
 
 def recorded(config: ExperimentConfig) -> int:
@@ -85,10 +87,14 @@ def _status(name: str) -> int:
 
 if __name__ == "__main__":
     import torch
+    import torch.distributed as dist
 
     from orchestrator.config_io import parse
 
     torch.set_num_threads(1)
     given = parse("Measure.", sys.argv[1], [])
+    store = dist.FileStore(f"{sys.argv[1]}.store", given.train.workers)
+    dist.init_process_group("gloo", store=store, rank=int(sys.argv[2]), world_size=given.train.workers)
     above = resident(given)  # First, before the records take memory themselves.
     print(json.dumps([recorded(given), above]))
+    dist.destroy_process_group()

@@ -100,10 +100,12 @@ def _given(option: str, arguments: Sequence[str], default: str) -> str:
 def _print_trials(
     suite: Suite, cells: list[Cell], config: ExperimentConfig, options: AblateOptions, console: Console
 ) -> None:
+    # Here, because --help needs no torch.
     from dimr_model.complexity import count_macs, count_parameters
+    from orchestrator.ablation.results import millions
 
     is_planned = options.scale == "paper"
-    columns = ["parameters", "million MACs", "depths", "widths"]
+    columns = ["parameters", "MACs", "depths", "widths"]
     columns += ["GPU-hours", *(["cost"] if options.price else [])] if is_planned else []
     table = Table(*(axis.name for axis in suite.axes), *columns, title=suite.title)
     total = 0.0
@@ -113,7 +115,7 @@ def _print_trials(
             table.add_row(*names, "not possible")
             continue
         model = cell.config.model
-        cells_text = [f"{count_parameters(model):,}", f"{count_macs(model) / 1e6:,.1f}",
+        cells_text = [millions(count_parameters(model)), millions(count_macs(model)),
                       ", ".join(map(str, model.depths)), ", ".join(map(str, model.widths))]  # fmt: skip
         if is_planned:
             hours = _hours(cell.config, options)

@@ -1,6 +1,7 @@
 """A sweep's plots: distance by option, against parameters and multiply-adds, and as training goes on."""
 
 import io
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +43,15 @@ def _by_option(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure"
     names = [option.name for option in suite.axes[0].options]
     lines = _groups(scored)
     for number, (line, members) in enumerate(lines.items()):
-        whole = [(names.index(o.cell.options[0].name), o.distance) for o in members if o.status == "finished"]
-        axes[0].plot(*_columns(whole), marker=MARKERS[number % 7], color=COLOURS[number % 7],
-                     linestyle="-" if line else "", label=line or None)  # fmt: skip
-        rest = [(names.index(o.cell.options[0].name), o.distance) for o in members if o.status != "finished"]
-        axes[0].plot(*_columns(rest), marker=MARKERS[number % 7], color=COLOURS[number % 7], linestyle="",
-                     markerfacecolor="none", label=None if whole or not line else line)  # fmt: skip
+        style: dict[str, Any] = {"marker": MARKERS[number % 7], "color": COLOURS[number % 7]}
+        whole = {o.cell.options[0].name: o.distance for o in members if o.status == "finished"}
+        rest = {o.cell.options[0].name: o.distance for o in members if o.status != "finished"}
+        # What is missing interrupts the line.
+        axes[0].plot([whole.get(name, math.nan) for name in names], linestyle="-" if line else "",
+                     label=line or None, **style)  # fmt: skip
+        axes[0].plot(
+            [rest.get(name, math.nan) for name in names], linestyle="", markerfacecolor="none", **style
+        )
     axes[0].set_xticks(range(len(names)), names)
     axes[0].set(xlabel=suite.axes[0].name, ylabel=f"{distance} (lower is better)",
                 title=f"{suite.title}\nhollow: pruned, at the last score")  # fmt: skip

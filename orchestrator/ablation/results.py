@@ -151,8 +151,8 @@ def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
     is_partial = row["status"] != "finished" and row["images_seen"] is not None
     text = {axis.name: row[axis.name] for axis in suite.axes}
     text |= {
-        "parameters": _millions(row["parameters"]),
-        "MACs": _millions(row["macs"]),
+        "parameters": millions(row["parameters"]),
+        "MACs": millions(row["macs"]),
         "status": f"{row['status']} at {row['images_seen']:,}" if is_partial else row["status"],
     }
     for name, value in row.items():
@@ -169,7 +169,8 @@ def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
     return text
 
 
-def _millions(count: int | None) -> str:
+def millions(count: int | None) -> str:
+    """Of parameters or multiply-adds, short."""
     return "" if count is None else f"{count / 1e6:.4g}M"
 
 

@@ -82,7 +82,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The trial's folder."""
-        return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", option.name).strip("_.") for option in self.options)
+        return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", option.name).strip("_.") for option in self.options)
 
     @property
     def paper(self) -> dict[str, str]:
@@ -148,6 +148,10 @@ def _cell(options: tuple[Option, ...], scale: ScaleName, base: ExperimentConfig)
     _check_keys(changes, base)
     try:
         return Cell(options, _configure(options, changes, base))
+    except ArgumentError as error:
+        raise UserError(
+            f"The suite's changes {changes} are not valid: {' '.join(str(error).split())}"
+        ) from error
     except (ValueError, UserError) as error:
         return Cell(options, None, str(error))
 

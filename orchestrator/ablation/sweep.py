@@ -153,11 +153,26 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
         ),
     )
     results = tuner.fit()
+    _tell_of_pruned(configs)
     failures = {}
     for result in results:
         if result.error is not None and result.config is not None:
             failures[str(result.config["cell"])] = str(result.error).strip().splitlines()[-1]
     return failures
+
+
+def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
+    """Say in MLflow what trials that were stopped could not say themselves."""
+    pruned = [
+        config for config in configs.values() if storage.is_file(storage.join(config.directory, PRUNED_FILE))
+    ]
+    trackers = [
+        start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in pruned
+    ]
+    for tracker in trackers:
+        tracker.log_tags.remote({"pruned": "its distance was in the worse half at a score"})
+        tracker.log_status.remote("KILLED")
+    ray.get([tracker.close.remote(TRACKER_CLOSE_SECONDS) for tracker in trackers])
 
 
 def _scheduler(sweep: Sweep, config: ExperimentConfig) -> Any:

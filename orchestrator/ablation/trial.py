@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import tune
 from rich.console import Console
 
@@ -12,7 +13,6 @@ from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.experiment import run_experiment
 from orchestrator.runs import read_metrics
-from orchestrator.stopping import run_in_thread
 from orchestrator.tracking.journal import JOURNAL_FILE
 
 PRUNED_FILE = "pruned.json"
@@ -49,12 +49,19 @@ def run_trial(point: dict[str, Any], trials: Trials) -> None:
     report()
     if storage.is_file(storage.join(config.directory, PRUNED_FILE)):
         return
-    silent = Console(quiet=True)
-    run_in_thread(
-        lambda: run_experiment(config, trials.parent, trials.side_by_side, silent), report, POLL_SECONDS
-    )
+    # A process of its own: Ray Train's contexts are not to be had in Tune's, and what is started here would look for room in
+    # the little that Tune has set apart for a trial's driver. It ends with this one.
+    experiment = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")(_run)
+    running = experiment.remote(config, trials.parent, trials.side_by_side)
+    while not ray.wait([running], timeout=POLL_SECONDS)[0]:
+        report()
+    ray.get(running)
     report()
     _report(config, config.train.images, final_distance(config.directory))
+
+
+def _run(config: ExperimentConfig, parent: str, side_by_side: int) -> None:
+    run_experiment(config, parent, side_by_side, Console(quiet=True))
 
 
 def _report(config: ExperimentConfig, images_seen: int, distance: float) -> None:

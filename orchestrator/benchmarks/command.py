@@ -49,9 +49,9 @@ def train(
 def sample(
     variant: str = "small",
     batch_size: int = 8,
-    steps: int = 10,
-    images: int = 64,
-    repeats: int = 3,
+    steps: int = 6,
+    images: int = 24,
+    repeats: int = 2,
     use_gpu: bool = False,
 ) -> None:
     """Sampling through the pipeline against the bare network; network evaluations and speed of each kind of guidance.

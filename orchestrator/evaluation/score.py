@@ -9,7 +9,7 @@ import ray
 import torch
 from rich.console import Console
 
-from orchestrator import cluster, storage
+from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.evaluation import pipeline
@@ -136,7 +136,8 @@ def _class_images(job: Evaluation, samples: Samples) -> list[torch.Tensor]:
         return []
     if job.here:
         return _draw_classes(job.config, samples, classes)
-    remote = ray.remote(**cluster.one_processor(job.config))(_draw_classes)
+    resources = {"num_gpus": 1} if job.config.sampling.use_gpu else {"num_cpus": 1}
+    remote = ray.remote(**resources)(_draw_classes)
     return list(ray.get(remote.remote(job.config, samples, classes)))
 
 
@@ -156,9 +157,7 @@ def _start_classifier(job: Evaluation) -> Any:
         )
     if job.here:
         return load_classifier(job.config, job.dataset)
-    return ray.remote(num_cpus=1, scheduling_strategy="DEFAULT")(load_classifier).remote(
-        job.config, job.dataset
-    )
+    return ray.remote(num_cpus=1)(load_classifier).remote(job.config, job.dataset)
 
 
 def _references(job: Evaluation) -> Controls | Reference:

@@ -73,6 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, dataset: LatentDataset, ray
     return folder
 
 
+@pytest.mark.faults
 def test_the_table_has_a_row_for_every_cell(folder: Path) -> None:
     rows = table(folder)
     assert [(row["branches"], row["time"], row["status"]) for row in rows] == [
@@ -89,6 +90,7 @@ def test_the_table_has_a_row_for_every_cell(folder: Path) -> None:
     assert [row["paper_fid"] for row in rows] == ["", "9.9", "", "", "9.9", ""]
 
 
+@pytest.mark.faults
 def test_the_best_trial_is_scored_in_full_with_several_seeds(folder: Path) -> None:
     rows = [row for row in table(folder) if row["status"] == "finished"]
     (best,) = [row for row in rows if row["seeds"]]
@@ -97,6 +99,7 @@ def test_the_best_trial_is_scored_in_full_with_several_seeds(folder: Path) -> No
     assert float(best["fd12_deviation"]) > 0
 
 
+@pytest.mark.faults
 def test_every_trial_is_a_run_of_its_own(folder: Path) -> None:
     for name in ("1R-token", "1R-TD-LN", "1R-TD-RMSNorm", "2R-TD-LN", "2R-TD-RMSNorm"):
         run = folder / "mine-nano" / "trials" / name
@@ -104,6 +107,7 @@ def test_every_trial_is_a_run_of_its_own(folder: Path) -> None:
         assert (run / "export" / "config.json").exists()
 
 
+@pytest.mark.faults
 def test_mlflow_has_a_parent_with_the_table_and_a_child_for_each_trial(folder: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
@@ -122,6 +126,7 @@ def test_mlflow_has_a_parent_with_the_table_and_a_child_for_each_trial(folder: P
     assert any("distance" in picture for picture in pictures), pictures
 
 
+@pytest.mark.faults
 def test_a_finished_sweep_is_not_done_again(folder: Path, dataset: LatentDataset) -> None:
     before = (folder / "mine-nano" / "table.csv").read_bytes()
     written = {file: file.stat().st_mtime_ns for file in folder.rglob("checkpoints/*/COMPLETE.json")}
@@ -130,6 +135,7 @@ def test_a_finished_sweep_is_not_done_again(folder: Path, dataset: LatentDataset
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("checkpoints/*/COMPLETE.json")} == written
 
 
+@pytest.mark.faults
 def test_another_suite_in_the_same_folder_is_refused(folder: Path, dataset: LatentDataset) -> None:
     other = arguments(folder, dataset, title="Another")
     with pytest.raises(UserError, match="was started with another suite"):
@@ -157,6 +163,10 @@ def test_pruned_trials_stay_pruned(tmp_path: Path, dataset: LatentDataset, ray_s
     assert pruned
     assert all(int(row["images_seen"]) < 128 for row in pruned)
     assert any(row["status"] == "finished" for row in rows)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    statuses = {run.info.run_name: run.info.status for run in runs}
+    assert all(statuses[f"{row['branches']}-{row['time']}"] == "KILLED" for row in pruned)
     ablate(long)
     assert table(tmp_path) == rows
 

@@ -30,20 +30,22 @@ THREE_BRANCHES = {
         ),
         pytest.param(THREE_BRANCHES, {"batch_size": 20}, marks=pytest.mark.faults),
         (THREE_BRANCHES, {"batch_size": 20, "recompute_branches": [0, 2]}),
+        pytest.param(TWO_BRANCHES, {"batch_size": 20, "workers": 2}, marks=pytest.mark.faults),
     ],
     ids=[
         "two branches",
         "two branches, recomputed, in parts",
         "three branches",
         "three branches, recomputed",
+        "two branches, two workers in parts",
     ],
 )
 def test_planned_memory_is_the_peak_of_real_steps(
     model: dict[str, Any], train: dict[str, Any], tmp_path: Path
 ) -> None:
     train = {"workers": 1, "warmup_images": 0, **train}
-    config = tiny(tmp_path, "unused", model=model, data={"lanes": 1}, train=train)
-    planned = worker_memory(config, trace_step(config), shards=1).total
+    config = tiny(tmp_path, "unused", model=model, data={"lanes": 2}, train=train)
+    planned = worker_memory(config, trace_step(config), shards=config.train.workers).total
     recorded, resident = measure(config, tmp_path)
     assert recorded > 100e6
     assert planned == pytest.approx(recorded, rel=WITHIN), f"planned {planned}, recorded {recorded}"

@@ -207,6 +207,7 @@ prepare_dataset(from_dict(yaml.safe_load(sys.argv[2])))
 """
 
 
+@pytest.mark.faults
 def test_killed_anywhere_and_with_more_actors_it_is_the_same_dataset(
     tmp_path: Path, vae: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Suites: which cells there are, what they change, which are not possible and why."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ def base(suite: Suite, scale: str) -> ExperimentConfig:
     return parse("Test.", presets[0], [part for name in presets for part in ("--config", name)])
 
 
+@cache
 def cells(name: str, scale: str = "nano") -> dict[str, Cell]:
     suite = load_suite(name)
     return {cell.name: cell for cell in cells_of(suite, scale, base(suite, scale))}  # type: ignore[arg-type]
@@ -97,7 +99,9 @@ def test_a_user_adds_a_suite_as_a_file(tmp_path: Path) -> None:
          "changes 'model.mpl', which is no setting. Did you mean 'model.mlp'"),
         ({"axes": [{"name": "a", "options": [{"name": "x y"}, {"name": "x_y"}]}]}, "the same folder 'x_y'"),
         ({"axes": [{"name": "a", "options": [{"name": "x", "changes": {"model.mlp": "cnn"}}]}]},
-         "No combination of the suite is possible"),
+         "changes .*cnn.* are not valid: .*Expected a typing.Literal"),
+        ({"axes": [{"name": "a", "options": [{"name": "x", "changes": {"model.num_heads": 7}}]}]},
+         "No combination of the suite is possible: num_heads 7 does not divide"),
     ],
 )  # fmt: skip
 def test_a_suite_that_is_wrong_says_what_is(tmp_path: Path, change: dict[str, object], message: str) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dimr_model import DiMR
 from dimr_model.sampling import balanced_labels
+from orchestrator.benchmarks.score import untrained_inception
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.evaluation.parts import Parts
@@ -247,6 +248,33 @@ class TestReference:
         )
         with pytest.raises(UserError, match="holds statistics of Inception's features"):
             load_reference(str(tmp_path / "adm.npz"), config, True, SILENT)
+
+    @pytest.mark.faults
+    def test_adms_statistics_are_taken_as_they_are_and_its_images_for_precision_and_recall(
+        self, config: ExperimentConfig, subject: Subject, folder: Path, tmp_path: Path
+    ) -> None:
+        weights = untrained_inception(tmp_path / "inception.pth")
+        config = with_evaluation(config, extractor="inception", extractor_weights=str(weights), images=4)
+        with np.load(load_reference(str(folder), config, True, SILENT).path) as made:
+            statistics = {name: made[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
+        images = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.rglob("*.png"))]
+        moved = {**statistics, "mu": statistics["mu"] + 1, "mu_s": statistics["mu_s"] + 2}
+        found = []
+        for name, arrays in {"whole": statistics, "moved": moved}.items():
+            np.savez(tmp_path / f"{name}.npz", arr_0=np.stack(images), **arrays)
+            scores = here(config, subject, None, reference=str(tmp_path / f"{name}.npz"))
+            found.append({m.bare_name.removesuffix("_inception_ema"): m.value for m in scores.measurements})
+        direct = here(config, subject, None, reference=str(folder))
+        whole, shifted = found
+        assert whole.keys() == {"fid", "sfid", "is", "kid", "precision", "recall"}
+        for measurement in direct.measurements:
+            name = measurement.bare_name.removesuffix("_inception_ema")
+            # The logits of random weights are too large for an Inception Score.
+            assert whole[name] == pytest.approx(measurement.value, rel=1e-6, nan_ok=True), name
+        assert shifted["fid"] != pytest.approx(whole["fid"], rel=0.01)
+        assert shifted["sfid"] != pytest.approx(whole["sfid"], rel=0.01)
+        same = ("kid", "precision", "recall")
+        assert [shifted[name] for name in same] == [whole[name] for name in same]
 
     def test_images_of_several_sizes_and_broken_ones_are_named(
         self, config: ExperimentConfig, folder: Path
