@@ -84,6 +84,9 @@ def _outcome(cell: Cell, config: ExperimentConfig, failure: str | None, finals: 
         status = "failed"
     elif storage.is_file(storage.join(config.directory, PRUNED_FILE)):
         status = "pruned"
+        # It may have gone on for a while before it was told; what it was pruned at is what others were compared with.
+        last = json.loads(storage.read_bytes(storage.join(config.directory, PRUNED_FILE)))["images_seen"]
+        scores = [score for score in scores if score[0] <= last]
     sizes = count_parameters(config.model), count_macs(config.model)
     return Outcome(cell, status, *sizes, scores, losses_of(config.directory), finals, failure or "")
 

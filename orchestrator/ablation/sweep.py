@@ -85,7 +85,7 @@ def run_sweep(sweep: Sweep, console: Console) -> list[Outcome]:
         tracker.log_status.remote("RUNNING")
         ray.get(tracker.latest.remote())  # Trials find their parent in its journal.
         try:
-            _prepare_reference(next(iter(trials.values())), dataset)
+            _prepare_reference(config, dataset)
             failures = _run_trials(sweep, trials, console)
             finalists = _score_finalists(sweep, trials, dataset, console)
             outcomes = outcomes_of(sweep.cells, trials, failures, finalists)
@@ -124,6 +124,8 @@ def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None
     from orchestrator.evaluation.score import Evaluation, prepare
     from orchestrator.evaluation.subject import Subject
 
+    evaluation = dataclasses.replace(config.evaluation, images=config.train.score_images)
+    config = dataclasses.replace(config, evaluation=evaluation)
     prepare(Evaluation(config, Subject(None, {}, None), dataset, Console(quiet=True)))  # type: ignore[arg-type]
 
 
