@@ -13,7 +13,7 @@ from rich.table import Table
 
 from orchestrator import storage
 from orchestrator.ablation.suites import Cell, Suite
-from orchestrator.ablation.trial import PRUNED_FILE, final_distance, losses_of, scores_of
+from orchestrator.ablation.trial import final_distance, losses_of, pruned_at, scores_of
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.protocol import Measurement, count_name
 from orchestrator.runs import METRICS_FILE, write_text
@@ -82,11 +82,8 @@ def _outcome(cell: Cell, config: ExperimentConfig, failure: str | None, finals: 
         scores = [score for score in scores if score[0] < config.train.images] + [final]
     elif failure is not None:
         status = "failed"
-    elif storage.is_file(storage.join(config.directory, PRUNED_FILE)):
+    elif pruned_at(config.directory) is not None:
         status = "pruned"
-        # It may have gone on for a while before it was told; what it was pruned at is what others were compared with.
-        last = json.loads(storage.read_bytes(storage.join(config.directory, PRUNED_FILE)))["images_seen"]
-        scores = [score for score in scores if score[0] <= last]
     sizes = count_parameters(config.model), count_macs(config.model)
     return Outcome(cell, status, *sizes, scores, losses_of(config.directory), finals, failure or "")
 

@@ -16,7 +16,7 @@ from orchestrator import cluster, storage
 from orchestrator.ablation.live import LiveTable
 from orchestrator.ablation.results import Finalist, Outcome, outcomes_of, write_results
 from orchestrator.ablation.suites import Cell, Suite
-from orchestrator.ablation.trial import PRUNED_FILE, Trials, final_distance, run_trial
+from orchestrator.ablation.trial import PRUNED_FILE, Trials, final_distance, pruned_at, run_trial
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import flatten
 from orchestrator.errors import UserError
@@ -202,6 +202,8 @@ class _Pruned(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         directory = self._configs[trial.config["cell"]].directory
         last = trial.last_result.get("images_seen")
+        if pruned_at(directory) is not None:
+            return  # In an earlier call, at that score; here its scores were only reported again.
         if not storage.is_file(storage.join(directory, METRICS_FILE)) and last is not None:
             write_text(directory, PRUNED_FILE, json.dumps({"images_seen": last}))
 

@@ -37,17 +37,19 @@ def run_trial(point: dict[str, Any], trials: Trials) -> None:
     What was scored before is reported again, so that a scheduler knows it after a restart. A trial that was pruned stays so.
     """
     config = trials.configs[point["cell"]]
+    pruned = pruned_at(config.directory)
+    # The last report of all comes when the numbers at the end are there: a scheduler may stop a trial at any report.
+    last = config.train.images - 1 if pruned is None else pruned
     reported: set[int] = set()
 
     def report() -> None:
-        for images_seen, distance in scores_of(config.directory):
-            # The last report of all comes when the numbers at the end are there: a scheduler may stop a trial at any report.
-            if images_seen not in reported and images_seen < config.train.images:
+        for images_seen in sorted(_scored_at(config.directory) - reported):
+            if images_seen <= last:
                 reported.add(images_seen)
-                _report(config, images_seen, distance)
+                _report(config, images_seen, _score_at(config.directory, images_seen))
 
     report()
-    if storage.is_file(storage.join(config.directory, PRUNED_FILE)):
+    if pruned is not None:
         return
     # A process of its own: Ray Train's contexts are not to be had in Tune's, and what is started here would look for room in
     # the little that Tune has set apart for a trial's driver. It ends with this one.
@@ -71,15 +73,32 @@ def _report(config: ExperimentConfig, images_seen: int, distance: float) -> None
     )
 
 
+def pruned_at(directory: str) -> int | None:
+    """Images seen at the score that a trial was stopped for, or None if it was not."""
+    file = storage.join(directory, PRUNED_FILE)
+    return int(json.loads(storage.read_bytes(file))["images_seen"]) if storage.is_file(file) else None
+
+
 def scores_of(directory: str) -> list[tuple[int, float]]:
-    """(images seen, distance) of the scores made beside a run's training."""
-    folder = storage.join(directory, "scores")
-    found = []
-    for name in storage.sizes(folder):
-        if re.fullmatch(r"\d+\.json", name):
-            scores = json.loads(storage.read_bytes(storage.join(folder, name)))
-            found.append((int(name.removesuffix(".json")), distance_of(scores)))
-    return sorted(found)
+    """(images seen, distance) of the scores made beside a run's training.
+
+    A trial may have gone on for a while before it was told that it is pruned; what it was pruned at is what others were
+    compared with, and the last that counts.
+    """
+    pruned = pruned_at(directory)
+    counted = (n for n in sorted(_scored_at(directory)) if pruned is None or n <= pruned)
+    return [(images_seen, _score_at(directory, images_seen)) for images_seen in counted]
+
+
+def _scored_at(directory: str) -> set[int]:
+    names = storage.sizes(storage.join(directory, "scores"))
+    return {int(name.removesuffix(".json")) for name in names if re.fullmatch(r"\d+\.json", name)}
+
+
+def _score_at(directory: str, images_seen: int) -> float:
+    return distance_of(
+        json.loads(storage.read_bytes(storage.join(directory, "scores", f"{images_seen}.json")))
+    )
 
 
 def final_distance(directory: str) -> float:
