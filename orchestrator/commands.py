@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from jsonargparse import auto_cli
@@ -23,6 +24,14 @@ def run_function(components: Any, arguments: Sequence[str] | None = None) -> Non
     """Run a function, or one of a dictionary of them by name, with its own arguments as the command line's."""
     with mistakes_explained():
         auto_cli(components, args=list(sys.argv[1:] if arguments is None else arguments))
+
+
+def written_option(name: str, arguments: Sequence[str]) -> str | None:
+    """An option's value where one is given, for what must be known before the command line can be read as a whole."""
+    flag = f"--{name}"
+    written = [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
+    written += [following for a, following in pairwise(arguments) if a == flag]
+    return written[-1] if written else None
 
 
 @contextmanager

@@ -29,10 +29,8 @@ from orchestrator.provenance import provenance
 from orchestrator.remote_hooks import Follow, RemoteHooks, ask
 from orchestrator.runs import Run, open_run
 from orchestrator.stopping import Stopper, run_in_thread
-from orchestrator.tracking.tracker import start_tracker, tracking_uri
+from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 from orchestrator.training.shards import TrainJob
-
-TRACKER_CLOSE_SECONDS = 60.0
 
 
 def run_experiment(
@@ -65,7 +63,7 @@ def run_experiment(
     with cluster.connect(config), Stopper() as stopper:
         shares = cluster.divide(config, trials)
         tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri, parent)
-        try:
+        with ending(tracker, uri, console):
             if run.is_finished:
                 console.print(
                     f"The run {run.directory} is finished; give another --run.name to start a new one."
@@ -74,14 +72,6 @@ def run_experiment(
                 _train_and_score(
                     _Work(config, dataset, held_out, run, shares, tracker, stopper, console), seconds, started
                 )
-        except BaseException as error:
-            tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        finally:
-            problem = ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
-            if problem:
-                console.print(f"Warning: MLflow at {uri} could not be written ({problem}). Nothing is lost: run the same "
-                              "command again when it answers, and the journal is copied.", soft_wrap=True)  # fmt: skip
     print_summary(config, uri, console)
 
 

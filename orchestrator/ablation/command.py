@@ -4,28 +4,26 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator import storage
 from orchestrator.ablation.suites import Cell, ScaleName, Suite, cells_of, load_suite, suite_names
-from orchestrator.commands import mistakes_explained
+from orchestrator.commands import mistakes_explained, written_option
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import parse_with, with_absolute_paths
 from orchestrator.errors import UserError
 from orchestrator.messages import warn_of_temporary_folder
 from orchestrator.planning.machine import PlanOptions
 
-DEFAULT_SUITE = "branches-x-conditioning"
-
 
 @dataclass(frozen=True, kw_only=True)
 class AblateOptions(PlanOptions):
     """Which sweep, and how much of it; gpu, price and the like say what paper scale will cost."""
 
-    suite: str = DEFAULT_SUITE
+    suite: str = "branches-x-conditioning"
     """A suite's name, or the path of a YAML file of one."""
     scale: ScaleName = "nano"
     """nano: minutes on a laptop, on the quickstart's digits; paper: the paper's settings."""
@@ -59,13 +57,15 @@ def ablate(arguments: Sequence[str]) -> None:
     Raises:
         UserError: something that the user can mend; finished trials stay.
     """
-    suite, scale = load_suite(_given("suite", arguments, DEFAULT_SUITE)), _given("scale", arguments, "nano")
+    suite_name = written_option("suite", arguments) or AblateOptions.suite
+    suite, scale = load_suite(suite_name), written_option("scale", arguments) or AblateOptions.scale
     presets = suite.scales.get(scale)  # type: ignore[call-overload]
     if presets is None:
         raise UserError(f"The suite has no scale {scale!r}; it has: {', '.join(suite.scales)}.")
-    name = storage.join(_given("suite", arguments, DEFAULT_SUITE)).rpartition("/")[2].removesuffix(".yaml")
     # Before the user's own, which override them.
-    defaults = [part for preset in presets for part in ("--config", preset)] + [f"--run.name={name}-{scale}"]
+    defaults = [part for preset in presets for part in ("--config", preset)] + [
+        f"--run.name={Path(suite_name).stem}-{scale}"
+    ]
     description = f"Run a suite of trials and compare them. Suites: {', '.join(suite_names())}."
     config, options = parse_with(AblateOptions, description, None, [*defaults, *arguments])
     config, console = with_absolute_paths(config), Console()
@@ -87,14 +87,6 @@ def ablate(arguments: Sequence[str]) -> None:
         ),
         console,
     )  # fmt: skip
-
-
-def _given(option: str, arguments: Sequence[str], default: str) -> str:
-    """An option's value, needed before the command line can be read as a whole."""
-    flag = f"--{option}"
-    written = [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
-    written += [following for a, following in pairwise(arguments) if a == flag]
-    return written[-1] if written else default
 
 
 def _print_trials(

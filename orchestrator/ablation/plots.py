@@ -1,6 +1,5 @@
 """A sweep's plots: distance by option, against parameters and multiply-adds, and as training goes on."""
 
-import io
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,15 +8,12 @@ import matplotlib
 
 from orchestrator import storage
 from orchestrator.ablation.suites import Suite
+from orchestrator.reporting import COLOURS, line_style, png_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from orchestrator.ablation.results import Outcome
-
-# Okabe and Ito's colours, which the colour-blind can tell apart; markers tell them apart without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv*P"
 
 
 def draw_plots(suite: Suite, outcomes: list["Outcome"], folder: str, distance: str) -> list[str]:
@@ -31,9 +27,7 @@ def draw_plots(suite: Suite, outcomes: list["Outcome"], folder: str, distance: s
         "curves": lambda: _curves(scored, distance),
     }
     for name, draw in plots.items():
-        image = io.BytesIO()
-        draw().savefig(image, dpi=120)
-        storage.write_bytes(storage.join(folder, f"{name}.png"), image.getvalue())
+        storage.write_bytes(storage.join(folder, f"{name}.png"), png_of(draw()))
     return list(plots)
 
 
@@ -43,7 +37,7 @@ def _by_option(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure"
     names = [option.name for option in suite.axes[0].options]
     lines = _groups(scored)
     for number, (line, members) in enumerate(lines.items()):
-        style: dict[str, Any] = {"marker": MARKERS[number % 7], "color": COLOURS[number % 7]}
+        style = line_style(number)
         whole = {o.cell.options[0].name: o.distance for o in members if o.status == "finished"}
         rest = {o.cell.options[0].name: o.distance for o in members if o.status != "finished"}
         # What is missing interrupts the line.
@@ -66,16 +60,14 @@ def _by_size(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure":
         for number, (line, members) in enumerate(_groups(scored).items()):
             for outcome in members:
                 is_whole = outcome.status == "finished"
-                axis.plot(getattr(outcome, what) / unit, outcome.distance, marker=MARKERS[number % 7],
-                          color=COLOURS[number % 7], markerfacecolor=None if is_whole else "none",
+                axis.plot(getattr(outcome, what) / unit, outcome.distance, **line_style(number), markerfacecolor=None if is_whole else "none",
                           linestyle="")  # fmt: skip
                 axis.annotate(outcome.cell.options[0].name, (getattr(outcome, what) / unit, outcome.distance),
                               textcoords="offset points", xytext=(5, 3), fontsize="x-small")  # fmt: skip
             axis.plot(
                 [],
                 [],
-                marker=MARKERS[number % 7],
-                color=COLOURS[number % 7],
+                **line_style(number),
                 linestyle="",
                 label=line or None,
             )
@@ -91,13 +83,10 @@ def _by_size(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure":
 def _curves(scored: list["Outcome"], distance: str) -> "Figure":
     figure, axes = _figure(2, 11)
     for number, outcome in enumerate(scored):
-        style: dict[str, Any] = {
-            "color": COLOURS[number % 7],
-            "linestyle": ("-", "--", ":")[number // 7 % 3],
-        }
+        style = line_style(number) | {"linestyle": ("-", "--", ":")[number // len(COLOURS) % 3]}
         label = " ".join(option.name for option in outcome.cell.options)
-        axes[0].plot(*_columns(outcome.scores), marker=MARKERS[number % 7], label=label, **style)
-        axes[1].plot(*_columns(outcome.losses), linewidth=1, **style)
+        axes[0].plot(*_columns(outcome.scores), label=label, **style)
+        axes[1].plot(*_columns(outcome.losses), linewidth=1, **style | {"marker": None})
     axes[0].set(xlabel="images seen", ylabel=f"{distance} (lower is better)", title="by training progress")
     axes[1].set(
         xlabel="images seen", ylabel="training loss", title="loss (its scale differs with the branches)"

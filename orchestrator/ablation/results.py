@@ -1,8 +1,6 @@
 """What a sweep found: one table as CSV, Markdown and in MLflow, with the paper's numbers in columns of their own."""
 
-import csv
 import dataclasses
-import io
 import json
 import statistics
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from orchestrator.ablation.suites import Cell, Suite
 from orchestrator.ablation.trial import final_distance, losses_of, pruned_at, scores_of
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.protocol import Measurement, count_name
+from orchestrator.reporting import csv_of
 from orchestrator.runs import METRICS_FILE, write_text
 
 TABLE_FILES = ("table.csv", "table.md", "table.json")
@@ -122,11 +121,7 @@ def write_results(
 
     rows, folder = rows_of(suite, config, outcomes), config.directory
     columns = list(rows[0])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder, "table.csv", text.getvalue())
+    storage.write_bytes(storage.join(folder, "table.csv"), csv_of(rows))
     write_text(folder, "table.md", markdown(shown(suite, rows)))
     # The form of MLflow's own tables, which its UI shows.
     table = {"columns": columns, "data": [list(row.values()) for row in rows]}

@@ -24,7 +24,7 @@ from orchestrator.evaluation.available import require_all
 from orchestrator.experiment import open_or_prepare_dataset
 from orchestrator.latents.format import LatentDataset
 from orchestrator.runs import METRICS_FILE, write_text
-from orchestrator.tracking.tracker import start_tracker, tracking_uri
+from orchestrator.tracking.tracker import close_tracker, ending, start_tracker, tracking_uri
 
 TRIALS_FOLDER = "trials"
 SUITE_FILE = "suite.json"
@@ -32,7 +32,6 @@ MAX_FAILURES = 2
 REDUCTION = 2
 EMBEDDED_CPUS = 6
 """Logical CPUs of an embedded Ray: two small trials side by side, each a worker, reading and scoring, keep two cores busy."""
-TRACKER_CLOSE_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -84,20 +83,13 @@ def run_sweep(sweep: Sweep, console: Console) -> list[Outcome]:
         tracker.log_params.remote(flatten(config))
         tracker.log_status.remote("RUNNING")
         ray.get(tracker.latest.remote())  # Trials find their parent in its journal.
-        try:
+        with ending(tracker, uri, console):
             _prepare_reference(config, dataset)
             failures = _run_trials(sweep, trials, console)
             finalists = _score_finalists(sweep, trials, dataset, console)
             outcomes = outcomes_of(sweep.cells, trials, failures, finalists)
             write_results(sweep.suite, config, outcomes, tracker, console)
             tracker.log_status.remote("FAILED" if failures else "FINISHED")
-        except BaseException as error:
-            tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        finally:
-            problem = ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
-            if problem:
-                console.print(f"Warning: MLflow at {uri} could not be written ({problem}).", soft_wrap=True)
     if failures:
         first = next(iter(failures))
         raise UserError(
@@ -174,7 +166,7 @@ def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
     for tracker in trackers:
         tracker.log_tags.remote({"pruned": "its distance was in the worse half at a score"})
         tracker.log_status.remote("KILLED")
-    ray.get([tracker.close.remote(TRACKER_CLOSE_SECONDS) for tracker in trackers])
+        close_tracker(tracker)
 
 
 def _scheduler(sweep: Sweep, config: ExperimentConfig) -> Any:

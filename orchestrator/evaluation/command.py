@@ -7,15 +7,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ray
 from rich.console import Console
 
 from orchestrator import cluster, storage
-from orchestrator.commands import mistakes_explained
+from orchestrator.commands import mistakes_explained, written_option
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import flatten, parse_with, with_absolute_paths
 from orchestrator.errors import UserError
@@ -24,9 +22,8 @@ from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import check_model
 from orchestrator.messages import scores_table
 from orchestrator.runs import read_metrics
-from orchestrator.tracking.tracker import start_tracker, tracking_uri
+from orchestrator.tracking.tracker import close_tracker, start_tracker, tracking_uri
 
-TRACKER_CLOSE_SECONDS = 60.0
 Options = TypeVar("Options")
 
 
@@ -88,7 +85,7 @@ def score(arguments: Sequence[str]) -> None:
         tracker.log_params.remote(_parameters(config))
         log_scores(folder, scores, subject.step, tracker)
         tracker.log_status.remote("FINISHED")
-        problem = ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
+        problem = close_tracker(tracker)
     _print(config, folder, problem, uri, console)
 
 
@@ -180,17 +177,15 @@ def _config_with(arguments: Sequence[str]) -> str:
     """Path of the config that lies with the checkpoint on the command line."""
     from orchestrator.evaluation.subject import config_file_of
 
-    flag = "--checkpoint"
-    written = [a.partition("=")[2] for a in arguments if a.startswith(f"{flag}=")]
-    written += [following for a, following in pairwise(arguments) if a == flag]
+    written = written_option("checkpoint", arguments)
     if not written:
         raise UserError(
             "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
         )
-    file = config_file_of(written[-1])
+    file = config_file_of(written)
     if file is None:
         raise UserError(
-            f"No config.yaml lies with {written[-1]}; say which it was trained with: --config NAME or a YAML file."
+            f"No config.yaml lies with {written}; say which it was trained with: --config NAME or a YAML file."
         )
     if storage.is_local(file):
         return file

@@ -1,14 +1,11 @@
 """Guidance by trial: few samples at every setting, then more of them near the best; trials run through Ray Tune."""
 
-import csv
 import dataclasses
-import io
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
-import ray
 from ray import tune
 from rich.console import Console
 from rich.table import Table
@@ -21,12 +18,11 @@ from orchestrator.evaluation.score import Evaluation, evaluate, prepare
 from orchestrator.evaluation.subject import Subject, load_subject
 from orchestrator.latents.format import LatentDataset
 from orchestrator.progress import ImageProgress
-from orchestrator.tracking.tracker import start_tracker, tracking_uri
+from orchestrator.reporting import csv_of, line_style, png_of
+from orchestrator.tracking.tracker import close_tracker, start_tracker, tracking_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-TRACKER_CLOSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,14 +202,9 @@ def _rows(found: list[Outcome]) -> list[dict[str, Any]]:
 
 
 def _write(folder: str, found: list[Outcome], config: ExperimentConfig, subject: Subject) -> None:
-    rows, text = _rows(found), io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    storage.write_bytes(storage.join(folder, "table.csv"), text.getvalue().encode())
-    image = io.BytesIO()
-    plot(found, f"{config.run.name} after {subject.step} images").savefig(image, dpi=120)
-    storage.write_bytes(storage.join(folder, "guidance.png"), image.getvalue())
+    storage.write_bytes(storage.join(folder, "table.csv"), csv_of(_rows(found)))
+    figure = plot(found, f"{config.run.name} after {subject.step} images")
+    storage.write_bytes(storage.join(folder, "guidance.png"), png_of(figure))
 
 
 def plot(found: list[Outcome], title: str) -> "Figure":
@@ -223,15 +214,13 @@ def plot(found: list[Outcome], title: str) -> "Figure":
 
     figure, axes = pyplot.subplots(figsize=(6.4, 4), layout="constrained")
     lines = sorted({(o.images, o.setting.interval) for o in found})
-    # Okabe and Ito's colours, which the colour-blind can tell apart.
-    colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
     for number, (images, interval) in enumerate(lines):
         points = sorted(
             (o.setting.scale, distance(o))
             for o in found
             if (o.images, o.setting.interval) == (images, interval)
         )
-        axes.plot(*zip(*points, strict=True), marker="os^Dv"[number % 5], color=colours[number % 6],
+        axes.plot(*zip(*points, strict=True), **line_style(number),
                   label=f"{images:,} samples, steps {interval[0]:g} to {interval[1]:g}")  # fmt: skip
     name = next(name for name in found[0].metrics if name.startswith(("fid_", "fd_")))
     axes.set(xlabel="guidance scale (1 is none)", ylabel=name.removesuffix("_ema"), title=title)
@@ -253,7 +242,7 @@ def _log(folder: str, found: list[Outcome], config: ExperimentConfig, subject: S
     tracker.log_image.remote("guidance", "guidance.png", 0)
     tracker.log_artifact.remote("table.csv")
     tracker.log_status.remote("FINISHED")
-    ray.get(tracker.close.remote(TRACKER_CLOSE_SECONDS))
+    close_tracker(tracker)
 
 
 def _print(found: list[Outcome], folder: str, console: Console) -> None:

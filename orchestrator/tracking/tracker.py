@@ -7,8 +7,11 @@ import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from rich.console import Console
 
 from orchestrator import storage
 from orchestrator.config import ExperimentConfig
@@ -22,6 +25,7 @@ RETRY_SECONDS = 15.0
 SYNC_SECONDS_OF_OBJECT_STORE = 60.0
 # Loading MLflow and creating its store takes seconds of CPU that the starting workers need more.
 START_SECONDS = 30.0
+CLOSE_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
@@ -65,6 +69,29 @@ def start_tracker(directory: str, run_name: str, experiment: str, uri: str, pare
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     remote: Callable[..., Any] = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote
     return remote(directory, run_name, experiment, uri, parent)
+
+
+def close_tracker(tracker: Any) -> str | None:
+    """Have what is left copied to MLflow; returns why that failed, or None."""
+    import ray
+
+    problem: str | None = ray.get(tracker.close.remote(CLOSE_SECONDS))
+    return problem
+
+
+@contextmanager
+def ending(tracker: Any, uri: str, console: Console) -> Iterator[None]:
+    """Around what a tracker follows: an error or interruption is its status, and at the end it is closed."""
+    try:
+        yield
+    except BaseException as error:
+        tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    finally:
+        problem = close_tracker(tracker)
+        if problem:
+            console.print(f"Warning: MLflow at {uri} could not be written ({problem}). Nothing is lost: run the same "
+                          "command again when it answers, and the journal is copied.", soft_wrap=True)  # fmt: skip
 
 
 def _key_of(directory: str | None) -> str | None:
