@@ -7,3 +7,5 @@ import os
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # A training worker that does not answer for so long is given up, and the group started again; Ray waits ten minutes.
 os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")
+# Tune's newer output prints a header, and a temporary folder as the place of the results, even where it is told to be silent.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")

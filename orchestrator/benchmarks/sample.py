@@ -16,6 +16,7 @@ from dimr_model.diffusion import NoiseSchedule, noise_level
 from dimr_model.sampling import evaluations_per_image
 from orchestrator import cluster
 from orchestrator.benchmarks.model import network_of
+from orchestrator.benchmarks.rates import images_per_second
 from orchestrator.config import (
     DataConfig,
     EvaluationConfig,
@@ -131,8 +132,9 @@ def _pipeline(config: ExperimentConfig, model: DiMR, folder: str) -> float:
     size = config.sampling.batch_size
     ranges = ranges_of(config.evaluation.images + size, size)
     work = Work(config, Samples(model, None), tuple(ranges), folder, extract=False)
-    times = [time.perf_counter() for _ in run_on_actors(work, ranges)]
-    return (len(times) - 1) * size / (times[-1] - times[0])
+    for _ in run_on_actors(work, ranges):
+        pass
+    return images_per_second(work, skipped=1)
 
 
 def _print(

@@ -18,6 +18,7 @@ from torch_fidelity.utils import get_featuresdict_from_dataset
 
 from dimr_model import DiMRConfig
 from orchestrator import cluster
+from orchestrator.benchmarks.rates import images_per_second
 from orchestrator.config import (
     DataConfig,
     EvaluationConfig,
@@ -142,8 +143,6 @@ def _ours(config: ExperimentConfig, folder: str, actors: int) -> float:
     images = open_images(f"{config.run.root}/images.npz", config)
     ranges = list(images.ranges)
     work = Work(config, images, images.ranges, folder)
-    finished = run_on_actors(work, ranges) if actors else run_here(work, ranges)
-    times = [time.perf_counter() for _ in finished]
-    skipped = max(1, actors)
-    done = sum(piece.stop - piece.start for piece in ranges[skipped:])
-    return done / (times[-1] - times[skipped - 1])
+    for _ in run_on_actors(work, ranges) if actors else run_here(work, ranges):
+        pass
+    return images_per_second(work, skipped=max(1, actors))

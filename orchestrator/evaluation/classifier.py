@@ -1,4 +1,7 @@
-"""A small classifier trained on the dataset itself, to ask whether a sample shows the class that was asked for."""
+"""Classifiers that are asked whether a sample shows the class it was drawn for; one trained on the dataset itself."""
+
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,17 @@ EPOCHS = 12
 BATCH_SIZE = 50
 LEARNING_RATE = 2e-3
 MAX_SHIFT = 2
+
+
+Classify = Callable[[Tensor], Tensor]
+"""uint8 images ``[B, C, H, W]`` on the CPU -> probabilities ``[B, num_classes]`` there."""
+
+
+class Classifier(Protocol):
+    """Travels to the actors, and is loaded there."""
+
+    def load(self, use_gpu: bool) -> Classify:
+        """Ready to be asked, on this process's GPU if ``use_gpu`` and it has one."""
 
 
 class SmallClassifier(nn.Module):
@@ -31,6 +45,15 @@ class SmallClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``[B, C, H, W]`` in [-1, 1] -> logits ``[B, num_classes]``."""
         return self.head(self.features(images).mean(dim=(2, 3)))
+
+    def load(self, use_gpu: bool) -> Classify:
+        """Itself: too small for a GPU to matter."""
+        return self.probabilities
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, C, H, W]`` -> probabilities ``[B, num_classes]``."""
+        return self(to_unit_range(images)).softmax(dim=1)
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -63,7 +86,6 @@ def train_classifier(images: Tensor, labels: Tensor, num_classes: int, seed: int
     return model.eval()
 
 
-@torch.no_grad()
 def class_agreement(model: SmallClassifier, images: Tensor, labels: Tensor) -> int:
     """How many of ``images [B, C, H, W]`` uint8 the classifier puts into ``labels [B]``."""
-    return int((model(to_unit_range(images)).argmax(dim=1) == labels).sum())
+    return int((model.probabilities(images).argmax(dim=1) == labels).sum())

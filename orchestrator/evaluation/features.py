@@ -11,7 +11,7 @@ import torch
 
 from orchestrator import storage
 from orchestrator.config import ExperimentConfig
-from orchestrator.evaluation.classifier import SmallClassifier, class_agreement
+from orchestrator.evaluation.classifier import Classifier
 from orchestrator.evaluation.extractors import load_extractor
 from orchestrator.evaluation.images import to_png
 from orchestrator.evaluation.metrics import Collected
@@ -30,22 +30,25 @@ class FeatureWriter:
 
     Args:
         folder: of the evaluation; parts lie in ``features/``, parquet files of images in ``images/``.
-        classifier: counts the images that show the class that was asked for.
-        extract: False keeps images only.
+        classifier: says how likely each image shows the class that was asked for, and which class it most likely shows.
+        extract: False leaves features out.
         use_gpu: whether this process was given a GPU.
+        keep_below: images to which the classifier gives a lower probability stay in their part.
     """
 
     def __init__(
         self,
         config: ExperimentConfig,
         folder: str,
-        classifier: SmallClassifier | None,
+        classifier: Classifier | None,
         extract: bool,
         use_gpu: bool,
+        keep_below: float = 0.0,
     ) -> None:
         torch.set_num_threads(1)
         self._extractor = load_extractor(config.evaluation, use_gpu) if extract else None
-        self._classifier = classifier
+        self._classify = classifier.load(use_gpu) if classifier else None
+        self._keep_below = keep_below
         self._save = bool(config.evaluation.save)
         self._folder = folder
         self._parts = Parts(storage.join(folder, FEATURES_FOLDER))
@@ -56,9 +59,12 @@ class FeatureWriter:
         columns: Columns = {name: np.asarray(batch[name], np.int64) for name in ("index", "label")}
         if self._extractor is not None:
             columns |= {name: values.numpy() for name, values in self._extractor(images).items()}
-        if self._classifier is not None:
-            agreed = class_agreement(self._classifier, images, torch.from_numpy(columns["label"]))
-            columns["agreed"] = np.array([agreed])
+        if self._classify is not None:
+            probabilities = self._classify(images).numpy()
+            asked = probabilities[np.arange(len(images)), columns["label"]]
+            columns |= {"class_probability": asked, "predicted": probabilities.argmax(1)}
+            if self._keep_below:
+                columns["doubtful"] = images[asked < self._keep_below].numpy()
         if self._save:
             self._write_images(piece, images, columns)
         columns["grid"] = images[columns["index"] < GRID_IMAGES].numpy()

@@ -18,7 +18,7 @@ from dimr_model import DiMR
 from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.evaluation.classifier import SmallClassifier
+from orchestrator.evaluation.classifier import Classifier
 from orchestrator.evaluation.features import FEATURES_FOLDER, FeatureWriter
 from orchestrator.evaluation.parts import Parts, Range
 from orchestrator.evaluation.real_images import ImageReader, RealImages
@@ -43,8 +43,10 @@ class Work:
     ranges: tuple[Range, ...]
     folder: str
     """Where parts and images are written."""
-    classifier: SmallClassifier | None = None
+    classifier: Classifier | None = None
     extract: bool = True
+    keep_below: float = 0.0
+    """Images to which the classifier gives a lower probability of their class stay in the parts."""
 
     @property
     def parts(self) -> Parts:
@@ -55,6 +57,10 @@ class Work:
         """Ranges that are still to be done, in order."""
         finished = self.parts.finished()
         return [piece for piece in self.ranges if piece.name not in finished]
+
+    def for_writer(self, use_gpu: bool) -> tuple[Any, ...]:
+        """What a :class:`FeatureWriter` needs of it; the network stays behind."""
+        return self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below
 
 
 def run(work: Work, what: str, here: bool, console: Console) -> None:
@@ -89,7 +95,7 @@ def run_here(work: Work, missing: list[Range]) -> Iterator[Range]:
     """Do ``missing`` in this process; yields each range when it is done."""
     use_gpu = work.config.sampling.use_gpu
     source = _source(work, use_gpu)
-    writer = FeatureWriter(work.config, work.folder, work.classifier, work.extract, use_gpu)
+    writer = FeatureWriter(*work.for_writer(use_gpu))
     for piece in missing:
         writer.write(piece, source(piece))
         yield piece
@@ -131,7 +137,7 @@ class _ReadAndWriteActor:
     def __init__(self, work: Work) -> None:
         use_gpu = work.config.evaluation.extractor_use_gpu
         self._source = _source(work, use_gpu)
-        self._writer = FeatureWriter(work.config, work.folder, work.classifier, work.extract, use_gpu)
+        self._writer = FeatureWriter(*work.for_writer(use_gpu))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         piece = _range_of(batch)
@@ -150,17 +156,12 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
         UserError: what an actor raised as such.
     """
     sampling, evaluation = work.config.sampling, work.config.evaluation
-    use_gpu = evaluation.extractor_use_gpu and work.extract
+    use_gpu = evaluation.extractor_use_gpu and (work.extract or work.classifier is not None)
     stages: list[tuple[Any, tuple[Any, ...], int, bool]]
     if isinstance(work.images, Samples):
         stages = [
             (_DrawActor, ([ray.put(work)],), sampling.actors, sampling.use_gpu),
-            (
-                _WriteActor,
-                (work.config, work.folder, work.classifier, work.extract, use_gpu),
-                evaluation.extractor_actors,
-                use_gpu,
-            ),
+            (_WriteActor, work.for_writer(use_gpu), evaluation.extractor_actors, use_gpu),
         ]
     else:
         stages = [(_ReadAndWriteActor, (work,), evaluation.extractor_actors, use_gpu)]

@@ -78,7 +78,8 @@ def samples_name(config: ExperimentConfig, subject: Subject, extractor: dict[str
     """Folder name of a set of samples: what a person looks for, and a hash of all that decides their bytes."""
     sampler, guidance = config.sampling.sampler, config.sampling.guidance
     # The batch size changes the last bits, and so do other weights of the extractor to the features.
-    key = [sample_protocol(config, subject), config.sampling.batch_size, extractor, config.evaluation.class_agreement,
+    classified = "image by image" if config.evaluation.class_agreement else None
+    key = [sample_protocol(config, subject), config.sampling.batch_size, extractor, classified,
            config.evaluation.save]  # fmt: skip
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     strength = "unguided" if guidance.kind == "none" else f"{guidance.kind}{guidance.scale:g}"

@@ -206,7 +206,10 @@ def _measure(job: Evaluation, references: Controls | Reference, found: Collected
 
 def _agreement(job: Evaluation, classifier: TrainedClassifier, drawn: Drawn) -> list[Measurement]:
     count = job.config.evaluation.images
-    agreed = sum(int(columns["agreed"][0]) for columns in drawn.work.parts.read(list(drawn.work.ranges)))
+    agreed = sum(
+        int((columns["predicted"] == columns["label"]).sum())
+        for columns in drawn.work.parts.read(list(drawn.work.ranges))
+    )
     facts = {
         "classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"
     }

@@ -12,17 +12,17 @@ import pytest
 
 from orchestrator.checkpoints.selection import newest_valid
 from orchestrator.config_io import to_yaml
-from orchestrator.latents.format import LatentDataset
 from orchestrator.stopping import JOB_STOP_SECONDS_VARIABLE
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.sweeps import arguments, table
 
 ROOT = Path(__file__).resolve().parents[2]
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def head() -> Iterator[dict[str, str]]:
     """A Ray head of its own on free loopback ports; yields the environment to reach it with."""
     # All but the random ones; another Ray may run beside it.
     ports = {"port": 26379, "dashboard-port": 28265, "dashboard-agent-listen-port": 28266}
@@ -42,7 +42,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         [*command, "--block"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        yield environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
+        reached = environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
+        wait_until_ready(reached)
+        yield reached
     finally:
         process.terminate()
         process.wait(180)
@@ -60,31 +62,46 @@ def wait_until_ready(environment: dict[str, str]) -> None:
     raise AssertionError(listed.stderr.decode())
 
 
-def test_a_submitted_job_trains_and_scores(
-    tmp_path: Path, head: dict[str, str], digits: LatentDataset
-) -> None:
-    wait_until_ready(head)
-    entry = [
-        sys.executable, "jobs/train_g.py", "--config", "quickstart", f"--run.root={tmp_path}",
-        f"--data.path={digits.path}", "--train.images=160", "--train.checkpoint_every_images=160",
-        "--train.preview_every_images=0", "--evaluation.images=20", "--evaluation.class_agreement=false",
-        "--sampling.sampler.steps=2",
-    ]  # fmt: skip
+def submit(environment: dict[str, str], *entry: str) -> str:
+    """Have a job run to its end; what it printed."""
     submitted = subprocess.run(
-        [RAY, "job", "submit", "--working-dir", str(ROOT), "--", *entry],
-        env=head, capture_output=True, text=True, timeout=800, check=False, cwd=ROOT,
+        [RAY, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, *entry],
+        env=environment, capture_output=True, text=True, timeout=1000, check=False, cwd=ROOT,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "succeeded" in submitted.stdout
-    scored = json.loads((tmp_path / "quickstart" / "metrics.json").read_text())
-    assert scored["images_seen"] == 160
+    return submitted.stdout
+
+
+def test_a_submitted_job_trains_and_scores(tmp_path: Path, head: dict[str, str]) -> None:
+    dataset = write_numbered(tmp_path / "data", 60, 10)
+    (tmp_path / "config.yaml").write_text(to_yaml(tiny(tmp_path, dataset.path)))
+    submit(head, "jobs/train_g.py", "--config", str(tmp_path / "config.yaml"))
+    scored = json.loads((tmp_path / "tiny" / "metrics.json").read_text())
+    assert scored["images_seen"] == 64
+
+
+def test_a_submitted_sweep_of_four_trials_ends_in_a_table(tmp_path: Path, head: dict[str, str]) -> None:
+    dataset = write_numbered(tmp_path / "data", 60, 10)
+    branches = [{"name": "1R", "branches": 1, "match": "parameters"}, {"name": "2R"}]
+    norms = [{"name": norm, "changes": {"model.time_conditioning": kind}}
+             for norm, kind in (("TD-LN", "td_layernorm"), ("TD-RMSNorm", "td_rmsnorm"))]  # fmt: skip
+    axes = [{"name": "branches", "options": branches}, {"name": "time", "options": norms}]
+    said = submit(head, "jobs/ablate.py", *arguments(tmp_path, dataset, axes=axes), "--seeds", "1")
+    rows = table(tmp_path)
+    assert [(row["branches"], row["time"]) for row in rows] == [
+        ("1R", "TD-LN"), ("1R", "TD-RMSNorm"), ("2R", "TD-LN"), ("2R", "TD-RMSNorm"),
+    ]  # fmt: skip
+    assert {row["status"] for row in rows} <= {"finished", "pruned"}
+    assert all(float(row["fd8"]) > 0 for row in rows)
+    (best,) = [row for row in rows if row["seeds"]]
+    assert best["fd12_mean"] in said or f"{float(best['fd12_mean']):.1f}" in said
 
 
 @pytest.mark.faults
 def test_stopping_a_job_writes_a_checkpoint_where_it_has_the_time(
     tmp_path: Path, head: dict[str, str]
 ) -> None:
-    wait_until_ready(head)
     dataset = write_numbered(tmp_path / "data", 50, 8)
     config = tiny(tmp_path, dataset.path, train={"images": 10**7, "checkpoint_every_images": 10**7})
     (tmp_path / "config.yaml").write_text(to_yaml(config))

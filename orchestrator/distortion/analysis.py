@@ -1,0 +1,127 @@
+"""What a classifier's probabilities of the conditioned classes say about one or several models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dimr_model import randomness
+
+RESAMPLES = 10_000
+COVERED = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A classifier's verdict on a set of images, in the order of their indices."""
+
+    name: str
+    labels: npt.NDArray[np.int64]
+    """``[N]``: the class that was asked for, or that a real image has."""
+    probabilities: npt.NDArray[np.float32]
+    """``[N]``: of that class."""
+    predicted: npt.NDArray[np.int64]
+    """``[N]``: the most likely class."""
+
+    def is_low(self, threshold: float) -> npt.NDArray[np.bool_]:
+        """Which images are low-fidelity: the probability of their class is under ``threshold``."""
+        return self.probabilities < threshold
+
+    def rate(self, threshold: float) -> float:
+        """The low-fidelity rate."""
+        return float(self.is_low(threshold).mean())
+
+    def rates_by_class(self, threshold: float, num_classes: int) -> npt.NDArray[np.float64]:
+        """``[num_classes]``; NaN where no image shows the class."""
+        counts = np.bincount(self.labels, minlength=num_classes)
+        low = np.bincount(self.labels[self.is_low(threshold)], minlength=num_classes)
+        return np.divide(low, counts, out=np.full(num_classes, np.nan), where=counts > 0)
+
+    def worst(self, count: int) -> npt.NDArray[np.intp]:
+        """Places of the ``count`` images with the lowest probabilities, the lowest first."""
+        return np.argsort(self.probabilities, kind="stable")[:count]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number and where 95% of its bootstrap lies."""
+
+    value: float
+    low: float
+    high: float
+
+
+def rate_intervals(scored: Sequence[Scored], threshold: float, seed: int) -> list[Interval]:
+    """Each set's low-fidelity rate, with a bootstrap over its images."""
+    return [_interval(s.rate(threshold), _resampled([s.is_low(threshold)], seed)[:, 0]) for s in scored]
+
+
+def difference_interval(one: Scored, other: Scored, threshold: float, seed: int) -> Interval:
+    """The rate of ``one`` minus that of ``other``.
+
+    Images of the same index have the same noise and class in both, so where both have as many, pairs are resampled.
+    """
+    low = [one.is_low(threshold), other.is_low(threshold)]
+    value = one.rate(threshold) - other.rate(threshold)
+    if len(low[0]) == len(low[1]):
+        rates = _resampled(low, seed)
+        return _interval(value, rates[:, 0] - rates[:, 1])
+    apart = [_resampled([flags], seed + place)[:, 0] for place, flags in enumerate(low)]
+    return _interval(value, apart[0] - apart[1])
+
+
+def _resampled(flags: Sequence[npt.NDArray[np.bool_]], seed: int) -> npt.NDArray[np.float64]:
+    """Rates ``[RESAMPLES, len(flags)]`` of resampled images.
+
+    Images with the same flags are alike, so how often each kind is drawn decides a resample, and that is multinomial.
+    """
+    kinds, counts = np.unique(np.stack(flags, axis=1), axis=0, return_counts=True)
+    total = counts.sum()
+    drawn = randomness.generator(seed, "bootstrap").multinomial(total, counts / total, size=RESAMPLES)
+    return drawn @ kinds.astype(np.float64) / total
+
+
+def _interval(value: float, resampled: npt.NDArray[np.float64]) -> Interval:
+    low, high = np.percentile(resampled, COVERED)
+    return Interval(value, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class EqualRate:
+    """Models compared where each rejects the same share of its images (the paper's Figure 1)."""
+
+    rate: float
+    thresholds: dict[str, float]
+    """Model -> the probability under which that share of its images lies: a better model's worst images look surer."""
+
+
+def at_equal_rate(scored: Sequence[Scored], threshold: float) -> EqualRate:
+    """At the smallest of the models' own rates, so that every model's images there are low-fidelity ones."""
+    rate = min(s.rate(threshold) for s in scored)
+    return EqualRate(rate, {s.name: _quantile(s, rate) for s in scored})
+
+
+def _quantile(scored: Scored, rate: float) -> float:
+    """The highest probability among the worst ``rate`` of the images; NaN if those are none."""
+    worst = scored.worst(round(rate * len(scored.probabilities)))
+    return float(scored.probabilities[worst[-1]]) if len(worst) else float("nan")
+
+
+def as_rows(
+    scored: Sequence[Scored], intervals: Sequence[Interval], threshold: float
+) -> list[dict[str, Any]]:
+    """A row for each set of images."""
+    return [
+        {
+            "images_of": s.name,
+            "images": len(s.labels),
+            "low_fidelity": int(s.is_low(threshold).sum()),
+            "rate": i.value,
+            "rate_low": i.low,
+            "rate_high": i.high,
+            "accuracy": float((s.predicted == s.labels).mean()),
+        }
+        for s, i in zip(scored, intervals, strict=True)
+    ]
