@@ -24,6 +24,8 @@ class Scored:
     """``[N]``: of that class."""
     predicted: npt.NDArray[np.int64]
     """``[N]``: the most likely class."""
+    pairing: str = ""
+    """Images of the same place show the same class and began as the same noise in sets where this is the same and not empty."""
 
     def is_low(self, threshold: float) -> npt.NDArray[np.bool_]:
         """Which images are low-fidelity: the probability of their class is under ``threshold``."""
@@ -61,11 +63,11 @@ def rate_intervals(scored: Sequence[Scored], threshold: float, seed: int) -> lis
 def difference_interval(one: Scored, other: Scored, threshold: float, seed: int) -> Interval:
     """The rate of ``one`` minus that of ``other``.
 
-    Images of the same index have the same noise and class in both, so where both have as many, pairs are resampled.
+    Where images of the same place began as the same noise in both, pairs are resampled.
     """
     low = [one.is_low(threshold), other.is_low(threshold)]
     value = one.rate(threshold) - other.rate(threshold)
-    if len(low[0]) == len(low[1]):
+    if one.pairing and one.pairing == other.pairing and len(low[0]) == len(low[1]):
         rates = _resampled(low, seed)
         return _interval(value, rates[:, 0] - rates[:, 1])
     apart = [_resampled([flags], seed + place)[:, 0] for place, flags in enumerate(low)]

@@ -69,7 +69,7 @@ def score(arguments: Sequence[str]) -> None:
 
     console, started = Console(), time.perf_counter()
     weights_file(config.evaluation)
-    subject, dataset = load_subject(checkpoint, config), _dataset(config)
+    subject, dataset = load_subject(checkpoint, config), dataset_of(config)
     uri = tracking_uri(config)
     with cluster.connect(config):
         cluster.check_evaluation(config)
@@ -102,7 +102,7 @@ def sample(arguments: Sequence[str]) -> None:
     from orchestrator.evaluation.subject import load_subject
 
     console = Console()
-    subject, dataset = load_subject(checkpoint, config), _dataset(config)
+    subject, dataset = load_subject(checkpoint, config), dataset_of(config)
     with cluster.connect(config):
         cluster.check_evaluation(config)
         from orchestrator.evaluation.score import Evaluation, draw
@@ -153,7 +153,7 @@ def sweep(arguments: Sequence[str]) -> None:
     from orchestrator.evaluation.sweep import SweepOptions, run_sweep
 
     config, options = _parse_for(SweepOptions, "Sweep guidance.", arguments)
-    run_sweep(config, _dataset(config), options, Console())
+    run_sweep(config, dataset_of(config), options, Console())
 
 
 def _parse(description: str, arguments: Sequence[str]) -> tuple[ExperimentConfig, str]:
@@ -175,17 +175,26 @@ def _parse_for(
 
 def _config_with(arguments: Sequence[str]) -> str:
     """Path of the config that lies with the checkpoint on the command line."""
-    from orchestrator.evaluation.subject import config_file_of
-
     written = written_option("checkpoint", arguments)
     if not written:
         raise UserError(
             "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
         )
-    file = config_file_of(written)
+    return config_beside(written)
+
+
+def config_beside(checkpoint: str) -> str:
+    """Path on this machine of the config that lies with a checkpoint.
+
+    Raises:
+        UserError: none does.
+    """
+    from orchestrator.evaluation.subject import config_file_of
+
+    file = config_file_of(checkpoint)
     if file is None:
         raise UserError(
-            f"No config.yaml lies with {written}; say which it was trained with: --config NAME or a YAML file."
+            f"No config.yaml lies with {checkpoint}; say which it was trained with: --config NAME or a YAML file."
         )
     if storage.is_local(file):
         return file
@@ -194,7 +203,12 @@ def _config_with(arguments: Sequence[str]) -> str:
     return str(copy)
 
 
-def _dataset(config: ExperimentConfig) -> LatentDataset | None:
+def dataset_of(config: ExperimentConfig) -> LatentDataset | None:
+    """The training dataset, or None where there is none.
+
+    Raises:
+        UserError: it is not what the network was made for.
+    """
     if not latents_format.exists(config.data.path):
         return None
     dataset = latents_format.open_dataset(config.data.path)

@@ -39,6 +39,22 @@ class Extractor(Protocol):
         """
 
 
+def embedded_network(weights: Path) -> Any:
+    """EfficientNet-Lite0, a classifier of ImageNet's thousand classes, in eval mode, by the file that ships in a package."""
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    given = [
+        tensor
+        for name, tensor in torch.load(weights, map_location="cpu", weights_only=True).items()
+        if not name.endswith("num_batches_tracked")
+    ]
+    names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    # The two implementations name their layers differently and list them in the same order.
+    network.load_state_dict(dict(zip(names, given, strict=True)), strict=False)
+    return network.eval()
+
+
 class EfficientNetLite0Features(FeatureExtractorBase):  # type: ignore[misc]
     """EfficientNet-Lite0 trained on ImageNet, the mean over positions of the 320 channels before its last convolution.
 
@@ -51,18 +67,8 @@ class EfficientNetLite0Features(FeatureExtractorBase):  # type: ignore[misc]
     INPUT_SIZE = 64
 
     def __init__(self, weights: Path) -> None:
-        import timm
-
         super().__init__("efficientnet-lite0", [self.LAYER])
-        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        given = [
-            tensor
-            for name, tensor in torch.load(weights, map_location="cpu", weights_only=True).items()
-            if not name.endswith("num_batches_tracked")
-        ]
-        names = [name for name in self.network.state_dict() if not name.endswith("num_batches_tracked")]
-        # The two implementations name their layers differently and list them in the same order.
-        self.network.load_state_dict(dict(zip(names, given, strict=True)), strict=False)
+        self.network = embedded_network(weights)
         self.eval()
 
     @staticmethod

@@ -63,12 +63,15 @@ class Decoder:
 def to_png(image: Tensor, description: str = SYNTHETIC) -> bytes:
     """A uint8 image ``[C, H, W]`` as a PNG, whose metadata says what it is."""
     pixels = image.movedim(0, -1).numpy()
+    return encode_png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), description)
+
+
+def encode_png(picture: Image.Image, description: str = SYNTHETIC) -> bytes:
+    """A picture as a PNG, whose metadata says what it is."""
     metadata = PngInfo()
     metadata.add_text("Description", description)
     content = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(
-        content, format="PNG", pnginfo=metadata
-    )
+    picture.save(content, format="PNG", pnginfo=metadata)
     return content.getvalue()
 
 

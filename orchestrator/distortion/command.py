@@ -1,0 +1,231 @@
+"""The command line of jobs/distortion.py: study one or several models, or turn raters' votes into rates."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import cluster, storage
+from orchestrator.commands import mistakes_explained, written_option
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import parse_with, with_absolute_paths
+from orchestrator.distortion.raters import RATERS_PER_IMAGE
+from orchestrator.errors import UserError
+from orchestrator.evaluation.command import config_beside, dataset_of
+from orchestrator.latents.format import LatentDataset
+from orchestrator.runs import write_text
+from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
+
+if TYPE_CHECKING:
+    from orchestrator.distortion.study import Model
+
+CLASSES_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistortionOptions:
+    """Of a study."""
+
+    images: int = 80_000
+    """Images to draw with each model."""
+    threshold: float = 0.2
+    """An image is low-fidelity where the classifier gives its class a lower probability."""
+    classifier: str | None = None
+    """dataset (trained on the images of data.path), efficientnet_lite0 (ships in a package) or any of timm's pretrained ones;
+    null: a Vision Transformer for ImageNet's thousand classes, dataset for others."""
+    classifier_weights: str | None = None
+    """File with the weights of timm's, where they cannot be downloaded."""
+    images_for_raters: int = 500
+    """Low-fidelity images on the raters' page, of all models together."""
+    raters: int = RATERS_PER_IMAGE
+    """People who will judge; each image goes to five of them."""
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.images_for_raters < 1:
+            raise ValueError("images and images_for_raters must be at least 1")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold} must be in (0, 1)")
+        if self.raters < RATERS_PER_IMAGE:
+            raise ValueError(
+                f"raters {self.raters} must be at least {RATERS_PER_IMAGE}: as many judge each image"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesOptions:
+    """Of turning votes into rates."""
+
+    root: str = "runs"
+    """Folder of runs, in which the study lies."""
+
+
+def main() -> None:
+    """Run the study of the command line, or ``rates``."""
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    with mistakes_explained():
+        arguments = sys.argv[1:]
+        if arguments[:1] == ["rates"]:
+            rates(arguments[1:])
+        else:
+            distortion(arguments)
+
+
+def distortion(arguments: Sequence[str]) -> None:
+    """Draw images with each checkpoint named before the options, have a classifier judge them, and compare.
+
+    Raises:
+        UserError: something that the user can mend; what was drawn before stays.
+    """
+    checkpoints, written = _split(arguments)
+    if not checkpoints and not {"-h", "--help"} & set(written):
+        raise UserError(
+            "Say which checkpoints to study, before the options: jobs/distortion.py runs/ONE [runs/OTHER …]"
+        )
+    parsed = [_parse(checkpoint, written) for checkpoint in checkpoints or [""]]
+    from orchestrator.distortion.study import Model, check_comparable
+    from orchestrator.evaluation.subject import load_subject
+
+    console, options = Console(), parsed[0][1]
+    configs = [config for config, _ in parsed]
+    subjects = [load_subject(path, config) for path, config in zip(checkpoints, configs, strict=True)]
+    names = _names(checkpoints, configs, [subject.images_seen for subject in subjects])
+    models = [Model(*parts) for parts in zip(names, configs, subjects, strict=True)]
+    check_comparable(models)
+    datasets = [dataset_of(config) for config in configs]
+    with cluster.connect(configs[0]):
+        for config in configs:
+            cluster.check_evaluation(config)
+        _study(models, datasets, options, console)
+
+
+def _study(
+    models: list["Model"], datasets: list[LatentDataset | None], options: DistortionOptions, console: Console
+) -> None:
+    from orchestrator.distortion.outcome import (
+        PAGE_FILE,
+        Study,
+        log_study,
+        print_study,
+        table_of_classes,
+        write_study,
+    )
+    from orchestrator.distortion.recognizers import default_name, load_recognizer
+    from orchestrator.distortion.study import judge_real, judge_samples
+
+    config, dataset = models[0].config, datasets[0]
+    name = options.classifier or default_name(config)
+    recognizer = load_recognizer(name, options.classifier_weights, config, dataset)
+    judged = [
+        judge_samples(model, own, recognizer, options.images, options.threshold, console)
+        for model, own in zip(models, datasets, strict=True)
+    ]
+    real = None
+    if dataset is not None:
+        real = judge_real(config, dataset, recognizer, name, options.images, options.threshold, console)
+    classes = dataset.info.class_names if dataset else tuple(map(str, range(config.model.num_classes)))
+    key = [[one.protocol for one in judged], recognizer.about, options.threshold]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    title = "-vs-".join(model.name for model in models)
+    folder = storage.join(config.run.root, "distortion", f"{title}-{digest}")
+    study = Study(folder, tuple(judged), real, options.threshold, recognizer.about, classes, config.run.seed)
+    pictures = write_study(study, options.images_for_raters, options.raters)
+    uri = tracking_uri(config)
+    parent = config.directory if len(models) == 1 else None
+    tracker = start_tracker(folder, f"distortion {title}", config.tracking.experiment, uri, parent=parent)
+    with ending(tracker, uri, console):
+        log_study(study, pictures, tracker)
+        tracker.log_status.remote("FINISHED")
+    print_study(study, console)
+    console.print(table_of_classes(study, CLASSES_SHOWN))
+    if real is None:
+        console.print(
+            f"There is no dataset at {config.data.path}, so the rate of real images, the floor, is not known."
+        )
+    console.print(f"Everything lies in {folder}", soft_wrap=True, highlight=False)
+    if storage.is_file(storage.join(folder, PAGE_FILE)):
+        console.print(f"For raters: {storage.join(folder, PAGE_FILE)}; afterwards jobs/distortion.py rates votes/*.json",
+                      soft_wrap=True, highlight=False)  # fmt: skip
+    else:
+        console.print("No image is low-fidelity, so there is nothing for raters to judge.")
+
+
+def rates(arguments: Sequence[str]) -> None:
+    """Distortion rates by the files that raters saved.
+
+    Raises:
+        UserError: the files, or their study, are not as they must be.
+    """
+    from orchestrator.distortion.outcome import KEY_FILE
+    from orchestrator.distortion.votes import distortion_rates, read_ballots
+
+    files, written = _split(arguments)
+    root = written_option("root", written) or RatesOptions.root
+    study, ballots = read_ballots(files)
+    folder = storage.join(root, "distortion", study)
+    if not storage.is_file(storage.join(folder, KEY_FILE)):
+        raise UserError(
+            f"There is no study {study} in {root}/distortion; name the folder of its runs with --root."
+        )
+    found = distortion_rates(json.loads(storage.read_bytes(storage.join(folder, KEY_FILE))), ballots)
+    write_text(folder, "rates.json", json.dumps(dataclasses.asdict(found), indent=1))
+    console = Console()
+    raters = sorted(ballot.rater for ballot in ballots)
+    table = Table(
+        "model",
+        *(f"rater {rater}" for rater in raters),
+        "mean over raters",
+        title="Distorted, of those the classifier doubts",
+    )
+    for model, by_rater in found.by_rater.items():
+        cells = [f"{by_rater[rater]:.1%}" if rater in by_rater else "" for rater in raters]
+        table.add_row(model, *cells, f"{found.mean[model]:.1%}" if model in found.mean else "")
+    console.print(table)
+    console.print(f"Two raters of the same image agree on {found.agreement:.0%}. The paper's: DiMR 29.2%, its baselines "
+                  "63.5% and 71.0% (ImageNet 256x256, five raters per image).", soft_wrap=True, highlight=False)  # fmt: skip
+    if found.judged_too_seldom:
+        console.print(
+            f"Warning: {found.judged_too_seldom} images were judged by fewer than {RATERS_PER_IMAGE} raters.",
+            style="yellow",
+        )
+    console.print(f"Written to {storage.join(folder, 'rates.json')}", soft_wrap=True, highlight=False)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first option, and the rest."""
+    first = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    return list(arguments[:first]), list(arguments[first:])
+
+
+def _parse(checkpoint: str, written: list[str]) -> tuple[ExperimentConfig, DistortionOptions]:
+    names = {argument.split("=")[0] for argument in written}
+    default = None if names & {"--config", "-h", "--help"} else config_beside(checkpoint)
+    config, options = parse_with(
+        DistortionOptions, "Study the distortion of models' images.", default, written
+    )
+    return with_absolute_paths(config), options
+
+
+def _names(checkpoints: list[str], configs: list[ExperimentConfig], seen: list[int | None]) -> list[str]:
+    """Of runs, with images seen where a run comes twice; of other weights their folder's."""
+    names = [
+        config.run.name if images is not None else Path(path).stem
+        for path, config, images in zip(checkpoints, configs, seen, strict=True)
+    ]
+    names = [
+        f"{name}@{images}" if names.count(name) > 1 and images is not None else name
+        for name, images in zip(names, seen, strict=True)
+    ]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"Two checkpoints are called {', '.join(twice)}: give each once, or runs of other names."
+        )
+    return names

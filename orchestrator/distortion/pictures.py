@@ -1,0 +1,77 @@
+"""Contact sheets of doubted images with what the classifier says of them, and the plot of its probabilities."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from orchestrator.distortion.analysis import Scored
+from orchestrator.distortion.study import Verdicts
+from orchestrator.evaluation.images import encode_png
+from orchestrator.reporting import line_style, png_of
+
+SHEET_IMAGES = 60
+COLUMNS = 10
+LEAST_SIDE = 96
+"""Pixels; smaller images are shown enlarged by a whole factor, their pixels as squares."""
+CAPTION_LINES = 2
+FONT_SIZE = 11
+LINE_HEIGHT = 14
+GAP = 6
+
+
+def contact_sheet(
+    verdicts: Verdicts, places: npt.NDArray[np.intp], threshold: float, class_names: Sequence[str]
+) -> bytes:
+    """The images at ``places``, each above the class asked for, its probability, and the class seen instead, as a PNG."""
+    images = [as_picture(image) for image in verdicts.images(places, threshold)]
+    scored, font = verdicts.scored, ImageFont.load_default(FONT_SIZE)
+    side = images[0].width
+    cell_width, cell_height = side + GAP, side + GAP + CAPTION_LINES * LINE_HEIGHT
+    rows = math.ceil(len(images) / COLUMNS)
+    columns = min(COLUMNS, len(images))
+    sheet = Image.new("RGB", (columns * cell_width + GAP, rows * cell_height + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, place) in enumerate(zip(images, places, strict=True)):
+        left, top = GAP + number % COLUMNS * cell_width, GAP + number // COLUMNS * cell_height
+        sheet.paste(image, (left, top))
+        asked, seen = (class_names[labels[place]] for labels in (scored.labels, scored.predicted))
+        for line, text in enumerate((f"{asked}: p {scored.probabilities[place]:.2g}", f"looks {seen}")):
+            draw.text((left, top + side + line * LINE_HEIGHT), _fitting(text, font, side), "black", font)
+    return encode_png(sheet)
+
+
+def as_picture(image: npt.NDArray[np.uint8]) -> Image.Image:
+    """``[C, H, W]`` uint8 as RGB, small ones enlarged."""
+    pixels = np.broadcast_to(image, (3, *image.shape[1:])) if len(image) == 1 else image
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    factor = math.ceil(LEAST_SIDE / picture.width)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    while font.getlength(text) > width and len(text) > 1:
+        text = text[:-1]
+    return text
+
+
+def probability_plot(scored: Sequence[Scored], threshold: float) -> bytes:
+    """Which share of each set's images has a class probability below p, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for number, one in enumerate(scored):
+        style = {"color": line_style(number)["color"], "linestyle": ("-", "--", "-.", ":")[number % 4]}
+        shares = np.arange(1, len(one.probabilities) + 1) / len(one.probabilities)
+        axes.plot(np.sort(one.probabilities), 100 * shares, label=one.name, **style)
+    axes.axvline(threshold, color="grey", linewidth=1)
+    axes.annotate(f"low fidelity below {threshold:g}", (threshold, 1), xycoords=("data", "axes fraction"),
+                  xytext=(4, -12), textcoords="offset points", color="grey", fontsize=9)  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="probability of the conditioned class",
+             ylabel="images with less than that (%)")  # fmt: skip
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return png_of(figure)
