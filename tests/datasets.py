@@ -7,16 +7,23 @@ import numpy as np
 from orchestrator.latents.format import DatasetInfo, LatentDataset, to_table, write_dataset
 
 
-def write_numbered(path: Path | str, rows: int, row_group_rows: int) -> LatentDataset:
-    """2x2 images in two files; image i has all pixels i and label i mod 3."""
+def write_numbered(path: Path | str, rows: int, row_group_rows: int, size: int = 2) -> LatentDataset:
+    """Images of size x size in two files; image i has all pixels i and label i mod 3."""
     info = DatasetInfo(
-        kind="pixels", shape=(1, 2, 2), source="numbers", num_images=rows, class_names=("zero", "one", "two")
+        kind="pixels",
+        shape=(1, size, size),
+        source="numbers",
+        num_images=rows,
+        class_names=("zero", "one", "two"),
     )
     half = rows // 2 // row_group_rows * row_group_rows
     parts = [list(range(half)), list(range(half, rows))]
     tables = [
         to_table(
-            info, np.tile(np.array(p, np.uint8)[:, None, None, None], (1, 1, 2, 2)), [i % 3 for i in p], p
+            info,
+            np.tile(np.array(p, np.uint8)[:, None, None, None], (1, 1, size, size)),
+            [i % 3 for i in p],
+            p,
         )
         for p in parts
     ]
