@@ -1,0 +1,34 @@
+"""The command line of jobs/report.py."""
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from orchestrator import storage
+from orchestrator.commands import mistakes_explained
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page that the command line describes."""
+    parser = argparse.ArgumentParser(description="Write one self-contained HTML page of runs, or of a sweep.")
+    parser.add_argument("folders", nargs="+", help="Folders of runs or sweeps, local or s3://.")
+    parser.add_argument("--out", default="report.html", help="File to write; a path or s3://.")
+    options = parser.parse_args(arguments)
+    with mistakes_explained():
+        report(options.folders, options.out)
+
+
+def report(folders: Sequence[str], out: str) -> None:
+    """Write the page of ``folders`` to ``out``.
+
+    Raises:
+        UserError: a folder holds neither a run nor a sweep.
+    """
+    from orchestrator.report.page import render
+    from orchestrator.report.reading import is_sweep, read_run, read_sweep
+
+    sweeps = [read_sweep(folder) for folder in folders if is_sweep(folder)]
+    runs = [read_run(folder) for folder in folders if not is_sweep(folder)]
+    storage.write_bytes(out, render(runs, sweeps).encode())
+    Console().print(f"Written to {out}", soft_wrap=True, highlight=False)

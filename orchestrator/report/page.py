@@ -1,0 +1,185 @@
+"""From runs and sweeps to the page."""
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from orchestrator.ablation.results import millions
+from orchestrator.evaluation.protocol import count_name
+from orchestrator.report.plots import Plot, curves, precision_and_recall
+from orchestrator.report.reading import RunData, SweepData
+
+MOST_GRIDS = 8
+NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "settings", "classifier")
+"""Parts of a protocol in which runs may differ and their numbers still be compared, beside the count, which is shown."""
+
+
+def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
+    """The page as HTML, with everything inside.
+
+    Args:
+        runs: those given by themselves; a sweep's trials are taken from it.
+    """
+    everyone = [*runs, *(trial for sweep in sweeps for trial in sweep.trials)]
+    scored = [(run, one) for run in everyone for one in (run.final, *run.evaluations) if one.get("metrics")]
+    plots = curves(everyone)
+    if (pareto := precision_and_recall(everyone)) is not None:
+        plots["Precision against recall"] = pareto
+    names = [sweep.title for sweep in sweeps] + [run.name for run in runs]
+    content = {
+        "title": ", ".join(names),
+        "subtitle": "; ".join(f"{run.name}: {run.status.lower()}, began {run.began}" for run in everyone),
+        "sweeps": [
+            {"title": s.title, "rows": s.rows, "plots": [_uri(plot, "image/png") for plot in s.plots]} for s in sweeps
+        ],
+        "setup": [_setup(run) for run in everyone],
+        "scores": _score_rows(scored),
+        "warnings": _warnings(scored),
+        "protocols": [
+            {"name": f"{run.name}: {name}", "text": json.dumps(entry["protocol"], indent=1)}
+            for run, one in scored
+            for name, entry in one["metrics"].items()
+        ],
+        "plots": {title: _plot(plot) for title, plot in plots.items()},
+        "runs": [_pictures(run) for run in everyone],
+        "studies": _studies(everyone),
+        "cost": [_cost(run) for run in everyone],
+    }  # fmt: skip
+    template = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    return (
+        jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        .from_string(template)
+        .render(content)
+    )
+
+
+def _setup(run: RunData) -> dict[str, str]:
+    config, model, train = run.config, run.config.model, run.config.train
+    return {
+        "run": run.name,
+        "network": f"{model.num_branches} branches, depths {_listed(model.depths)}, widths {_listed(model.widths)}, "
+        f"{model.time_conditioning}",
+        "parameters": millions(run.parameters),
+        "MACs per image": millions(run.macs),
+        "data": run.dataset,
+        "images": f"{run.images_seen:,} of {train.images:,}",
+        "batch": f"{train.batch_size}",
+        "learning rate": f"{train.learning_rate:g}",
+        "diffusion": f"{config.diffusion.schedule}, predicts {config.diffusion.prediction}",
+        "workers": f"{max(1, train.workers)} {run.unit}{'s' if train.workers > 1 else ''}, {train.precision}",
+        "seed": str(config.run.seed),
+    }
+
+
+def _listed(values: Sequence[int]) -> str:
+    return "/".join(map(str, values))
+
+
+def _score_rows(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[dict[str, str]]:
+    found = []
+    for run, one in scored:
+        metrics = {name: entry for name, entry in one["metrics"].items() if "samples" in entry["protocol"]}
+        if not metrics:
+            continue
+        protocol = next(iter(metrics.values()))["protocol"]
+        guidance = protocol["guidance"]
+        row = {
+            "run": run.name,
+            "images seen": f"{one['images_seen'] or 0:,}",
+            "samples": f"{protocol['samples']:,}",
+            "sampler": f"{protocol['sampler']['kind']}, {protocol['sampler']['steps']} steps",
+            "guidance": guidance["kind"] + (f" {guidance['scale']:g}" if "scale" in guidance else ""),
+            "seed": str(protocol["seed"]),
+        }
+        for name, entry in metrics.items():
+            paper = f" (the paper's: {entry['paper']})" if entry.get("paper") else ""
+            row[_bare(name, protocol["samples"])] = f"{entry['value']:.4g}{paper}"
+        found.append(row)
+    columns = list(dict.fromkeys(column for row in found for column in row))
+    return [{column: row.get(column, "") for column in columns} for row in found]
+
+
+def _bare(name: str, samples: int) -> str:
+    """``fd1k_efficientnet_lite0_ema`` -> ``fd efficientnet_lite0``: the count has a column of its own."""
+    return (
+        name.replace(count_name(samples), "", 1)
+        .removesuffix("_ema")
+        .replace("__", "_")
+        .strip("_")
+        .replace("_", " ", 1)
+    )
+
+
+def _warnings(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:
+    said = [f"{run.name}: {warning}" for run, one in scored for warning in one.get("warnings", [])]
+    values: dict[str, set[str]] = {}
+    for _, one in scored:
+        for entry in one["metrics"].values():
+            if {"samples", "reference"} <= entry["protocol"].keys():
+                for key, value in entry["protocol"].items():
+                    values.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
+    differing = [key for key, found in values.items() if len(found) > 1 and key not in NOT_OF_THE_METHOD]
+    if differing:
+        said.insert(
+            0,
+            f"These rows were not measured alike ({', '.join(differing)} differ); compare only those that were.",
+        )
+    return list(dict.fromkeys(said))
+
+
+def _pictures(run: RunData) -> dict[str, Any]:
+    chosen = run.previews[:: max(1, -(-len(run.previews) // MOST_GRIDS))]
+    if run.previews and chosen[-1] != run.previews[-1]:
+        chosen.append(run.previews[-1])
+    grids = [{"data": _uri(png, "image/png"), "caption": f"after {seen:,} images"} for seen, png in chosen]
+    if run.samples:
+        grids.append(
+            {"data": _uri(run.samples, "image/png"), "caption": "the first hundred final samples, uncurated"}
+        )
+    return {"name": run.name, "grids": grids, "guidance": [_uri(plot, "image/png") for plot in run.guidance]}
+
+
+def _studies(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    studies = {json.dumps(study, sort_keys=True): study for run in runs for study in run.studies}
+    return [
+        {
+            "caption": f"Probability of the conditioned class under {study['threshold']:g}, by {study['classifier']['name']}.",
+            "rows": [
+                {
+                    "images of": row["images_of"],
+                    "images": f"{row['images']:,}",
+                    "low-fidelity rate": f"{row['rate']:.2%}",
+                    "95% interval": f"{row['rate_low']:.2%} to {row['rate_high']:.2%}",
+                }
+                for row in study["images"]
+            ],
+        }
+        for study in studies.values()
+    ]
+
+
+def _cost(run: RunData) -> dict[str, str]:
+    speeds = [speed for _, speed in run.series.get("train/images_per_second", [])]
+    speed = f"{sorted(speeds)[len(speeds) // 2]:,.4g}" if speeds else ""
+    return {
+        "run": run.name,
+        "images seen": f"{run.images_seen:,}",
+        "median images/s": speed,
+        f"{run.unit}-hours": f"{run.worker_hours:,.3g}",
+        "multiply-adds of training": f"{3 * run.macs * run.images_seen:.3g}",
+        "whole command": f"{run.final['seconds']['total']:,.0f} s"
+        if "total" in run.final.get("seconds", {})
+        else "",
+    }
+
+
+def _plot(plot: Plot) -> Plot:
+    return {theme: _uri(svg.encode(), "image/svg+xml") for theme, svg in plot.items()}
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,212 @@
+"""What a run's or a sweep's folder tells about it; nothing else is needed, wherever the run was made."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from dimr_model.complexity import count_macs, count_parameters
+from orchestrator import storage
+from orchestrator.ablation.results import TABLE_FILES
+from orchestrator.ablation.sweep import SUITE_FILE, TRIALS_FOLDER
+from orchestrator.checkpoints.selection import CONFIG_FILE
+from orchestrator.config import ExperimentConfig
+from orchestrator.config_io import from_dict
+from orchestrator.errors import UserError
+from orchestrator.runs import METRICS_FILE, read_metrics
+from orchestrator.tracking.journal import JOURNAL_FILE
+
+Series = list[tuple[int, float]]
+"""(images seen, value), ascending."""
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run as its folder tells it."""
+
+    folder: str
+    config: ExperimentConfig
+    status: str
+    began: str
+    """Date and time in UTC."""
+    dataset: str
+    """Where its images come from."""
+    series: dict[str, Series]
+    previews: list[tuple[int, bytes]]
+    """(images seen, PNG), ascending."""
+    samples: bytes | None
+    final: dict[str, Any]
+    """metrics.json, or nothing."""
+    evaluations: list[dict[str, Any]]
+    """metrics.json of evaluations after training."""
+    guidance: list[bytes]
+    """Plots of guidance sweeps."""
+    studies: list[dict[str, Any]]
+    """distortion.json of studies of this run."""
+
+    @property
+    def name(self) -> str:
+        """As in MLflow."""
+        return self.config.run.name
+
+    @property
+    def parameters(self) -> int:
+        """Of the network."""
+        return count_parameters(self.config.model)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of one forward pass for one image."""
+        return count_macs(self.config.model)
+
+    @property
+    def images_seen(self) -> int:
+        """At the last record."""
+        return max((steps[-1][0] for steps in self.series.values()), default=0)
+
+    @property
+    def worker_hours(self) -> float:
+        """Time that workers spent training, by the logged speed; repeated steps after a restart are not in it."""
+        per_worker = dict(self.series.get("train/images_per_second_per_worker", []))
+        steps = sorted(per_worker)
+        seconds = [
+            (step - before) / per_worker[step]
+            for before, step in zip([0, *steps], steps, strict=False)
+            if per_worker[step] > 0
+        ]
+        return sum(seconds) / SECONDS_PER_HOUR
+
+    @property
+    def unit(self) -> str:
+        """What a worker is."""
+        return "GPU" if self.config.train.use_gpu else "CPU worker"
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """A sweep's table and plots; its trials are runs."""
+
+    folder: str
+    title: str
+    rows: list[dict[str, str]]
+    plots: list[bytes]
+    trials: list[RunData]
+
+
+def read_run(folder: str) -> RunData:
+    """Everything of a run.
+
+    Raises:
+        UserError: there is no run in the folder.
+    """
+    names = storage.sizes(folder)
+    if CONFIG_FILE not in names or JOURNAL_FILE not in names:
+        raise UserError(
+            f"There is no run in {folder}: expected a folder with {CONFIG_FILE} and {JOURNAL_FILE}, such as runs/quickstart."
+        )
+    config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
+    lines = storage.read_bytes(storage.join(folder, JOURNAL_FILE)).splitlines()
+    # A run that is going on may be in the middle of its last line.
+    records = [json.loads(line) for line in lines if line.endswith(b"}")]
+    status = next((r["status"] for r in reversed(records) if r["kind"] == "status"), "RUNNING")
+    previews = sorted(int(name.removesuffix(".png")) for name in _names(folder, "previews", ".png"))
+    samples = storage.join(folder, "samples.png")
+    return RunData(
+        folder=folder,
+        config=config,
+        status=status,
+        began=datetime.fromtimestamp(records[0]["time"] / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        dataset=_tags(records).get("dataset.source", config.data.path),
+        series=_series(records),
+        previews=[
+            (seen, storage.read_bytes(storage.join(folder, "previews", f"{seen}.png"))) for seen in previews
+        ],
+        samples=storage.read_bytes(samples) if storage.is_file(samples) else None,
+        final=read_metrics(folder),
+        evaluations=list(_evaluations(folder)),
+        guidance=[
+            storage.read_bytes(storage.join(folder, "sweeps", name, "guidance.png"))
+            for name in _names(folder, "sweeps")
+            if storage.is_file(storage.join(folder, "sweeps", name, "guidance.png"))
+        ],
+        studies=list(_studies(folder, config.run.name)),
+    )
+
+
+def _series(records: Iterable[dict[str, Any]]) -> dict[str, Series]:
+    found: dict[str, dict[int, float]] = {}
+    for record in records:
+        if record["kind"] == "metrics":
+            for key, value in record["values"].items():
+                found.setdefault(key, {})[record["step"]] = value
+    return {key: sorted(values.items()) for key, values in found.items()}
+
+
+def _tags(records: Iterable[dict[str, Any]]) -> dict[str, str]:
+    return {key: value for r in records if r["kind"] == "tags" for key, value in r["values"].items()}
+
+
+def _names(folder: str, inner: str, suffix: str = "") -> list[str]:
+    return sorted(name for name in storage.sizes(storage.join(folder, inner)) if name.endswith(suffix))
+
+
+def _evaluations(folder: str) -> Iterable[dict[str, Any]]:
+    for samples in _names(folder, "evaluations"):
+        for scored in _names(folder, f"evaluations/{samples}"):
+            found = storage.join(folder, "evaluations", samples, scored)
+            if storage.is_file(storage.join(found, METRICS_FILE)):
+                yield read_metrics(found)
+
+
+def _studies(folder: str, run: str) -> Iterable[dict[str, Any]]:
+    root = folder.rstrip("/").rpartition("/")[0]
+    for name in _names(root, "distortion"):
+        file = storage.join(root, "distortion", name, "distortion.json")
+        if storage.is_file(file):
+            study = json.loads(storage.read_bytes(file))
+            if any(row["images_of"].partition("@")[0] == run for row in study["images"]):
+                yield study
+
+
+def is_sweep(folder: str) -> bool:
+    """Whether a folder holds a sweep of trials rather than a run."""
+    return SUITE_FILE in storage.sizes(folder)
+
+
+def read_sweep(folder: str) -> SweepData:
+    """A sweep's table, and its trials as runs.
+
+    Raises:
+        UserError: it has no table yet.
+    """
+    table, _, _ = (storage.join(folder, name) for name in TABLE_FILES)
+    if not storage.is_file(table):
+        raise UserError(f"The sweep {folder} has no table yet; run its command again to finish it.")
+    rows = list(csv.DictReader(io.StringIO(storage.read_bytes(table).decode())))
+    suite = json.loads(storage.read_bytes(storage.join(folder, SUITE_FILE)))
+    trials = storage.join(folder, TRIALS_FOLDER)
+    return SweepData(
+        folder=folder,
+        title=suite["title"],
+        rows=[{key: _short(value) for key, value in row.items()} for row in rows],
+        plots=[storage.read_bytes(storage.join(folder, name)) for name in _names(folder, "", ".png")],
+        trials=[
+            read_run(storage.join(trials, name))
+            for name in _names(folder, TRIALS_FOLDER)
+            if storage.is_file(storage.join(trials, name, JOURNAL_FILE))
+        ],
+    )
+
+
+def _short(value: str) -> str:
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
