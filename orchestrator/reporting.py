@@ -32,3 +32,8 @@ def csv_of(rows: Sequence[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def millions(count: int | None) -> str:
+    """Of parameters or multiply-adds, short."""
+    return "" if count is None else f"{count / 1e6:.4g}M"

@@ -17,6 +17,7 @@ from orchestrator.config_io import parse_with, with_absolute_paths
 from orchestrator.errors import UserError
 from orchestrator.messages import warn_of_temporary_folder
 from orchestrator.planning.machine import PlanOptions
+from orchestrator.reporting import millions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,6 @@ def _print_trials(
 ) -> None:
     # Here, because --help needs no torch.
     from dimr_model.complexity import count_macs, count_parameters
-    from orchestrator.ablation.results import millions
 
     is_planned = options.scale == "paper"
     columns = ["parameters", "MACs", "depths", "widths"]

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator import storage
-from orchestrator.ablation.suites import Cell, Suite
+from orchestrator.ablation.suites import TABLE_FILE, Cell, Suite
 from orchestrator.ablation.trial import final_distance, losses_of, pruned_at, scores_of
 from orchestrator.config import ExperimentConfig
 from orchestrator.evaluation.protocol import Measurement, count_name
-from orchestrator.reporting import csv_of
+from orchestrator.reporting import csv_of, millions
 from orchestrator.runs import METRICS_FILE, write_text
 
-TABLE_FILES = ("table.csv", "table.md", "table.json")
+TABLE_FILES = (TABLE_FILE, "table.md", "table.json")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def write_results(
 
     rows, folder = rows_of(suite, config, outcomes), config.directory
     columns = list(rows[0])
-    storage.write_bytes(storage.join(folder, "table.csv"), csv_of(rows))
+    storage.write_bytes(storage.join(folder, TABLE_FILE), csv_of(rows))
     write_text(folder, "table.md", markdown(shown(suite, rows)))
     # The form of MLflow's own tables, which its UI shows.
     table = {"columns": columns, "data": [list(row.values()) for row in rows]}
@@ -162,11 +162,6 @@ def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
         elif name not in (*text, "macs", "images_seen", "seeds", "note") and not name.endswith("_deviation"):
             text[name] = ""
     return text
-
-
-def millions(count: int | None) -> str:
-    """Of parameters or multiply-adds, short."""
-    return "" if count is None else f"{count / 1e6:.4g}M"
 
 
 def markdown(table: list[dict[str, str]]) -> str:

@@ -16,6 +16,12 @@ from orchestrator.config_io import PRESETS, flatten, from_dict, to_dict
 from orchestrator.errors import UserError
 
 SUITES = PRESETS / "suites"
+SUITE_FILE = "suite.json"
+"""In a sweep's folder: the suite that it was started with."""
+TABLE_FILE = "table.csv"
+"""In a sweep's folder: what it found."""
+TRIALS_FOLDER = "trials"
+"""In a sweep's folder: a run for every trial."""
 ScaleName = Literal["nano", "paper"]
 Changes = dict[str, Any]
 

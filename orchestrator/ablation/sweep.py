@@ -15,7 +15,7 @@ from rich.console import Console
 from orchestrator import cluster, storage
 from orchestrator.ablation.live import LiveTable
 from orchestrator.ablation.results import Finalist, Outcome, outcomes_of, write_results
-from orchestrator.ablation.suites import Cell, Suite
+from orchestrator.ablation.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
 from orchestrator.ablation.trial import PRUNED_FILE, Trials, final_distance, pruned_at, run_trial
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import flatten
@@ -26,8 +26,6 @@ from orchestrator.latents.format import LatentDataset
 from orchestrator.runs import METRICS_FILE, write_text
 from orchestrator.tracking.tracker import close_tracker, ending, start_tracker, tracking_uri
 
-TRIALS_FOLDER = "trials"
-SUITE_FILE = "suite.json"
 MAX_FAILURES = 2
 REDUCTION = 2
 EMBEDDED_CPUS = 6

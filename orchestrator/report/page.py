@@ -8,14 +8,14 @@ from typing import Any
 
 import jinja2
 
-from orchestrator.ablation.results import millions
 from orchestrator.evaluation.protocol import count_name
 from orchestrator.report.plots import Plot, curves, precision_and_recall
 from orchestrator.report.reading import RunData, SweepData
+from orchestrator.reporting import millions
 
 MOST_GRIDS = 8
-NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "settings", "classifier")
-"""Parts of a protocol in which runs may differ and their numbers still be compared, beside the count, which is shown."""
+NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "seed", "settings", "classifier")
+"""Parts of a protocol in which rows may differ and still be compared, or that stand in a column of their own."""
 
 
 def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
@@ -38,7 +38,7 @@ def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
         ],
         "setup": [_setup(run) for run in everyone],
         "scores": _score_rows(scored),
-        "warnings": _warnings(scored),
+        "notes": _notes(scored),
         "protocols": [
             {"name": f"{run.name}: {name}", "text": json.dumps(entry["protocol"], indent=1)}
             for run, one in scored
@@ -95,27 +95,31 @@ def _score_rows(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[dict[s
             "guidance": guidance["kind"] + (f" {guidance['scale']:g}" if "scale" in guidance else ""),
             "seed": str(protocol["seed"]),
         }
+        extractor = protocol["extractor"]["name"] if "extractor" in protocol else ""
+        row["features of"] = extractor
         for name, entry in metrics.items():
             paper = f" (the paper's: {entry['paper']})" if entry.get("paper") else ""
-            row[_bare(name, protocol["samples"])] = f"{entry['value']:.4g}{paper}"
+            row[_bare(name, protocol["samples"], extractor)] = f"{entry['value']:.4g}{paper}"
         found.append(row)
     columns = list(dict.fromkeys(column for row in found for column in row))
     return [{column: row.get(column, "") for column in columns} for row in found]
 
 
-def _bare(name: str, samples: int) -> str:
-    """``fd1k_efficientnet_lite0_ema`` -> ``fd efficientnet_lite0``: the count has a column of its own."""
-    return (
-        name.replace(count_name(samples), "", 1)
-        .removesuffix("_ema")
-        .replace("__", "_")
-        .strip("_")
-        .replace("_", " ", 1)
-    )
+def _bare(name: str, samples: int, extractor: str) -> str:
+    """``fd1k_efficientnet_lite0_ema`` -> ``fd``: the count and the extractor have columns of their own."""
+    for known in (count_name(samples), f"_{extractor}", "_ema"):
+        name = name.replace(known, "", 1)
+    return name.replace("_", " ").strip()
 
 
-def _warnings(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:
+def _notes(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:
     said = [f"{run.name}: {warning}" for run, one in scored for warning in one.get("warnings", [])]
+    said += [
+        f"{name}: {entry['value']:.4g}, {entry['meaning']}"
+        for _, one in scored
+        for name, entry in one["metrics"].items()
+        if "samples" not in entry["protocol"]
+    ]
     values: dict[str, set[str]] = {}
     for _, one in scored:
         for entry in one["metrics"].values():

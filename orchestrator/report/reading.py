@@ -12,8 +12,7 @@ import yaml
 
 from dimr_model.complexity import count_macs, count_parameters
 from orchestrator import storage
-from orchestrator.ablation.results import TABLE_FILES
-from orchestrator.ablation.sweep import SUITE_FILE, TRIALS_FOLDER
+from orchestrator.ablation.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
 from orchestrator.checkpoints.selection import CONFIG_FILE
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import from_dict
@@ -185,7 +184,7 @@ def read_sweep(folder: str) -> SweepData:
     Raises:
         UserError: it has no table yet.
     """
-    table, _, _ = (storage.join(folder, name) for name in TABLE_FILES)
+    table = storage.join(folder, TABLE_FILE)
     if not storage.is_file(table):
         raise UserError(f"The sweep {folder} has no table yet; run its command again to finish it.")
     rows = list(csv.DictReader(io.StringIO(storage.read_bytes(table).decode())))

@@ -13,6 +13,7 @@ import pytest
 from orchestrator.ablation.command import ablate
 from orchestrator.errors import UserError
 from orchestrator.latents.format import LatentDataset
+from orchestrator.report.command import report
 from tests.datasets import write_numbered
 from tests.sweeps import arguments, table
 from tests.waiting import wait_until
@@ -65,6 +66,16 @@ def test_every_trial_is_a_run_of_its_own(folder: Path) -> None:
         run = folder / "mine-nano" / "trials" / name
         assert json.loads((run / "metrics.json").read_text())["images_seen"] == 64
         assert (run / "export" / "config.json").exists()
+
+
+@pytest.mark.faults
+def test_the_report_shows_the_table_and_the_trials(folder: Path, tmp_path: Path) -> None:
+    report([str(folder / "mine-nano")], str(tmp_path / "report.html"))
+    text = (tmp_path / "report.html").read_text()
+    for row in table(folder):
+        assert row["status"] in text
+    assert all(f"<td>{name}</td>" in text for name in ("1R-token", "2R-TD-RMSNorm"))
+    assert text.count("plot of the sweep") == 3
 
 
 @pytest.mark.faults

@@ -73,6 +73,7 @@ def submit(environment: dict[str, str], *entry: str) -> str:
     return submitted.stdout
 
 
+@pytest.mark.faults
 def test_a_submitted_job_trains_and_scores(tmp_path: Path, head: dict[str, str]) -> None:
     dataset = write_numbered(tmp_path / "data", 60, 10)
     (tmp_path / "config.yaml").write_text(to_yaml(tiny(tmp_path, dataset.path)))

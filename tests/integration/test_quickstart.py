@@ -1,6 +1,7 @@
 """The quickstart at a tenth of its length, as a user runs it: real Ray, real MLflow, real digits."""
 
 import json
+import re
 from pathlib import Path
 
 import mlflow
@@ -13,6 +14,8 @@ from orchestrator.config_io import parse
 from orchestrator.errors import UserError
 from orchestrator.experiment import run_experiment
 from orchestrator.latents.format import LatentDataset
+from orchestrator.report.command import main
+from tests.browser import browsing, needs_chromium
 
 LENGTH = 2400
 
@@ -95,6 +98,49 @@ def test_other_settings_under_the_same_name_are_refused(root: Path, digits: Late
         run_experiment(config(root, digits, "--train.learning_rate=0.1"))
 
 
+def test_the_report_is_one_page_with_everything(root: Path, tmp_path: Path) -> None:
+    main([str(root / "quickstart"), "--out", str(tmp_path / "report.html")])
+    text = (tmp_path / "report.html").read_text()
+    distance = json.loads((root / "quickstart" / "metrics.json").read_text())["metrics"][
+        "fd100_efficientnet_lite0_ema"
+    ]
+    assert f"{distance['value']:.4g}" in text
+    assert distance["protocol"]["extractor"]["weights_sha256"] in text
+    assert not re.search(r"(src|href|srcset)=[\"'](?!data:)", text), "the page loads something from elsewhere"
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+def test_the_report_fits_its_window_and_shows_every_picture(
+    root: Path, tmp_path: Path, width: int, theme: str
+) -> None:
+    main([str(root / "quickstart"), "--out", str(tmp_path / "report.html")])
+    with browsing(viewport={"width": width, "height": 800}, color_scheme=theme) as browser:
+        page = browser.new_page()
+        page.goto(f"file://{tmp_path}/report.html")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        widths = page.evaluate(
+            "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
+        )
+        assert len(widths) >= 6 and min(widths) > 0  # curves, two previews, samples
+        headings = page.locator("h2").all_text_contents()
+        assert headings == [
+            "What was trained on what",
+            "Scores",
+            "Curves",
+            "Samples as training goes on",
+            "Cost",
+        ]
+
+
+def test_a_folder_without_a_run_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--out", str(tmp_path / "report.html")])
+    assert "There is no run in" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.faults
 def test_a_longer_run_of_the_same_name_continues(
     root: Path, digits: LatentDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
