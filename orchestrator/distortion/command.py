@@ -177,16 +177,13 @@ def rates(arguments: Sequence[str]) -> None:
     found = distortion_rates(json.loads(storage.read_bytes(storage.join(folder, KEY_FILE))), ballots)
     write_text(folder, "rates.json", json.dumps(dataclasses.asdict(found), indent=1))
     console = Console()
-    raters = sorted(ballot.rater for ballot in ballots)
-    table = Table(
-        "model",
-        *(f"rater {rater}" for rater in raters),
-        "mean over raters",
-        title="Distorted, of those the classifier doubts",
-    )
-    for model, by_rater in found.by_rater.items():
-        cells = [f"{by_rater[rater]:.1%}" if rater in by_rater else "" for rater in raters]
-        table.add_row(model, *cells, f"{found.mean[model]:.1%}" if model in found.mean else "")
+    models = list(found.by_rater)
+    table = Table("rater", *models, title="Distorted, of the images that the classifier doubts")
+    for rater in sorted(ballot.rater for ballot in ballots):
+        shares = (found.by_rater[model].get(rater) for model in models)
+        table.add_row(str(rater), *("" if share is None else f"{share:.1%}" for share in shares))
+    means = (found.mean.get(model) for model in models)
+    table.add_row("mean over raters", *("" if mean is None else f"{mean:.1%}" for mean in means))
     console.print(table)
     console.print(f"Two raters of the same image agree on {found.agreement:.0%}. The paper's: DiMR 29.2%, its baselines "
                   "63.5% and 71.0% (ImageNet 256x256, five raters per image).", soft_wrap=True, highlight=False)  # fmt: skip
