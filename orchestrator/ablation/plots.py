@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from orchestrator.ablation.results import Outcome
 
+LONG_NAME = 12
+"""Letters."""
+
 
 def draw_plots(suite: Suite, outcomes: list["Outcome"], folder: str, distance: str) -> list[str]:
     """Write the plots that there are numbers for as PNGs; returns their names."""
@@ -46,7 +49,9 @@ def _by_option(suite: Suite, scored: list["Outcome"], distance: str) -> "Figure"
         axes[0].plot(
             [rest.get(name, math.nan) for name in names], linestyle="", markerfacecolor="none", **style
         )
-    axes[0].set_xticks(range(len(names)), names)
+    # Long names would run into each other.
+    slanted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, names)) > LONG_NAME else {}
+    axes[0].set_xticks(range(len(names)), names, **slanted)
     axes[0].set(xlabel=suite.axes[0].name, ylabel=f"{distance} (lower is better)",
                 title=f"{suite.title}\nhollow: pruned, at the last score")  # fmt: skip
     if any(lines):

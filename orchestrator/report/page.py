@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from orchestrator.config_io import flatten
 from orchestrator.evaluation.protocol import count_name
 from orchestrator.report.plots import Plot, curves, precision_and_recall
 from orchestrator.report.reading import RunData, SweepData
@@ -16,6 +17,9 @@ from orchestrator.reporting import millions
 MOST_GRIDS = 8
 NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "seed", "settings", "classifier")
 """Parts of a protocol in which rows may differ and still be compared, or that stand in a column of their own."""
+
+PLACES = ("run.name", "run.root", "tracking.uri")
+"""Settings that say where a run is, and nothing of what it does."""
 
 
 def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
@@ -37,6 +41,7 @@ def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
             {"title": s.title, "rows": s.rows, "plots": [_uri(plot, "image/png") for plot in s.plots]} for s in sweeps
         ],
         "setup": [_setup(run) for run in everyone],
+        "differences": _differences(everyone),
         "scores": _score_rows(scored),
         "notes": _notes(scored),
         "protocols": [
@@ -73,6 +78,16 @@ def _setup(run: RunData) -> dict[str, str]:
         "workers": f"{max(1, train.workers)} {run.unit}{'s' if train.workers > 1 else ''}, {train.precision}",
         "seed": str(config.run.seed),
     }
+
+
+def _differences(runs: Sequence[RunData]) -> list[dict[str, str]]:
+    """A row for each setting that is not the same in all runs."""
+    settings = [flatten(run.config) for run in runs]
+    return [
+        {"setting": key, **{run.name: str(one.get(key)) for run, one in zip(runs, settings, strict=True)}}
+        for key in settings[0]
+        if key not in PLACES and len({str(one.get(key)) for one in settings}) > 1
+    ]
 
 
 def _listed(values: Sequence[int]) -> str:
