@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -28,7 +29,7 @@ def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
     Args:
         runs: those given by themselves; a sweep's trials are taken from it.
     """
-    everyone = [*runs, *(trial for sweep in sweeps for trial in sweep.trials)]
+    everyone = _told_apart([*runs, *(trial for sweep in sweeps for trial in sweep.trials)])
     scored = [(run, one) for run in everyone for one in (run.final, *run.evaluations) if one.get("metrics")]
     plots = curves(everyone)
     if (pareto := precision_and_recall(everyone)) is not None:
@@ -60,6 +61,12 @@ def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
         .from_string(template)
         .render(content)
     )
+
+
+def _told_apart(runs: Sequence[RunData]) -> list[RunData]:
+    """Runs of the same name are called by their folders."""
+    names = [run.name for run in runs]
+    return [replace(run, name=run.folder) if names.count(run.name) > 1 else run for run in runs]
 
 
 def _setup(run: RunData) -> dict[str, str]:

@@ -29,6 +29,8 @@ SECONDS_PER_HOUR = 3600.0
 class RunData:
     """A run as its folder tells it."""
 
+    name: str
+    """As in MLflow."""
     folder: str
     config: ExperimentConfig
     status: str
@@ -48,11 +50,6 @@ class RunData:
     """Plots of guidance sweeps."""
     studies: list[dict[str, Any]]
     """distortion.json of studies of this run."""
-
-    @property
-    def name(self) -> str:
-        """As in MLflow."""
-        return self.config.run.name
 
     @property
     def parameters(self) -> int:
@@ -117,6 +114,7 @@ def read_run(folder: str) -> RunData:
     previews = sorted(int(name.removesuffix(".png")) for name in _names(folder, "previews", ".png"))
     samples = storage.join(folder, "samples.png")
     return RunData(
+        name=config.run.name,
         folder=folder,
         config=config,
         status=status,
