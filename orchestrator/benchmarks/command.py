@@ -69,12 +69,12 @@ def sample(
     measure_sampling(variant, batch_size, steps, images, repeats, use_gpu, Console(width=160))
 
 
-def score(extractor: str = "inception", images: int = 200, repeats: int = 3) -> None:
+def score(extractor: str = "inception", images: int = 200, repeats: int = 2) -> None:
     """Feature extraction against torch-fidelity alone on the same images, and two extractor actors against one.
 
     Args:
         extractor: inception (its architecture; weights do not change the speed) or efficientnet_lite0.
-        images: images per measurement.
+        images: images per measurement, a multiple of 100.
         repeats: measurements per case, taken in turns; the median counts.
     """
     from orchestrator.benchmarks.score import measure_scoring

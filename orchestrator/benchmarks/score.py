@@ -77,17 +77,19 @@ def measure_scoring(extractor: str, images: int, repeats: int, console: Console)
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         config = _config(folder, extractor)
-        pixels = np.random.default_rng(0).integers(0, 256, (images, RESOLUTION, RESOLUTION, 3), np.uint8)
+        # As many more as actors' first ranges, which are not timed.
+        count = images + 2 * IMAGES_PER_RANGE
+        pixels = np.random.default_rng(0).integers(0, 256, (count, RESOLUTION, RESOLUTION, 3), np.uint8)
         np.savez(f"{folder}/images.npz", arr_0=pixels)
         threads = torch.get_num_threads()
         with cluster.connect(config):
             for repeat in range(repeats):
                 torch.set_num_threads(1)
                 measured = {
-                    "torch-fidelity alone": _theirs(config, pixels),
-                    "one extractor in this process": _ours(config, f"{folder}/{repeat}-here", 0),
-                    "one extractor actor": _ours(config, f"{folder}/{repeat}-one", 1),
-                    "two extractor actors": _ours(config, f"{folder}/{repeat}-two", 2),
+                    "torch-fidelity alone": _theirs(config, pixels[:images]),
+                    "one extractor in this process": _ours(config, f"{folder}/{repeat}-here", 0, images),
+                    "one extractor actor": _ours(config, f"{folder}/{repeat}-one", 1, images),
+                    "two extractor actors": _ours(config, f"{folder}/{repeat}-two", 2, images),
                 }
                 for name, rate in measured.items():
                     rates.setdefault(name, []).append(rate)
@@ -136,13 +138,14 @@ def _theirs(config: ExperimentConfig, pixels: Any) -> float:
     return len(pixels) / (time.perf_counter() - started)
 
 
-def _ours(config: ExperimentConfig, folder: str, actors: int) -> float:
+def _ours(config: ExperimentConfig, folder: str, actors: int, count: int) -> float:
     """Images/s from the end of the first range of each actor on, reading and writing parts included."""
     evaluation = dataclasses.replace(config.evaluation, extractor_actors=max(1, actors))
     config = dataclasses.replace(config, evaluation=evaluation)
     images = open_images(f"{config.run.root}/images.npz", config)
-    ranges = list(images.ranges)
-    work = Work(config, images, images.ranges, folder)
+    skipped = max(1, actors)
+    ranges = list(images.ranges)[: skipped + -(-count // IMAGES_PER_RANGE)]
+    work = Work(config, images, tuple(ranges), folder)
     for _ in run_on_actors(work, ranges) if actors else run_here(work, ranges):
         pass
-    return images_per_second(work, skipped=max(1, actors))
+    return images_per_second(work, skipped)
