@@ -39,7 +39,9 @@ def write_scores(folder: str, scores: "Scores", images_seen: int | None, seconds
 def log_scores(folder: str, scores: "Scores", step: int, tracker: Any) -> None:
     """Send the numbers, their protocols and what :func:`write_scores` wrote to the tracker of ``folder``."""
     tracker.log_metrics.remote({f"eval/{m.name}": m.value for m in scores.measurements}, step)
-    tracker.log_tags.remote({f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements})
+    protocols = {f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements}
+    # The paper's numbers as tags, so that nothing draws them among what was measured.
+    tracker.log_tags.remote(protocols | {f"paper.{m.name}": m.paper for m in scores.measurements if m.paper})
     for key, path in scores.drawn.pictures.items():
         tracker.log_image.remote(key, path.removeprefix(f"{scores.drawn.folder}/"), step)
     tracker.log_artifact.remote(METRICS_FILE)
