@@ -24,6 +24,7 @@ from orchestrator.evaluation.available import require_all
 from orchestrator.experiment import open_or_prepare_dataset
 from orchestrator.latents.format import LatentDataset
 from orchestrator.runs import METRICS_FILE, write_text
+from orchestrator.tracking.journal import read_records
 from orchestrator.tracking.tracker import close_tracker, ending, start_tracker, tracking_uri
 
 MAX_FAILURES = 2
@@ -155,9 +156,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
 
 def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
     """Say in MLflow what trials that were stopped could not say themselves."""
-    pruned = [
-        config for config in configs.values() if storage.is_file(storage.join(config.directory, PRUNED_FILE))
-    ]
+    pruned = [config for config in configs.values() if _is_news(config.directory)]
     trackers = [
         start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in pruned
     ]
@@ -165,6 +164,13 @@ def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
         tracker.log_tags.remote({"pruned": "its distance was in the worse half at a score"})
         tracker.log_status.remote("KILLED")
         close_tracker(tracker)
+
+
+def _is_news(directory: str) -> bool:
+    """Whether a trial was pruned, and its journal does not say so yet."""
+    if not storage.is_file(storage.join(directory, PRUNED_FILE)):
+        return False
+    return not any(r["kind"] == "tags" and "pruned" in r["values"] for r in read_records(directory))
 
 
 def _scheduler(sweep: Sweep, config: ExperimentConfig) -> Any:

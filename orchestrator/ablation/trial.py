@@ -13,7 +13,7 @@ from orchestrator import storage
 from orchestrator.config import ExperimentConfig
 from orchestrator.experiment import run_experiment
 from orchestrator.runs import read_metrics
-from orchestrator.tracking.journal import JOURNAL_FILE
+from orchestrator.tracking.journal import read_records
 
 PRUNED_FILE = "pruned.json"
 POLL_SECONDS = 1.0
@@ -115,13 +115,8 @@ def distance_of(scores: dict[str, Any]) -> float:
 
 def losses_of(directory: str) -> list[tuple[int, float]]:
     """(images seen, training loss) of a run, as its journal has them."""
-    path = storage.join(directory, JOURNAL_FILE)
-    if not storage.is_file(path):
-        return []
-    complete = storage.read_bytes(path).rpartition(b"\n")[0].splitlines()
-    records = (json.loads(line) for line in complete)
     return [
         (record["step"], record["values"]["loss/total"])
-        for record in records
+        for record in read_records(directory)
         if record["kind"] == "metrics" and "loss/total" in record["values"]
     ]

@@ -18,7 +18,7 @@ from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import from_dict
 from orchestrator.errors import UserError
 from orchestrator.runs import METRICS_FILE, read_metrics
-from orchestrator.tracking.journal import JOURNAL_FILE
+from orchestrator.tracking.journal import JOURNAL_FILE, read_records
 
 Series = list[tuple[int, float]]
 """(images seen, value), ascending."""
@@ -107,9 +107,7 @@ def read_run(folder: str) -> RunData:
             f"There is no run in {folder}: expected a folder with {CONFIG_FILE} and {JOURNAL_FILE}, such as runs/quickstart."
         )
     config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
-    lines = storage.read_bytes(storage.join(folder, JOURNAL_FILE)).splitlines()
-    # A run that is going on may be in the middle of its last line.
-    records = [json.loads(line) for line in lines if line.endswith(b"}")]
+    records = read_records(folder)
     status = next((r["status"] for r in reversed(records) if r["kind"] == "status"), "RUNNING")
     previews = sorted(int(name.removesuffix(".png")) for name in _names(folder, "previews", ".png"))
     samples = storage.join(folder, "samples.png")

@@ -15,6 +15,14 @@ OFFSET_FILE = "journal.offset"
 logger = logging.getLogger(__name__)
 
 
+def read_records(directory: str) -> list[dict[str, Any]]:
+    """All complete records in a run's folder, oldest first; none where nothing was logged yet. The run may be going on."""
+    path = storage.join(directory, JOURNAL_FILE)
+    if not storage.is_file(path):
+        return []
+    return [json.loads(line) for line in storage.read_bytes(path).rpartition(b"\n")[0].splitlines()]
+
+
 class RunFiles:
     """A run's folder as local files: the folder itself, or where it is in an object store, a copy that is sent back."""
 
