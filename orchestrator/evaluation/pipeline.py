@@ -24,6 +24,7 @@ from orchestrator.evaluation.parts import Parts, Range
 from orchestrator.evaluation.real_images import ImageReader, RealImages
 from orchestrator.evaluation.sampling import ImageSampler
 from orchestrator.progress import ImageProgress
+from orchestrator.tracking.gauges import show_progress
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def run(work: Work, what: str, here: bool, console: Console) -> None:
         for piece in run_here(work, missing) if here else run_on_actors(work, missing):
             done += piece.stop - piece.start
             progress.update(images * done // places)
+            show_progress(work.config.run.name, what, images * done // places, images)
 
 
 def _source(work: Work, use_gpu: bool) -> Callable[[Range], dict[str, Any]]:

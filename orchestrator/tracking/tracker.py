@@ -112,6 +112,9 @@ class Tracker:
         self._journal = Journal(self._files.folder / JOURNAL_FILE)
         self._latest: dict[str, float] = {}
         self._is_asked_to_stop = False
+        from orchestrator.tracking.gauges import Gauges  # Ray is not needed to read a command line.
+
+        self._gauges = Gauges(run_name)
         if not self._journal.records():
             self._journal.append("run", key=uuid.uuid4().hex, name=run_name, parent=_key_of(parent))
         self._sync = MLflowSync(self._files, directory, experiment, uri)
@@ -126,7 +129,10 @@ class Tracker:
     def log_metrics(self, values: dict[str, float], images_seen: int) -> None:
         """Metrics at a point of training; MLflow's step is images seen."""
         self._journal.append("metrics", step=images_seen, values=values)
-        self._latest = {**self._latest, **values, "images_seen": float(images_seen)}
+        # A score of an older checkpoint arrives late, and does not set training back.
+        is_training = any(key.startswith("train/") for key in values)
+        self._latest |= values | ({"images_seen": float(images_seen)} if is_training else {})
+        self._gauges.set(self._latest)
 
     def log_image(self, key: str, file: str, images_seen: int) -> None:
         """A picture in the run's folder, given by its path relative to it."""
