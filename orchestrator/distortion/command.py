@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,7 +136,10 @@ def _study(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     title = "-vs-".join(model.name for model in models)
     folder = storage.join(config.run.root, "distortion", f"{title}-{digest}")
-    study = Study(folder, tuple(judged), real, options.threshold, recognizer.about, classes, config.run.seed)
+    study = Study(
+        folder=folder, models=tuple(judged), real=real, threshold=options.threshold, classifier=recognizer.about,
+        class_names=classes, seed=config.run.seed, runs=tuple(model.config.run.name for model in models),
+    )  # fmt: skip
     pictures = write_study(study, options.images_for_raters, options.raters)
     uri = tracking_uri(config)
     parent = config.directory if len(models) == 1 else None
@@ -213,11 +217,12 @@ def _parse(checkpoint: str, written: list[str]) -> tuple[ExperimentConfig, Disto
 def _names(checkpoints: list[str], configs: list[ExperimentConfig], seen: list[int | None]) -> list[str]:
     """Of runs, with images seen where a run comes twice; of other weights their folder's."""
     names = [
-        config.run.name if images is not None else Path(path).stem
+        # MLflow takes no other letters.
+        config.run.name if images is not None else re.sub(r"[^A-Za-z0-9._-]", "_", Path(path).stem)
         for path, config, images in zip(checkpoints, configs, seen, strict=True)
     ]
     names = [
-        f"{name}@{images}" if names.count(name) > 1 and images is not None else name
+        f"{name}-{images}" if names.count(name) > 1 and images is not None else name
         for name, images in zip(names, seen, strict=True)
     ]
     twice = sorted({name for name in names if names.count(name) > 1})

@@ -39,6 +39,8 @@ class Study:
     classifier: dict[str, Any]
     class_names: tuple[str, ...]
     seed: int
+    runs: tuple[str, ...]
+    """Names of the runs that the models are of."""
 
     @property
     def all(self) -> list[Verdicts]:
@@ -67,6 +69,7 @@ def write_study(study: Study, images_for_raters: int, raters: int) -> dict[str, 
     """Write numbers, pictures and the raters' page into the study's folder; returns the pictures' MLflow keys and files."""
     rows, names = study.rows(), study.class_names
     content = {
+        "runs": study.runs,
         "threshold": study.threshold,
         "classifier": study.classifier,
         "images": rows,
@@ -126,7 +129,7 @@ def log_study(study: Study, pictures: dict[str, str], tracker: Any) -> None:
     """Send rates with their protocol and the pictures to the tracker of the study's folder."""
     step = 0
     for one, row in zip(study.all, study.rows(), strict=True):
-        name = one.scored.name.replace("@", "_at_").replace(" ", "_")
+        name = one.scored.name.replace(" ", "_")
         values = {
             f"distortion/{name}/{key}": row[key] for key in ("rate", "rate_low", "rate_high", "accuracy")
         }

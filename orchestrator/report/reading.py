@@ -165,7 +165,7 @@ def _studies(folder: str, run: str) -> Iterable[dict[str, Any]]:
         file = storage.join(root, "distortion", name, "distortion.json")
         if storage.is_file(file):
             study = json.loads(storage.read_bytes(file))
-            if any(row["images_of"].partition("@")[0] == run for row in study["images"]):
+            if run in study["runs"]:
                 yield study
 
 

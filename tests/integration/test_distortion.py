@@ -86,6 +86,9 @@ def test_mlflow_has_the_rates_with_their_protocols(study: Path) -> None:
     assert run.data.metrics["distortion/real_images/rate"] == rows[2]["rate"]
     assert json.loads(run.data.tags["protocol.other"])["samples"] == 24
     assert run.info.status == "FINISHED"
+    pictures = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "images")}
+    for name in ("probabilities", "worst_one", "equal_rate_other"):
+        assert any(name in picture for picture in pictures), pictures
 
 
 def test_what_cannot_be_compared_is_refused(
