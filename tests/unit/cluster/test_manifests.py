@@ -1,0 +1,114 @@
+"""Manifests and launcher files: rendered, valid where a schema is at hand, and true to the code that they start."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import ray
+import yaml
+
+from orchestrator.config_io import parse, parse_with
+from orchestrator.evaluation.command import CheckpointOptions
+
+CLUSTER = Path(__file__).resolve().parents[3] / "cluster"
+OVERLAYS = sorted(folder.name for folder in (CLUSTER / "kuberay" / "overlays").iterdir())
+LAUNCHERS = sorted((CLUSTER / "launcher").glob("*.yaml"))
+NOT_KUBERNETES_OWN = ("RayCluster", "RayJob")
+needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+
+
+def rendered(overlay: str) -> list[dict[str, Any]]:
+    command = ["kubectl", "kustomize", str(CLUSTER / "kuberay" / "overlays" / overlay)]
+    return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True).stdout))
+
+
+def cluster_of(overlay: str) -> dict[str, Any]:
+    (found,) = [one for one in rendered(overlay) if one["kind"] == "RayCluster"]
+    return dict(found["spec"])
+
+
+def groups_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_is_rendered_is_valid(overlay: str) -> None:
+    for one in rendered(overlay):
+        if one["kind"] not in NOT_KUBERNETES_OWN:
+            kubernetes_validate.validate(one, "1.31", strict=True)
+    for group in groups_of(cluster_of(overlay)):
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "ray"},
+            "spec": group["template"]["spec"],
+        }
+        kubernetes_validate.validate(pod, "1.31", strict=True)
+
+
+@needs_kubectl
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_node_has_the_same_ray_and_shared_memory_and_none_a_secret(overlay: str) -> None:
+    spec = cluster_of(overlay)
+    assert spec["rayVersion"] == ray.__version__
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    pods = [group["template"]["spec"] for group in groups_of(spec)]
+    (container_images,) = {tuple(c["image"] for c in pod["containers"]) for pod in pods}
+    assert container_images == ("dimr-ray:0.1.0",)
+    for pod in pods:
+        (container,) = pod["containers"]
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["mountPath"] == "/dev/shm"]
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+        assert volume["emptyDir"]["medium"] == "Memory"
+        assert not [v["name"] for v in container["env"] if re.search("PASSWORD|SECRET|TOKEN|KEY", v["name"])]
+
+
+@needs_kubectl
+def test_workers_may_be_preempted_and_the_head_may_not() -> None:
+    spec = cluster_of("gpus-64")
+    train, evaluate = spec["workerGroupSpecs"]
+    assert (train["minReplicas"], train["maxReplicas"]) == (0, 8)
+    assert train["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    for group in (train, evaluate):
+        assert any(one["key"] == "preemptible" for one in group["template"]["spec"]["tolerations"])
+    assert "tolerations" not in spec["headGroupSpec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_jobs_give_settings_that_exist(name: str) -> None:
+    job = yaml.safe_load((CLUSTER / "kuberay" / "jobs" / f"{name}.yaml").read_text())
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": "dimr"}
+    python, script, *arguments = shlex.split(job["spec"]["entrypoint"])
+    assert (python, script.rpartition("/")[0]) == ("python", "/opt/dimr-ray/jobs")
+    assert (CLUSTER.parent / "jobs" / Path(script).name).is_file()
+    if name == "train":
+        assert parse("Test.", "quickstart", arguments).train.workers == 8
+    else:
+        config, options = parse_with(CheckpointOptions, "Test.", None, arguments)
+        assert config.evaluation.images == 50_000 and options.checkpoint.startswith("s3://")
+
+
+@pytest.mark.parametrize("file", LAUNCHERS, ids=lambda file: file.stem)
+def test_ray_takes_the_launchers_files(file: Path) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(file.read_text())
+    validate_config(prepare_config(config))
+    assert config["docker"]["image"] == "dimr-ray:0.1.0"
+    assert any("--dashboard-host=127.0.0.1" in command for command in config["head_start_ray_commands"])
+
+
+def test_the_image_holds_what_the_jobs_need_and_nothing_else() -> None:
+    kept = re.findall(r"^!(.+)$", (CLUSTER / "Dockerfile.dockerignore").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (.+) \S+$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
+    assert sorted(kept) == sorted(name for line in copied for name in line.split())
+    assert json.dumps(kept).count("tests") == 0
+    assert "USER ray" in (CLUSTER / "Dockerfile").read_text()
