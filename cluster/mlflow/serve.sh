@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MLflow for a team: runs in PostgreSQL, artifacts in S3, users with passwords. Clients reach S3 through this server and need no
 # keys of it. Listens on loopback; put a proxy with TLS before it, or set MLFLOW_LISTEN.
-#   pip install "mlflow[auth]" psycopg2-binary boto3
+#   pip install "mlflow[auth]" "psycopg[binary]" boto3
 #   MLFLOW_DATABASE=postgresql://... MLFLOW_ARTIFACTS=s3://bucket/mlflow MLFLOW_FLASK_SERVER_SECRET_KEY=... \
 #     MLFLOW_AUTH_CONFIG_PATH=auth.ini cluster/mlflow/serve.sh
 # S3's keys come from the environment (AWS_ACCESS_KEY_ID and the like) or the machine's role. Jobs then get MLFLOW_TRACKING_URI,
