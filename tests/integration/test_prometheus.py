@@ -35,6 +35,7 @@ def exported() -> str:
 
 @pytest.mark.usefixtures("ray_session")
 def test_the_newest_numbers_of_a_run_are_exported(tmp_path: Path) -> None:
+    (tmp_path / "watched").mkdir()
     tracker = start_tracker(str(tmp_path / "watched"), "watched", "dimr", f"sqlite:///{tmp_path}/mlflow.db")
     tracker.log_metrics.remote({"train/mfu": 0.25, "train/images_per_second": 12.5}, 640)
     show_progress("watched", "sample", 30, 50)
