@@ -99,6 +99,7 @@ def asked(address: str, path: str, **query: str) -> Any:
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.skipif(PROMETHEUS is None, reason="needs Prometheus: apt-get install prometheus")
 def test_prometheus_collects_them_and_knows_the_alerts(tmp_path: Path) -> None:
+    (tmp_path / "collected").mkdir()
     tracker = start_tracker(
         str(tmp_path / "collected"), "collected", "dimr", f"sqlite:///{tmp_path}/mlflow.db"
     )
