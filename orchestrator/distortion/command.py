@@ -1,5 +1,6 @@
 """The command line of jobs/distortion.py: study one or several models, or turn raters' votes into rates."""
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator import cluster, storage
-from orchestrator.commands import mistakes_explained, written_option
+from orchestrator.commands import mistakes_explained
 from orchestrator.config import ExperimentConfig
 from orchestrator.config_io import parse_with, with_absolute_paths
 from orchestrator.distortion.raters import RATERS_PER_IMAGE
@@ -58,14 +59,6 @@ class DistortionOptions:
             raise ValueError(
                 f"raters {self.raters} must be at least {RATERS_PER_IMAGE}: as many judge each image"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RatesOptions:
-    """Of turning votes into rates."""
-
-    root: str = "runs"
-    """Folder of runs, in which the study lies."""
 
 
 def main() -> None:
@@ -170,9 +163,12 @@ def rates(arguments: Sequence[str]) -> None:
     from orchestrator.distortion.outcome import KEY_FILE
     from orchestrator.distortion.votes import distortion_rates, read_ballots
 
-    files, written = _split(arguments)
-    root = written_option("root", written) or RatesOptions.root
-    study, ballots = read_ballots(files)
+    parser = argparse.ArgumentParser(description="Distortion rates by the files that raters saved.")
+    parser.add_argument("files", nargs="*", help="Files that the raters' page saved.")
+    parser.add_argument("--root", default="runs", help="Folder of runs, in which the study lies.")
+    written = parser.parse_args(arguments)
+    root = written.root
+    study, ballots = read_ballots(written.files)
     folder = storage.join(root, "distortion", study)
     if not storage.is_file(storage.join(folder, KEY_FILE)):
         raise UserError(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -56,7 +57,7 @@ class RunData:
         """Of the network."""
         return count_parameters(self.config.model)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-adds of one forward pass for one image."""
         return count_macs(self.config.model)
