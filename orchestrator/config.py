@@ -1,7 +1,7 @@
 """The one experiment config: typed and nested; :mod:`orchestrator.config_io` reads and writes it."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,11 @@ from orchestrator import storage
 SourceKind = Literal["mnist5k", "idx", "image_folder", "tar", "parquet", "released_npy", "none"]
 Precision = Literal["fp32", "bf16"]
 ExtractorKind = Literal["inception", "efficientnet_lite0"]
+
+
+def holds_credentials(setting: object) -> bool:
+    """Whether something set is a URI with a user's name or password in it."""
+    return isinstance(setting, str) and re.search(r"://[^/?#]*@", setting) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,6 +323,7 @@ class ExperimentConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
+        self._refuse_credentials()
         lanes, batch_size, workers = self.data.lanes, self.train.batch_size, max(1, self.train.workers)
         if batch_size % lanes:
             divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
@@ -357,6 +363,17 @@ class ExperimentConfig:
                 "sampling.guidance needs a network that has seen the null class: set diffusion.class_dropout above 0, "
                 "or sampling.guidance.kind to none"
             )
+
+    def _refuse_credentials(self) -> None:
+        """The config is written into logs, checkpoints and MLflow."""
+        for section in fields(self):
+            for setting in fields(getattr(self, section.name)):
+                if holds_credentials(getattr(getattr(self, section.name), setting.name)):
+                    raise ValueError(
+                        f"{section.name}.{setting.name} holds a name or password before an @, and everything set here is written "
+                        "into logs, checkpoints and MLflow. Leave them out, and give them in the environment: "
+                        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+                    )
 
     @property
     def world_sizes(self) -> list[int]:

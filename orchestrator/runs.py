@@ -1,17 +1,21 @@
 """A run's folder: what makes it the same run, and when it is finished."""
 
 import json
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
 
 from orchestrator import storage
-from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import flatten, from_dict, to_yaml
+from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
+from orchestrator.config import ExperimentConfig, RunConfig
+from orchestrator.config_io import flatten, from_dict, parse_with, to_yaml
 from orchestrator.errors import UserError
 
+Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 DATASET_FILE = "dataset.json"
@@ -89,6 +93,46 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
         is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
     )
     return Run(directory, checkpoint, is_finished)
+
+
+def parse_beside(
+    options: type[Options], description: str, weights: str, arguments: Sequence[str]
+) -> tuple[ExperimentConfig, Options]:
+    """The config and a job's own options, from the command line and, without ``--config``, from what lies with weights.
+
+    What such a job writes belongs into the run's folder, where that is now: the config of a run that was moved or
+    downloaded names the folder in which it was trained. Of a checkpoint that was taken out of its run, the root is the
+    default one.
+
+    Args:
+        weights: a run's folder, or a checkpoint's.
+
+    Raises:
+        UserError: no config lies there, or the command line is not valid.
+    """
+    if {argument.split("=")[0] for argument in arguments} & {"--config", "-h", "--help"}:
+        return parse_with(options, description, None, arguments)
+    path = weights.rstrip("/") if "://" in weights else str(Path(weights).expanduser().absolute())
+    files = storage.sizes(path)
+    if files.get(CONFIG_FILE) is None:
+        raise UserError(
+            f"No {CONFIG_FILE} lies with {weights}; say which it was trained with: --config NAME or a YAML file."
+        )
+    plain = yaml.safe_load(storage.read_bytes(storage.join(path, CONFIG_FILE)))
+    plain["run"] |= _place(path, is_checkpoint=MARKER in files)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / CONFIG_FILE
+        copy.write_text(yaml.safe_dump(plain))
+        return parse_with(options, description, str(copy), arguments)
+
+
+def _place(path: str, is_checkpoint: bool) -> dict[str, str]:
+    """Root, and name, of the run that a folder is or belongs to."""
+    above, _, last = path.rpartition("/")
+    if not is_checkpoint:
+        return {"root": above, "name": last}
+    root, _, name = above.removesuffix("/checkpoints").rpartition("/")
+    return {"root": root, "name": name} if above.endswith("/checkpoints") else {"root": RunConfig.root}
 
 
 def read_metrics(directory: str) -> dict[str, Any]:

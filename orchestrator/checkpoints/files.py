@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemBase, FileSystemWriter
 
 from orchestrator import storage
 from orchestrator.checkpoints.selection import FileDescription
+from orchestrator.errors import UserError
 
 S3_READ_AHEAD = 1 << 23
 
@@ -119,19 +120,19 @@ def writer(path: str, files: CheckpointFiles) -> FileSystemWriter:
     return made
 
 
-def reader(path: str) -> FileSystemReader:
-    """Reads a checkpoint's shards from the folder ``path``."""
-    made, files = FileSystemReader(""), CheckpointFiles()
-    made.fs, made.path = files, files.init_path(path)  # type: ignore[assignment]
-    return made
-
-
 @contextmanager
 def failures_as_errors() -> Generator[None, None, None]:
-    """Raise OSError for what torch's checkpoints raise, which is no Exception and would end the process."""
+    """Raise OSError for what torch's checkpoints raise, which is no Exception and would end the process.
+
+    Raises:
+        UserError: where that is what one of the ranks raised.
+    """
     try:
         yield
     except CheckpointException as failed:
+        for error, _ in failed.failures.values():
+            if isinstance(error, UserError):
+                raise error from failed
         ranks = "; ".join(f"rank {rank}: {error!r}" for rank, (error, _) in sorted(failed.failures.items()))
         raise OSError(ranks) from failed
 

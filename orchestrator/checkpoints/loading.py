@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dimr_model import DiMR
 from orchestrator import storage
-from orchestrator.checkpoints.files import failures_as_errors, reader
+from orchestrator.checkpoints.files import failures_as_errors
+from orchestrator.checkpoints.reading import CheckpointReader, DataLoadPlanner
 from orchestrator.checkpoints.selection import Checkpoint
 
 
@@ -20,9 +21,10 @@ def load(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
 
     Raises:
         OSError: it cannot be read.
+        UserError: it holds anything but tensors and plain values.
     """
     with failures_as_errors():
-        dcp.load(state, storage_reader=reader(checkpoint.path))
+        dcp.load(state, storage_reader=CheckpointReader(checkpoint.path), planner=DataLoadPlanner())
 
 
 def load_ema(checkpoint: Checkpoint) -> DiMR:
@@ -32,7 +34,12 @@ def load_ema(checkpoint: Checkpoint) -> DiMR:
     with warnings.catch_warnings(), failures_as_errors():
         # It warns that no process group is there, which is what no_dist says.
         warnings.simplefilter("ignore", UserWarning)
-        dcp.load({"ema": weights}, storage_reader=reader(checkpoint.path), no_dist=True)
+        dcp.load(
+            {"ema": weights},
+            storage_reader=CheckpointReader(checkpoint.path),
+            planner=DataLoadPlanner(),
+            no_dist=True,
+        )
     model.load_state_dict(weights)
     return model.eval()
 

@@ -18,12 +18,12 @@ from rich.table import Table
 from orchestrator import cluster, storage
 from orchestrator.commands import mistakes_explained
 from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import parse_with, with_absolute_paths
+from orchestrator.config_io import with_absolute_paths
 from orchestrator.distortion.raters import RATERS_PER_IMAGE
 from orchestrator.errors import UserError
-from orchestrator.evaluation.command import config_beside, dataset_of
+from orchestrator.evaluation.command import dataset_of
 from orchestrator.latents.format import LatentDataset
-from orchestrator.runs import write_text
+from orchestrator.runs import parse_beside, write_text
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 if TYPE_CHECKING:
@@ -202,10 +202,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse(checkpoint: str, written: list[str]) -> tuple[ExperimentConfig, DistortionOptions]:
-    names = {argument.split("=")[0] for argument in written}
-    default = None if names & {"--config", "-h", "--help"} else config_beside(checkpoint)
-    config, options = parse_with(
-        DistortionOptions, "Study the distortion of models' images.", default, written
+    config, options = parse_beside(
+        DistortionOptions, "Study the distortion of models' images.", checkpoint, written
     )
     return with_absolute_paths(config), options
 

@@ -1,6 +1,7 @@
 """From raters' files to each model's distortion rate: per rater, then the mean over raters, as the paper does."""
 
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -70,6 +71,8 @@ def _read(file: str) -> tuple[str, Ballot]:
         study, ballot = str(content["study"]), Ballot(int(content["rater"]), dict(content["votes"]), file)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is no file of votes that the raters' page saved ({error!r}).") from error
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study):
+        raise UserError(f"{file} names the study {study!r}, which is no name of a study's folder.")
     wrong = sorted(set(ballot.votes.values()) - set(VERDICTS))
     if wrong:
         raise UserError(

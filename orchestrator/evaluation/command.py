@@ -3,11 +3,9 @@
 import dataclasses
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -21,7 +19,7 @@ from orchestrator.latents import format as latents_format
 from orchestrator.latents.format import LatentDataset
 from orchestrator.latents.prepare import check_model
 from orchestrator.messages import scores_table
-from orchestrator.runs import read_metrics
+from orchestrator.runs import parse_beside, read_metrics
 from orchestrator.tracking.tracker import close_tracker, start_tracker, tracking_uri
 
 Options = TypeVar("Options")
@@ -165,42 +163,13 @@ def _parse_for(
     kind: type[Options], description: str, arguments: Sequence[str]
 ) -> tuple[ExperimentConfig, Options]:
     """The config, by default the one that lies with the checkpoint, and the job's own options."""
-    names = {argument.split("=")[0] for argument in arguments}
-    default = None
-    if not names & {"--config", "-h", "--help"}:
-        default = _config_with(arguments)
-    config, options = parse_with(kind, description, default, arguments)
-    return with_absolute_paths(config), options
-
-
-def _config_with(arguments: Sequence[str]) -> str:
-    """Path of the config that lies with the checkpoint on the command line."""
-    written = written_option("checkpoint", arguments)
-    if not written:
+    weights = written_option("checkpoint", arguments)
+    if not weights and not {"-h", "--help"} & set(arguments):
         raise UserError(
             "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
         )
-    return config_beside(written)
-
-
-def config_beside(checkpoint: str) -> str:
-    """Path on this machine of the config that lies with a checkpoint.
-
-    Raises:
-        UserError: none does.
-    """
-    from orchestrator.evaluation.subject import config_file_of
-
-    file = config_file_of(checkpoint)
-    if file is None:
-        raise UserError(
-            f"No config.yaml lies with {checkpoint}; say which it was trained with: --config NAME or a YAML file."
-        )
-    if storage.is_local(file):
-        return file
-    copy = Path(tempfile.mkdtemp(prefix="dimr-config-")) / "config.yaml"
-    copy.write_bytes(storage.read_bytes(file))
-    return str(copy)
+    config, options = parse_beside(kind, description, weights or "", arguments)
+    return with_absolute_paths(config), options
 
 
 def dataset_of(config: ExperimentConfig) -> LatentDataset | None:

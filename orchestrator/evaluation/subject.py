@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimr_model import DiMR
-from orchestrator import storage
-from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint
+from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.checkpoints.weights import FoundWeights, check_architecture, find_weights
 from orchestrator.config import ExperimentConfig
 
@@ -43,12 +42,6 @@ def checkpoint_subject(checkpoint: Checkpoint, config: ExperimentConfig) -> Subj
     """The EMA weights of a checkpoint that is known to be whole."""
     found = FoundWeights(checkpoint.path, "ema", checkpoint)
     return _describe(found.load(config.model.num_heads), found)
-
-
-def config_file_of(path: str) -> str | None:
-    """The configuration that lies with the weights: a run's or a checkpoint's."""
-    file = storage.join(path, CONFIG_FILE)
-    return file if storage.sizes(path).get(CONFIG_FILE) is not None else None
 
 
 def _describe(model: DiMR, found: FoundWeights) -> Subject:

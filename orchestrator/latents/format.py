@@ -233,6 +233,10 @@ def open_dataset(path: str) -> LatentDataset:
     if not files:
         raise UserError(f"The dataset at {path} holds no files. Prepare it again.")
     for listed in files:
+        if "/" in listed.name:
+            raise UserError(
+                f"{path}/{INFO_FILE} lists {listed.name}, which is outside of the dataset. Prepare it again."
+            )
         found = _describe_file(filesystem, root, listed.name, info)
         if (found.row_groups, found.size) != (listed.row_groups, listed.size):
             raise UserError(

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator import storage
-from orchestrator.config import ExperimentConfig
+from orchestrator.config import ExperimentConfig, holds_credentials
 from orchestrator.errors import UserError
 from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, Journal, RunFiles
 from orchestrator.tracking.mlflow_sync import MLflowSync
@@ -33,9 +33,15 @@ def tracking_uri(config: ExperimentConfig) -> str:
     """Where MLflow is: the config's server, else the environment's, else the SQLite store that all runs share.
 
     Raises:
-        UserError: the runs lie in an object store, where there can be no SQLite, and no server is named.
+        UserError: the runs lie in an object store, where there can be no SQLite, and no server is named; or the environment's
+            URI holds a password.
     """
     named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if holds_credentials(named):
+        raise UserError(
+            "MLFLOW_TRACKING_URI holds a name or password before an @, and it is written into logs and the journal. Leave them "
+            "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
     if not named and not storage.is_local(config.run.root):
         raise UserError(
             f"run.root {config.run.root} is an object store, which cannot hold MLflow's embedded database. Name a "

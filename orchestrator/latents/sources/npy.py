@@ -2,12 +2,12 @@
 
 import io
 import pickle
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from orchestrator.errors import UserError
+from orchestrator.unpickling import RestrictedUnpickler
 
 # What NumPy needs to rebuild an array, and nothing else, under the module names of NumPy 1 and 2.
 _ALLOWED = {
@@ -19,13 +19,6 @@ _ALLOWED = {
         (f"{package}.numeric", "_frombuffer"),
     )
 } | {("numpy", "ndarray"), ("numpy", "dtype")}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
-        return super().find_class(module, name)
 
 
 def read_released(content: bytes, path: str) -> tuple[npt.NDArray[np.float32], int]:
@@ -43,7 +36,7 @@ def read_released(content: bytes, path: str) -> tuple[npt.NDArray[np.float32], i
         _, _, dtype = read_header(stream)
         if not dtype.hasobject:
             raise ValueError(f"it is a plain array of {dtype}")
-        moments, label = _ArrayUnpickler(stream).load()
+        moments, label = RestrictedUnpickler(stream, _ALLOWED).load()
         array = np.asarray(moments, dtype=np.float32)
         if array.ndim != 3 or array.shape[0] % 2:
             raise ValueError(f"the moments have shape {array.shape}")

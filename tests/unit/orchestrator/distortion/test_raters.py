@@ -87,6 +87,8 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
         read_ballots([one, save(tmp_path, 2, {}, study="other")])
     with pytest.raises(UserError, match="other than fine and distorted: maybe"):
         read_ballots([save(tmp_path, 3, {"0": "maybe"})])
+    with pytest.raises(UserError, match="no name of a study's folder"):
+        read_ballots([save(tmp_path, 4, {}, study="../../elsewhere")])
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(UserError, match="no file of votes"):
         read_ballots([str(tmp_path / "broken.json")])

@@ -61,3 +61,10 @@ def test_a_file_with_other_rows_is_named(dataset: LatentDataset) -> None:
     (folder / "part-00001.parquet").write_bytes((folder / "part-00000.parquet").read_bytes())
     with pytest.raises(UserError, match="part-00001.parquet is not the file"):
         open_dataset(dataset.path)
+
+
+def test_a_file_outside_of_the_folder_is_not_read(dataset: LatentDataset) -> None:
+    description = Path(dataset.path) / "dataset.json"
+    description.write_text(description.read_text().replace("part-00000", "../data/part-00000"))
+    with pytest.raises(UserError, match="outside of the dataset"):
+        open_dataset(dataset.path)

@@ -1,0 +1,93 @@
+"""Torch's distributed checkpoint, read as data: its own reader would run whatever the files name.
+
+Torch keeps a checkpoint's table of contents (``.metadata``) and its plain numbers pickled. A checkpoint may come from
+somebody else, and its checksums would be theirs too.
+"""
+
+import io
+import pickle
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
+
+from orchestrator import storage
+from orchestrator.checkpoints.files import CheckpointFiles
+from orchestrator.errors import UserError
+from orchestrator.unpickling import RestrictedUnpickler
+
+METADATA_FILE = ".metadata"
+_FORMAT = "torch.distributed.checkpoint"
+_ALLOWED = {
+    *((f"{_FORMAT}.metadata", name) for name in (
+        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
+        "_MEM_FORMAT_ENCODING", "MetadataIndex", "StorageMeta")),
+    (f"{_FORMAT}.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    *(("torch", name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")),
+}  # fmt: skip
+
+
+class CheckpointReader(FileSystemReader):
+    """Reads shards from the folder ``path``, and from nowhere else.
+
+    Raises:
+        OSError: there is no table of contents, or it cannot be read.
+        UserError: it holds anything but data, or points outside of the folder.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__("")
+        files = CheckpointFiles()
+        # Typed as the local one, though any will do; torch's own fsspec reader does the same.
+        self.fs, self.path = files, files.init_path(path)  # type: ignore[assignment]
+        # At once, because torch would make an AssertionError of what this raises.
+        self._metadata = _read_metadata(path)
+        self._metadata.storage_meta = self._metadata.storage_meta or StorageMeta()
+        self._metadata.storage_meta.load_id = self.load_id
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The table of contents."""
+        return self._metadata
+
+
+class DataLoadPlanner(DefaultLoadPlanner):
+    """Takes tensors and plain numbers, as a state dict of ours has them."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Put one plain value in its place.
+
+        Raises:
+            UserError: it is something else.
+        """
+        try:
+            plain = torch.load(value, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"{read_item.dest_index.fqn} in the checkpoint is no plain value; it was not loaded. {error}"
+            ) from error
+        # Torch's own method would unpickle anything; this it has just been told by us.
+        again = io.BytesIO()
+        torch.save(plain, again)
+        again.seek(0)
+        super().load_bytes(read_item, again)
+
+
+def _read_metadata(path: str) -> Metadata:
+    file = storage.join(path, METADATA_FILE)
+    content = io.BytesIO(storage.read_bytes(file))
+    try:
+        metadata: Metadata = RestrictedUnpickler(content, _ALLOWED).load()
+        places = [info.relative_path for info in metadata.storage_data.values()]
+    except (pickle.UnpicklingError, AttributeError, TypeError, ValueError, EOFError, LookupError) as error:
+        raise UserError(
+            f"{file} is not a checkpoint's table of contents: {error}. Nothing of it was run."
+        ) from error
+    outside = [place for place in places if "/" in place]
+    if outside:
+        raise UserError(f"{file} points outside of the checkpoint: {outside[0]}.")
+    return metadata
