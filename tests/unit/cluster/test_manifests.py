@@ -1,4 +1,4 @@
-"""Manifests and launcher files: rendered, valid where a schema is at hand, and true to the code that they start."""
+"""Manifests and launcher files: rendered, valid, and true to the code that they start."""
 
 import json
 import re
@@ -8,10 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import ray
 import yaml
+from referencing import Registry, Resource
 
 from orchestrator.config_io import parse, parse_with
 from orchestrator.evaluation.command import CheckpointOptions
@@ -19,7 +21,8 @@ from orchestrator.evaluation.command import CheckpointOptions
 CLUSTER = Path(__file__).resolve().parents[3] / "cluster"
 OVERLAYS = sorted(folder.name for folder in (CLUSTER / "kuberay" / "overlays").iterdir())
 LAUNCHERS = sorted((CLUSTER / "launcher").glob("*.yaml"))
-NOT_KUBERNETES_OWN = ("RayCluster", "RayJob")
+KUBERNETES = "1.31"
+KUBERAY = yaml.safe_load((Path(__file__).parent / "kuberay_schema.yaml").read_text())
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
 
@@ -37,20 +40,49 @@ def groups_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
     return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
 
 
+def validate(resource: dict[str, Any]) -> None:
+    """Against KubeRay's schema or Kubernetes' own; unknown fields are errors."""
+    if resource["kind"] not in KUBERAY:
+        kubernetes_validate.validate(resource, KUBERNETES, strict=True)
+        return
+    schemas = (
+        Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / f"v{KUBERNETES}.0-local-strict"
+    )
+    own = Resource.from_contents(json.loads((schemas / "_definitions.json").read_text()))
+    schema = {"$schema": KUBERAY["$schema"], "$defs": KUBERAY["$defs"], **KUBERAY[resource["kind"]]}
+    jsonschema.Draft202012Validator(schema, registry=own @ Registry()).validate(resource)
+
+
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_is_rendered_is_valid(overlay: str) -> None:
-    for one in rendered(overlay):
-        if one["kind"] not in NOT_KUBERNETES_OWN:
-            kubernetes_validate.validate(one, "1.31", strict=True)
-    for group in groups_of(cluster_of(overlay)):
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "ray"},
-            "spec": group["template"]["spec"],
-        }
-        kubernetes_validate.validate(pod, "1.31", strict=True)
+    found = rendered(overlay)
+    for one in found:
+        validate(one)
+    assert {one["kind"] for one in found} == {
+        "Namespace", "ServiceAccount", "NetworkPolicy", "Deployment", "Service", "RayCluster",
+    }  # fmt: skip
+
+
+@needs_kubectl
+@pytest.mark.parametrize(
+    "where, wrong",
+    [
+        ((), {"workerGroupSpec": []}),
+        (("workerGroupSpecs", 0), {"maxReplicas": "8"}),
+        (("headGroupSpec", "rayStartParams"), {"num-cpus": 0}),
+        (("authOptions",), {"mode": "password"}),
+        (("workerGroupSpecs", 0, "template", "spec"), {"toleration": []}),
+    ],
+)
+def test_what_kuberay_would_refuse_is_not_valid(where: tuple[str | int, ...], wrong: dict[str, Any]) -> None:
+    (cluster,) = [one for one in rendered("gpus-8") if one["kind"] == "RayCluster"]
+    part = cluster["spec"]
+    for step in where:
+        part = part[step]
+    part.update(wrong)
+    with pytest.raises(jsonschema.ValidationError):
+        validate(cluster)
 
 
 @needs_kubectl
@@ -85,6 +117,7 @@ def test_workers_may_be_preempted_and_the_head_may_not() -> None:
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_jobs_give_settings_that_exist(name: str) -> None:
     job = yaml.safe_load((CLUSTER / "kuberay" / "jobs" / f"{name}.yaml").read_text())
+    validate(job)
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": "dimr"}
     python, script, *arguments = shlex.split(job["spec"]["entrypoint"])
     assert (python, script.rpartition("/")[0]) == ("python", "/opt/dimr-ray/jobs")
