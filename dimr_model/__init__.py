@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dimr_model.config import VARIANTS, DiMRConfig
+from dimr_model.config import VARIANTS, DiMRConfig, Guidance, Sampler
 
 if TYPE_CHECKING:
     from dimr_model.network import DiMR
     from dimr_model.pipeline import DiMRPipeline
 
-__all__ = ["VARIANTS", "DiMR", "DiMRConfig", "DiMRPipeline"]
+__all__ = ["VARIANTS", "DiMR", "DiMRConfig", "DiMRPipeline", "Guidance", "Sampler"]
 
 
 def __getattr__(name: str) -> Any:

@@ -155,14 +155,17 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> 
     seconds["train"] = time.perf_counter() - began
     # torch and diffusers, ten seconds of import, are loaded when they are needed.
     from orchestrator.checkpoints.loading import export
+    from orchestrator.evaluation.model_card import write_card
     from orchestrator.evaluation.results import log_scores, write_scores
-    from orchestrator.evaluation.score import Evaluation, evaluate
+    from orchestrator.evaluation.score import Evaluation, evaluate, plain
     from orchestrator.evaluation.subject import checkpoint_subject
 
-    export(checkpoint, storage.join(work.run.directory, "export"))
+    exported = storage.join(work.run.directory, "export")
+    export(checkpoint, exported)
     scores = evaluate(Evaluation(config, checkpoint_subject(checkpoint, config), dataset, work.console))
     seconds |= scores.seconds
     seconds["total"] = time.perf_counter() - started
+    write_card(exported, config, dataset.info, checkpoint.images_seen, plain(scores.measurements))
     write_scores(config.directory, scores, checkpoint.images_seen, seconds)
     log_scores(config.directory, scores, checkpoint.images_seen, tracker)
     tracker.log_artifact.remote("config.yaml")

@@ -76,8 +76,11 @@ class Aside:
 
     def _export(self, checkpoint: Checkpoint) -> None:
         from orchestrator.checkpoints.loading import export
+        from orchestrator.evaluation.model_card import write_card
 
-        export(checkpoint, storage.join(self._config.directory, "exports", str(checkpoint.images_seen)))
+        folder = storage.join(self._config.directory, "exports", str(checkpoint.images_seen))
+        export(checkpoint, folder)
+        write_card(folder, self._config, self._dataset.info, checkpoint.images_seen)
 
     def _score(self, checkpoint: Checkpoint) -> None:
         from rich.console import Console
