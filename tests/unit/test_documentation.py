@@ -1,0 +1,83 @@
+"""What the documents name is there: files, presets, settings, jobs, tests."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ablation.suites import suite_names
+from orchestrator.config_io import flatten, parse, preset_names, protocol_names
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
+SECTIONS = (
+    "run",
+    "data",
+    "model",
+    "diffusion",
+    "train",
+    "sampling",
+    "evaluation",
+    "prepare",
+    "tracking",
+    "cluster",
+)
+FILES = (".py", ".md", ".yaml", ".yml", ".json", ".html")
+SETTINGS = set(flatten(parse("Test.", "quickstart", [])))
+
+
+def named(document: Path, pattern: str) -> set[str]:
+    return set(re.findall(pattern, document.read_text()))
+
+
+def is_setting(key: str) -> bool:
+    """A setting, a section, the beginning of several (``train.keep_*``), or a file's name that looks like one."""
+    beginnings = (f"{key}.", key if key.endswith("_") else f"{key}.")
+    return (
+        key in SETTINGS
+        or any(known.startswith(beginnings) for known in SETTINGS)
+        or Path(key).suffix in FILES
+    )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_it_names_exists(document: Path) -> None:
+    presets, sections = {*preset_names(), *protocol_names()}, "|".join(SECTIONS)
+    wrong = {
+        "files": [
+            link
+            for link in named(document, r"\]\(([^)#]+)") | named(document, r'src="([^"]+)"')
+            if "://" not in link and not (document.parent / link).exists()
+        ],
+        "paths": [
+            path
+            for path in named(document, r"\b((?:orchestrator|dimr_model|jobs|cluster|tests)/[\w./-]+\.\w+)\b")
+            if not (ROOT / path).exists()
+        ],
+        "tests": [
+            test for test in named(document, r"`(test_\w+\.py)") if not [*ROOT.glob(f"tests/**/{test}")]
+        ],
+        "presets": named(document, r"--config[ =]([a-z]\w+(?:-\w+)*)\b") - presets,
+        "suites": named(document, r"--suite ([a-z]\w+)(?![\w.])") - {*suite_names()},
+        "settings": [
+            key
+            for key in named(document, rf"(?<![\w./-])(?:--)?((?:{sections})(?:\.[a-z]\w*)+)(?![\w(/])")
+            if not is_setting(key)
+        ],
+    }
+    assert {kind: names for kind, names in wrong.items() if names} == {}
+
+
+def test_a_document_that_names_what_is_not_there_is_found(tmp_path: Path) -> None:
+    document = tmp_path / "wrong.md"
+    document.write_text(
+        "[a](gone.md) `jobs/gone.py` `test_gone.py` --config gone --suite gone `train.gone` `train.workers` jobs/train_g.py"
+    )
+    with pytest.raises(AssertionError) as failed:
+        test_what_it_names_exists(document)
+    for gone in ("gone.md", "jobs/gone.py", "test_gone.py", "presets", "suites", "train.gone"):
+        assert gone in str(failed.value)
