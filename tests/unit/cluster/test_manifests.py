@@ -137,6 +137,8 @@ def test_ray_takes_the_launchers_files(file: Path) -> None:
     validate_config(prepare_config(config))
     assert config["docker"]["image"] == "dimr-ray:0.1.0"
     assert any("--dashboard-host=127.0.0.1" in command for command in config["head_start_ray_commands"])
+    assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
 
 
 def test_the_image_holds_what_the_jobs_need_and_nothing_else() -> None:
