@@ -1,5 +1,6 @@
 """Which code and which packages made a run."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -15,10 +16,10 @@ def provenance() -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Of the checkout that this code runs from; ``unknown`` where it was installed or submitted without its history."""
+    """Of the checkout that this code runs from; where there is no history, as in an image, what DIMR_REVISION says."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("DIMR_REVISION", "unknown")
     return found.stdout.strip()

@@ -1,8 +1,6 @@
-"""`ray start --head` and `ray job submit` do what the command does alone."""
+"""`ray job submit` to a cluster of several nodes does what the command does alone."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,53 +11,23 @@ import pytest
 from orchestrator.checkpoints.selection import newest_valid
 from orchestrator.config_io import to_yaml
 from orchestrator.stopping import JOB_STOP_SECONDS_VARIABLE
+from tests.clusters import RAY, ROOT, asked, cluster
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.sweeps import arguments, table
 
-ROOT = Path(__file__).resolve().parents[2]
-RAY = str(Path(sys.executable).parent / "ray")
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": "planted-storage-key-51c0",
+    "MLFLOW_TRACKING_PASSWORD": "planted-tracking-password-77ab",
+}
+"""Secrets of the cluster's environment, as those of its nodes would be."""
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[dict[str, str]]:
-    """A Ray head of its own on free loopback ports; yields the environment to reach it with."""
-    # All but the random ones; another Ray may run beside it.
-    ports = {"port": 26379, "dashboard-port": 28265, "dashboard-agent-listen-port": 28266}
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": f"/tmp/dimr-{os.getpid()}"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [
-        RAY,
-        "start",
-        "--head",
-        "--num-cpus=4",
-        "--object-store-memory=500000000",
-        "--disable-usage-stats",
-    ]
-    command += [f"--temp-dir={environment['RAY_TMPDIR']}", "--node-ip-address=127.0.0.1"]
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    process = subprocess.Popen(
-        [*command, "--block"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        reached = environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard-port']}"}
-        wait_until_ready(reached)
-        yield reached
-    finally:
-        process.terminate()
-        process.wait(180)
-        shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
-
-
-def wait_until_ready(environment: dict[str, str]) -> None:
-    """The job server answers some seconds after the head; ask it until it does."""
-    for _ in range(60):
-        listed = subprocess.run(
-            [RAY, "job", "list"], env=environment, capture_output=True, timeout=60, check=False
-        )
-        if listed.returncode == 0:
-            return
-    raise AssertionError(listed.stderr.decode())
+    """A cluster of three nodes, with token authentication; yields the environment to submit jobs with."""
+    with cluster([2, 1, 1], PLANTED) as environment:
+        yield environment
 
 
 def submit(environment: dict[str, str], *entry: str) -> str:
@@ -73,13 +41,30 @@ def submit(environment: dict[str, str], *entry: str) -> str:
     return submitted.stdout
 
 
-@pytest.mark.faults
-def test_a_submitted_job_trains_and_scores(tmp_path: Path, head: dict[str, str]) -> None:
+def test_a_submitted_job_trains_on_a_cluster_and_tells_no_secret(
+    tmp_path: Path, head: dict[str, str]
+) -> None:
     dataset = write_numbered(tmp_path / "data", 60, 10)
-    (tmp_path / "config.yaml").write_text(to_yaml(tiny(tmp_path, dataset.path)))
-    submit(head, "jobs/train_g.py", "--config", str(tmp_path / "config.yaml"))
+    # With reading these are three CPUs, more than any of the nodes has.
+    (tmp_path / "config.yaml").write_text(to_yaml(tiny(tmp_path, dataset.path, train={"workers": 2})))
+    said = submit(head, "jobs/train_g.py", "--config", str(tmp_path / "config.yaml"))
     scored = json.loads((tmp_path / "tiny" / "metrics.json").read_text())
     assert scored["images_seen"] == 64
+    told = said.encode() + asked(head, "job", "list").stdout
+    for secret in (*PLANTED.values(), head["RAY_AUTH_TOKEN"]):
+        assert secret.encode() not in told
+        # The run with its MLflow database, and all logs of the cluster.
+        found = subprocess.run(
+            ["grep", "-rl", secret, tmp_path, head["RAY_TMPDIR"]], capture_output=True, text=True
+        )
+        assert found.stdout == ""
+
+
+def test_without_the_token_nothing_is_submitted(head: dict[str, str]) -> None:
+    for stranger in (head | {"RAY_AUTH_TOKEN": "0" * 64}, head | {"RAY_AUTH_MODE": "disabled"}):
+        refused = asked(stranger, "job", "submit", "--", "true")
+        assert refused.returncode != 0
+        assert b"uthentication" in refused.stdout + refused.stderr
 
 
 def test_a_submitted_sweep_of_four_trials_ends_in_a_table(tmp_path: Path, head: dict[str, str]) -> None:
