@@ -111,6 +111,16 @@ def test_prometheus_collects_them_and_knows_the_alerts(tmp_path: Path) -> None:
         )
         assert float(asked(address, "query", query=query)["result"][0]["value"][1]) == 0.5
 
+        panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+        shown = {
+            target["expr"]: asked(address, "query", query=target["expr"].replace("$run", "collected"))
+            for panel in panels
+            for target in panel["targets"]
+        }
+        assert all(shown.values()), f"Prometheus does not understand all of {shown}"
+        (value,) = shown['ray_dimr_train_data_wait_fraction{run=~"$run"}']["result"]
+        assert float(value["value"][1]) == 0.5
+
         def pending() -> list[str]:
             found = (asked(address, "alerts") or {"alerts": []})["alerts"]
             wanted = {"alertname": "TrainingWaitsForData", "run": "collected"}
