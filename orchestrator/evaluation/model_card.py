@@ -30,7 +30,7 @@ def write_card(
         metrics: as in ``metrics.json``, name to value, meaning and protocol; None where the weights were not scored.
     """
     classes = dataset.class_names
-    shown = ", ".join(f"{number} {name}" for number, name in enumerate(classes[:SHOWN_CLASSES]))
+    shown = ", ".join(f"{number}: {name}" for number, name in enumerate(classes[:SHOWN_CLASSES]))
     rest = len(classes) - SHOWN_CLASSES
     scores = [_score(name, one) for name, one in (metrics or {}).items()]
     content = {
@@ -64,7 +64,8 @@ def _facts(config: ExperimentConfig, dataset: DatasetInfo) -> dict[str, str]:
         "what is diffused": f"{dataset.kind}, {height}x{width}x{channels}",
         "trained on": f"{dataset.num_images:,} images of {dataset.source}",
         "training": f"{train.images:,} images in batches of {train.batch_size}, learning rate {train.learning_rate:g}, seed "
-        f"{config.run.seed}; moving average over {train.ema_horizon_images:,} images",
+        f"{config.run.seed}; moving average over {train.ema_horizon_images:,} images"
+        + (f", or {train.ema_rampup:g} of those seen where that is less" if train.ema_rampup else ""),
         "code": f"revision {git_revision()}",
     }  # fmt: skip
 

@@ -55,7 +55,7 @@ def test_it_gives_every_score_and_the_protocol(tmp_path: Path) -> None:
     assert "| `fd1k_efficientnet_lite0_real` | 11.9 |  | the floor |" in text
     assert "| sampler | kind released, steps 2 |" in text
     assert "vae |" not in text
-    assert "0 zero, 1 one, 2 two" in text
+    assert "0: zero, 1: one, 2: two" in text
     assert "ImageNet" not in text
 
 
