@@ -33,12 +33,19 @@ def cluster(nodes: list[int], environment: dict[str, str]) -> Iterator[dict[str,
     address = f"http://127.0.0.1:{DASHBOARD_PORT}"
     reached = environment | {"RAY_API_SERVER_ADDRESS": address, "RAY_TMPDIR": folder}
     started: list[subprocess.Popen[bytes]] = []
+
+    def all_joined() -> bool:
+        for number, node in enumerate(started):
+            # Ray gives a node 30 seconds to start, which can be too few on a busy machine.
+            if node.poll() is not None:
+                leave_nothing(node)
+                started[number] = start(number, nodes[number], folder, environment)
+        return joined(environment) == len(started)
+
     try:
         for number, cpus in enumerate(nodes):
             started.append(start(number, cpus, folder, environment))
-            if not number:
-                wait_until(lambda: joined(environment) == 1, "the head answers")
-        wait_until(lambda: joined(environment) == len(nodes), "all nodes join")
+            wait_until(all_joined, f"node {number} joins", 300)
         wait_until(lambda: asked(reached, "job", "list").returncode == 0, "the job server answers")
         yield reached
     finally:
@@ -46,10 +53,14 @@ def cluster(nodes: list[int], environment: dict[str, str]) -> Iterator[dict[str,
             node.terminate()
         for node in started:
             node.wait(180)
-            # One that failed to start does not end what it had started.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(node.pid, signal.SIGKILL)
+            leave_nothing(node)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def leave_nothing(node: subprocess.Popen[bytes]) -> None:
+    """End what is left of it: one that fails to start does not end what it had started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
 
 
 def start(number: int, cpus: int, folder: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
