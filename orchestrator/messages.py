@@ -30,7 +30,9 @@ def print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
     console.print(scores_table(scored, f"{config.run.name} after {scored['images_seen']} images"))
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
     store = f"--backend-store-uri {uri}" if not uri.startswith("http") else ""
-    look = f"uv run mlflow ui --workers 1 {store}" if store else f"open {uri}"
+    # Its job runner would be seven more processes.
+    ui = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false uv run mlflow ui"
+    look = f"{ui} --workers 1 {store}" if store else f"open {uri}"
     for line in (
         f"Samples   {storage.join(config.directory, 'samples.png')}",
         f"Metrics   {storage.join(config.directory, METRICS_FILE)} (every number with its protocol)",

@@ -114,6 +114,10 @@ def parse_beside(
         return parse_with(options, description, None, arguments)
     path = weights.rstrip("/") if "://" in weights else str(Path(weights).expanduser().absolute())
     files = storage.sizes(path)
+    if not files and not (storage.is_local(path) and Path(path).exists()):
+        raise UserError(
+            f"There is nothing at {path}. Name a run's folder, a checkpoint's, an exported one, or a released file."
+        )
     if files.get(CONFIG_FILE) is None:
         raise UserError(
             f"No {CONFIG_FILE} lies with {weights}; say which it was trained with: --config NAME or a YAML file."

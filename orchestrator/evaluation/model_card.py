@@ -90,4 +90,6 @@ def _protocol(metrics: Mapping[str, Any]) -> dict[str, str]:
 def _text(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
-    return ", ".join(f"{key.replace('_', ' ')} {inner}" for key, inner in value.items() if inner is not None)
+    return ", ".join(
+        f"{key.replace('_', ' ')} {_text(inner)}" for key, inner in value.items() if inner is not None
+    )

@@ -219,7 +219,7 @@ def open_dataset(path: str) -> LatentDataset:
     """
     filesystem, root = storage.filesystem_of(path)
     if not exists(path):
-        raise UserError(f"There is no dataset at {path}: {INFO_FILE} is not there, which is written last.")
+        raise UserError(f"There is no dataset at {path}: it has no {INFO_FILE}, which is written last.")
     description = json.loads(storage.read_bytes(storage.join(path, INFO_FILE)))
     raw = description["info"]
     if raw["format_version"] != FORMAT_VERSION:

@@ -164,9 +164,18 @@ def _pictures(run: RunData) -> dict[str, Any]:
     grids = [{"data": _uri(png, "image/png"), "caption": f"after {seen:,} images"} for seen, png in chosen]
     if run.samples:
         grids.append(
-            {"data": _uri(run.samples, "image/png"), "caption": "the first hundred final samples, uncurated"}
+            {
+                "data": _uri(run.samples, "image/png"),
+                "caption": f"the first hundred samples{_after(run)}, uncurated",
+            }
         )
     return {"name": run.name, "grids": grids, "guidance": [_uri(plot, "image/png") for plot in run.guidance]}
+
+
+def _after(run: RunData) -> str:
+    """Of what the run's own scores are; it may have been made longer since, or be on its way there."""
+    seen = run.final.get("images_seen")
+    return "" if seen is None else f" after {seen:,} images"
 
 
 def _studies(runs: Sequence[RunData]) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def test_what_it_names_exists(document: Path) -> None:
             test for test in named(document, r"`(test_\w+\.py)") if not [*ROOT.glob(f"tests/**/{test}")]
         ],
         "presets": named(document, r"--config[ =]([a-z]\w+(?:-\w+)*)\b") - presets,
-        "suites": named(document, r"--suite ([a-z]\w+)(?![\w.])") - {*suite_names()},
+        "suites": named(document, r"--suite ([a-z][\w-]*)(?![\w.-])") - {*suite_names()},
         "settings": [
             key
             for key in named(document, rf"(?<![\w./-])(?:--)?((?:{sections})(?:\.[a-z]\w*)+)(?![\w(/])")

@@ -57,5 +57,7 @@ def test_a_relative_path_is_understood(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_without_a_config_it_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is nothing at .*gone"):
+        directory(str(tmp_path / "gone"))
     with pytest.raises(UserError, match=r"No config\.yaml lies with .*--config NAME"):
         directory(str(tmp_path))
