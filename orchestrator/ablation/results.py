@@ -119,13 +119,7 @@ def write_results(
     """Write table and plots into the sweep's folder and to MLflow, and print the table."""
     from orchestrator.ablation.plots import draw_plots
 
-    rows, folder = rows_of(suite, config, outcomes), config.directory
-    columns = list(rows[0])
-    storage.write_bytes(storage.join(folder, TABLE_FILE), csv_of(rows))
-    write_text(folder, "table.md", markdown(shown(suite, rows)))
-    # The form of MLflow's own tables, which its UI shows.
-    table = {"columns": columns, "data": [list(row.values()) for row in rows]}
-    write_text(folder, "table.json", json.dumps(table))
+    rows, folder = write_table(suite, config, outcomes), config.directory
     for file in TABLE_FILES:
         tracker.log_artifact.remote(file)
     tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
@@ -133,6 +127,17 @@ def write_results(
     for name in draw_plots(suite, outcomes, folder, quick):
         tracker.log_image.remote(name, f"{name}.png", 0)
     _print(suite, rows, folder, console)
+
+
+def write_table(suite: Suite, config: ExperimentConfig, outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """Write the table alone into the sweep's folder, in its three forms; its rows."""
+    rows, folder = rows_of(suite, config, outcomes), config.directory
+    storage.write_bytes(storage.join(folder, TABLE_FILE), csv_of(rows))
+    write_text(folder, "table.md", markdown(shown(suite, rows)))
+    # The form of MLflow's own tables, which its UI shows.
+    table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+    write_text(folder, "table.json", json.dumps(table))
+    return rows
 
 
 def shown(suite: Suite, rows: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from orchestrator import cluster, storage
 from orchestrator.ablation.live import LiveTable
-from orchestrator.ablation.results import Finalist, Outcome, outcomes_of, write_results
+from orchestrator.ablation.results import Finalist, Outcome, outcomes_of, write_results, write_table
 from orchestrator.ablation.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
 from orchestrator.ablation.trial import PRUNED_FILE, Trials, final_distance, pruned_at, run_trial
 from orchestrator.config import ExperimentConfig
@@ -83,8 +83,11 @@ def run_sweep(sweep: Sweep, console: Console) -> list[Outcome]:
         tracker.log_status.remote("RUNNING")
         ray.get(tracker.latest.remote())  # Trials find their parent in its journal.
         with ending(tracker, uri, console):
+            console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
             _prepare_reference(config, dataset)
             failures = _run_trials(sweep, trials, console)
+            # To look at already, while the finalists are drawn.
+            write_table(sweep.suite, config, outcomes_of(sweep.cells, trials, failures, {}))
             finalists = _score_finalists(sweep, trials, dataset, console)
             outcomes = outcomes_of(sweep.cells, trials, failures, finalists)
             write_results(sweep.suite, config, outcomes, tracker, console)
@@ -212,6 +215,11 @@ def _score_finalists(
         name for name in trials if storage.is_file(storage.join(trials[name].directory, METRICS_FILE))
     ]
     best = sorted(finished, key=lambda name: final_distance(trials[name].directory))[: sweep.finalists]
+    if best:
+        console.print(
+            f"The best {len(best)} are drawn again: {sweep.seeds} times {sweep.config.evaluation.images:,} images each. The table "
+            f"without them: {sweep.config.directory}/table.md", soft_wrap=True,
+        )  # fmt: skip
     return {name: [_score(sweep, trials[name], dataset, seed, console) for seed in range(sweep.seeds)] for name in best}  # fmt: skip
 
 
