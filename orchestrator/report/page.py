@@ -135,7 +135,11 @@ def _bare(name: str, samples: int, extractor: str) -> str:
 
 
 def _notes(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:
-    said = [f"{run.name}: {warning}" for run, one in scored for warning in one.get("warnings", [])]
+    warned: dict[str, list[str]] = {}
+    for run, one in scored:
+        for warning in one.get("warnings", []):
+            warned.setdefault(warning, []).append(run.name)
+    said = [f"{', '.join(dict.fromkeys(names))}: {warning}" for warning, names in warned.items()]
     said += [
         f"{name}: {entry['value']:.4g}, {entry['meaning']}"
         for _, one in scored
