@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from rich.console import Console
 
@@ -123,9 +124,19 @@ def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None
     prepare(Evaluation(config, Subject(None, {}, None), dataset, Console(quiet=True)))  # type: ignore[arg-type]
 
 
+def _keep_keys_on_their_nodes() -> None:
+    """Have Tune not pass on S3's keys of this process: as part of its actors' description they would stand in Ray's logs.
+
+    Every node has its own, and a job's environment reaches its actors in any case.
+    """
+    passed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    passed_on.difference_update([name for name in passed_on if name.startswith("AWS_")])
+
+
 def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Console) -> dict[str, str]:
     """Returns name -> what failed."""
     side_by_side = cluster.trials_that_fit(configs.values())
+    _keep_keys_on_their_nodes()
     shared = Trials(configs, sweep.config.directory, side_by_side)
     console.print(
         f"{len(configs)} trials, {side_by_side} side by side, in {sweep.config.directory}", soft_wrap=True
