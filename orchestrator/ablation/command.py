@@ -120,14 +120,14 @@ def _print_trials(
             name = " ".join(option.name for option in cell.options)
             console.print(f"{name} is not possible: {cell.reason}", soft_wrap=True, highlight=False)
     count = sum(cell.config is not None for cell in cells)
-    if not is_planned:
-        again = f"; then the best {options.finalists} are drawn again, {options.seeds} times {config.evaluation.images:,} images each"
-        console.print(f"{count} trials of {config.train.images:,} images{again if options.finalists else ''}.",
-                      soft_wrap=True)  # fmt: skip
     if is_planned:
         cost = f", cost {total * options.price:,.0f}" if options.price else " (give --price for the cost)"
         console.print(f"{count} trials of {config.train.images:,} images: {total:,.0f} GPU-hours on {options.gpu} in all{cost}, "
                       "if none is pruned; scores and finalists come on top (jobs/plan.py has them).", soft_wrap=True)  # fmt: skip
+    else:
+        again = f"; then the best {options.finalists} are drawn again, {options.seeds} times {config.evaluation.images:,} images each"
+        console.print(f"{count} trials of {config.train.images:,} images{again if options.finalists else ''}.",
+                      soft_wrap=True)  # fmt: skip
 
 
 def _hours(config: ExperimentConfig, options: PlanOptions) -> float:
