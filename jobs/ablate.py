@@ -1,6 +1,6 @@
 """Run a suite of ablations as a sweep: ``python jobs/ablate.py``, or ``--suite conditioning --scale paper``."""
 
-from orchestrator.ablation.command import main
+from orchestrator.sweeps.command import main
 
 if __name__ == "__main__":
     main()

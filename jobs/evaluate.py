@@ -3,7 +3,7 @@
 ``sample`` only draws, ``reference`` makes statistics of real images, ``sweep`` finds the best guidance.
 """
 
-from orchestrator.evaluation.command import main
+from orchestrator.scoring.command import main
 
 if __name__ == "__main__":
     main()

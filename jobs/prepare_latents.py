@@ -5,9 +5,9 @@
 
 import sys
 
-from orchestrator.commands import run_function, run_job
-from orchestrator.latents.prepare import prepare_and_report
-from orchestrator.latents.verify import verify
+from orchestrator.config.command_line import run_function, run_job
+from orchestrator.data.prepare import prepare_and_report
+from orchestrator.data.verify import verify
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["verify"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import ray
 
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 
 EMBEDDED_MIN_CPUS = 4
@@ -27,7 +27,7 @@ class Shares:
 
     data_cpus: float
     """CPUs left for Ray Data to read with."""
-    has_room_aside: bool
+    has_room_for_background: bool
     """Whether previews and scores can be made beside the training workers, rather than after them."""
 
 
@@ -98,7 +98,7 @@ def _probe(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=PROBE_SECONDS).close()
 
 
-def works_aside(config: ExperimentConfig) -> bool:
+def works_in_background(config: ExperimentConfig) -> bool:
     """Whether something is made of checkpoints while training goes on, for which a CPU or GPU is set apart."""
     train = config.train
     return max(train.preview_every_images, train.export_every_images, train.score_every_images) > 0
@@ -111,7 +111,7 @@ def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:
     for config in configs:
         needed_cpus, needed_gpus = _needed(config, config.world_sizes[0])
         pools = _pools(config)
-        if works_aside(config) and config.sampling.use_gpu and config.train.use_gpu:
+        if works_in_background(config) and config.sampling.use_gpu and config.train.use_gpu:
             needed_gpus += 1
         counts.append(cpus // max(needed_cpus, pools["CPU"]))
         counts.append(gpus // max(needed_gpus, pools["GPU"]) if max(needed_gpus, pools["GPU"]) else cpus)
@@ -131,7 +131,7 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
     sampling = config.sampling
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)
-    preview_cpus = 1 if works_aside(config) else 0
+    preview_cpus = 1 if works_in_background(config) else 0
     if gpus_needed > gpus:
         raise UserError(
             f"The experiment needs {gpus_needed:g} GPUs ({workers} training workers with one each) and the cluster "
@@ -186,7 +186,7 @@ def _resources(leaving: Collection[str] = ()) -> tuple[float, float]:
 
 def _needed(config: ExperimentConfig, workers: int) -> tuple[int, int]:
     """CPUs and GPUs for so many workers, previews and reading side by side."""
-    cpus = workers + (1 if works_aside(config) else 0) + 1
+    cpus = workers + (1 if works_in_background(config) else 0) + 1
     return cpus, max(workers if config.train.use_gpu else 0, 1 if config.sampling.use_gpu else 0)
 
 

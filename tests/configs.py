@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import from_dict
+from orchestrator.config.plain import from_dict
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.hooks import Hooks
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import settings
 
 import orchestrator  # noqa: F401  (sets what Ray reads when it is imported)
-from orchestrator.config_io import parse
-from orchestrator.latents.format import LatentDataset
-from orchestrator.latents.prepare import prepare_dataset
+from orchestrator.config.command_line import parse
+from orchestrator.data.format import LatentDataset
+from orchestrator.data.prepare import prepare_dataset
 
 # A slow machine is not a failure.
 settings.register_profile("any-machine", deadline=None)

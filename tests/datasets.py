@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orchestrator.latents.format import DatasetInfo, LatentDataset, to_table, write_dataset
+from orchestrator.data.format import DatasetInfo, LatentDataset, to_table, write_dataset
 
 
 def write_numbered(path: Path | str, rows: int, row_group_rows: int, size: int = 2) -> LatentDataset:

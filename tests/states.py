@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from orchestrator.checkpoints.loading import load
 from orchestrator.checkpoints.selection import newest_valid
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.state import fresh_state
 
 

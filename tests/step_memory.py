@@ -11,8 +11,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import to_yaml
+from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
 
 
 def measure(config: ExperimentConfig, folder: Path) -> tuple[int, int]:
@@ -89,7 +89,7 @@ if __name__ == "__main__":
     import torch
     import torch.distributed as dist
 
-    from orchestrator.config_io import parse
+    from orchestrator.config.command_line import parse
 
     torch.set_num_threads(1)
     given = parse("Measure.", sys.argv[1], [])

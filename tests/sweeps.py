@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config_io import to_yaml
-from orchestrator.latents.format import LatentDataset
+from orchestrator.config.plain import to_yaml
+from orchestrator.data.format import LatentDataset
 from tests.configs import tiny
 
 PAPER = {"fid": "9.9", "source": "Table 9"}

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from orchestrator.commands import run_function
+from orchestrator.config.command_line import run_function
 
 
 def model(variant: str = "small", batch_size: int = 16, repeats: int = 5) -> None:

@@ -19,14 +19,14 @@ from rich.table import Table
 from torch import Tensor
 
 from orchestrator.cluster import connect_embedded
-from orchestrator.latents.format import (
+from orchestrator.data.format import (
     DatasetInfo,
     LatentDataset,
     to_arrays,
     to_table,
     write_dataset,
 )
-from orchestrator.latents.stream import StreamPlan, batches, make_order, rank_dataset
+from orchestrator.data.stream import StreamPlan, batches, make_order, rank_dataset
 from orchestrator.storage import filesystem_of
 
 SHAPE = (8, 32, 32)

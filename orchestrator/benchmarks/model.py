@@ -12,7 +12,7 @@ from torch import Tensor
 from dimr_model import VARIANTS, DiMR, DiMRConfig
 from dimr_model.complexity import count_macs
 from dimr_model.diffusion import branch_losses, multi_scale_loss, noise_level
-from orchestrator.config import Precision
+from orchestrator.config.schema import Precision
 from orchestrator.errors import UserError
 from orchestrator.precision import compute_precision
 from orchestrator.training.hardware import matmul_peak, seconds_of
@@ -118,16 +118,16 @@ class _Subject:
 
 def measure(case: Case, model: DiMR, batch_size: int, device: torch.device) -> tuple[Result, _Subject]:
     """Warm up and measure memory; the timings are still to come."""
-    subject = _Subject(case, model, batch_size, device)
+    tested = _Subject(case, model, batch_size, device)
     for _ in range(2):
-        subject.step()
-    subject.forward()
+        tested.step()
+    tested.forward()
     peak = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        subject.step()
+        tested.step()
         peak = torch.cuda.max_memory_allocated()
-    return Result(case, 0.0, 0.0, 1.0, 1.0, subject.activation_bytes(), peak), subject
+    return Result(case, 0.0, 0.0, 1.0, 1.0, tested.activation_bytes(), peak), tested
 
 
 def network_of(variant: str) -> DiMRConfig:
@@ -159,15 +159,15 @@ def compare(variant: str, batch_size: int, repeats: int, console: Console) -> li
 def _beside_baseline(case: Case, model: DiMR, batch_size: int, repeats: int, device: torch.device) -> Result:
     """Measure a case in turns with the baseline, and with nothing else in memory, which would slow some more than others."""
     _, reference = measure(BASELINE, model, batch_size, device)
-    result, subject = measure(case, model, batch_size, device)
+    result, tested = measure(case, model, batch_size, device)
     taken: dict[str, list[float]] = {
         name: [] for name in ("reference step", "step", "reference forward", "forward")
     }
     for _ in range(repeats):
         taken["reference step"].append(seconds_of(reference.step, device))
-        taken["step"].append(seconds_of(subject.step, device))
+        taken["step"].append(seconds_of(tested.step, device))
         taken["reference forward"].append(seconds_of(reference.forward, device))
-        taken["forward"].append(seconds_of(subject.forward, device))
+        taken["forward"].append(seconds_of(tested.forward, device))
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     result.step_seconds, result.forward_seconds = medians["step"], medians["forward"]
     result.step_speed = medians["reference step"] / medians["step"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from orchestrator.evaluation.pipeline import Work
+from orchestrator.scoring.pipeline import Work
 
 
 def images_per_second(work: Work, skipped: int) -> float:

@@ -17,7 +17,7 @@ from dimr_model.sampling import evaluations_per_image
 from orchestrator import cluster
 from orchestrator.benchmarks.model import network_of
 from orchestrator.benchmarks.rates import images_per_second
-from orchestrator.config import (
+from orchestrator.config.schema import (
     DataConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -25,9 +25,9 @@ from orchestrator.config import (
     SamplingConfig,
     TrainConfig,
 )
-from orchestrator.evaluation.parts import ranges_of
-from orchestrator.evaluation.pipeline import Samples, Work, run_on_actors
 from orchestrator.precision import compute_precision
+from orchestrator.sampling.parts import ranges_of
+from orchestrator.scoring.pipeline import Samples, Work, run_on_actors
 
 CASES = {
     "none": Guidance(kind="none"),

@@ -19,7 +19,7 @@ from torch_fidelity.utils import get_featuresdict_from_dataset
 from dimr_model import DiMRConfig
 from orchestrator import cluster
 from orchestrator.benchmarks.rates import images_per_second
-from orchestrator.config import (
+from orchestrator.config.schema import (
     DataConfig,
     EvaluationConfig,
     ExperimentConfig,
@@ -27,9 +27,10 @@ from orchestrator.config import (
     SamplingConfig,
     TrainConfig,
 )
-from orchestrator.evaluation.extractors import EfficientNetLite0Features, to_rgb, weights_file
-from orchestrator.evaluation.pipeline import Work, run_here, run_on_actors
-from orchestrator.evaluation.real_images import IMAGES_PER_RANGE, open_images
+from orchestrator.images import to_rgb
+from orchestrator.scoring.extractors import EfficientNetLite0Features, weights_file
+from orchestrator.scoring.pipeline import Work, run_here, run_on_actors
+from orchestrator.scoring.real_images import IMAGES_PER_RANGE, open_images
 
 RESOLUTION = 64
 

@@ -22,7 +22,7 @@ from orchestrator.benchmarks.data import write_latents
 from orchestrator.benchmarks.model import network_of
 from orchestrator.checkpoints.saving import CheckpointWriter
 from orchestrator.cluster import connect_embedded
-from orchestrator.config import DataConfig, ExperimentConfig, RunConfig, SamplingConfig, TrainConfig
+from orchestrator.config.schema import DataConfig, ExperimentConfig, RunConfig, SamplingConfig, TrainConfig
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.parallelize import make_mesh

@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from orchestrator import storage
 from orchestrator.checkpoints.files import CheckpointFiles
 from orchestrator.errors import UserError
-from orchestrator.unpickling import RestrictedUnpickler
+from orchestrator.storage.unpickling import RestrictedUnpickler
 
 METADATA_FILE = ".metadata"
 _FORMAT = "torch.distributed.checkpoint"

@@ -3,7 +3,7 @@
 import logging
 
 from orchestrator.checkpoints.selection import Checkpoint, discard, marked, unfinished
-from orchestrator.config import ExperimentConfig, TrainConfig
+from orchestrator.config.schema import ExperimentConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 

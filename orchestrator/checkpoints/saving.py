@@ -15,8 +15,8 @@ from orchestrator import storage
 from orchestrator.checkpoints.files import CheckpointFiles, failures_as_errors, writer
 from orchestrator.checkpoints.retention import discard_unfinished, prune
 from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, Marker, checkpoints_folder, discard
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import to_yaml
+from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
 
 Result = TypeVar("Result")
 PATIENCE_SECONDS = 30.0

@@ -14,8 +14,8 @@ from functools import cached_property
 import yaml
 
 from orchestrator import storage
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import from_dict
+from orchestrator.config.plain import from_dict
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 
 MARKER = "COMPLETE.json"

@@ -14,7 +14,7 @@ COVERED = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
-class Scored:
+class ClassProbabilities:
     """A classifier's verdict on a set of images, in the order of their indices."""
 
     name: str
@@ -55,12 +55,14 @@ class Interval:
     high: float
 
 
-def rate_intervals(scored: Sequence[Scored], threshold: float, seed: int) -> list[Interval]:
+def rate_intervals(scored: Sequence[ClassProbabilities], threshold: float, seed: int) -> list[Interval]:
     """Each set's low-fidelity rate, with a bootstrap over its images."""
     return [_interval(s.rate(threshold), _resampled([s.is_low(threshold)], seed)[:, 0]) for s in scored]
 
 
-def difference_interval(one: Scored, other: Scored, threshold: float, seed: int) -> Interval:
+def difference_interval(
+    one: ClassProbabilities, other: ClassProbabilities, threshold: float, seed: int
+) -> Interval:
     """The rate of ``one`` minus that of ``other``.
 
     Where images of the same place began as the same noise in both, pairs are resampled.
@@ -99,20 +101,20 @@ class EqualRate:
     """Model -> the probability under which that share of its images lies: a better model's worst images look surer."""
 
 
-def at_equal_rate(scored: Sequence[Scored], threshold: float) -> EqualRate:
+def at_equal_rate(scored: Sequence[ClassProbabilities], threshold: float) -> EqualRate:
     """At the smallest of the models' own rates, so that every model's images there are low-fidelity ones."""
     rate = min(s.rate(threshold) for s in scored)
     return EqualRate(rate, {s.name: _quantile(s, rate) for s in scored})
 
 
-def _quantile(scored: Scored, rate: float) -> float:
+def _quantile(scored: ClassProbabilities, rate: float) -> float:
     """The highest probability among the worst ``rate`` of the images; NaN if those are none."""
     worst = scored.worst(round(rate * len(scored.probabilities)))
     return float(scored.probabilities[worst[-1]]) if len(worst) else float("nan")
 
 
 def as_rows(
-    scored: Sequence[Scored], intervals: Sequence[Interval], threshold: float
+    scored: Sequence[ClassProbabilities], intervals: Sequence[Interval], threshold: float
 ) -> list[dict[str, Any]]:
     """A row for each set of images."""
     return [

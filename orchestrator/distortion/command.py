@@ -1,6 +1,5 @@
 """The command line of jobs/distortion.py: study one or several models, or turn raters' votes into rates."""
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -12,18 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 from orchestrator import cluster, storage
-from orchestrator.commands import mistakes_explained
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import with_absolute_paths
+from orchestrator.config.command_line import mistakes_explained
+from orchestrator.config.plain import with_absolute_paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.data.opening import open_if_there
 from orchestrator.distortion.raters import RATERS_PER_IMAGE
 from orchestrator.errors import UserError
-from orchestrator.evaluation.command import dataset_of
-from orchestrator.latents.format import LatentDataset
-from orchestrator.runs import parse_beside, write_text
+from orchestrator.run.folder import parse_beside, write_text
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 if TYPE_CHECKING:
@@ -85,15 +85,15 @@ def distortion(arguments: Sequence[str]) -> None:
         )
     parsed = [_parse(checkpoint, written) for checkpoint in checkpoints or [""]]
     from orchestrator.distortion.study import Model, check_comparable
-    from orchestrator.evaluation.subject import load_subject
+    from orchestrator.scoring.model_under_test import load_model_under_test
 
     console, options = Console(), parsed[0][1]
     configs = [config for config, _ in parsed]
-    subjects = [load_subject(path, config) for path, config in zip(checkpoints, configs, strict=True)]
-    names = _names(checkpoints, configs, [subject.images_seen for subject in subjects])
-    models = [Model(*parts) for parts in zip(names, configs, subjects, strict=True)]
+    tested = [load_model_under_test(path, config) for path, config in zip(checkpoints, configs, strict=True)]
+    names = _names(checkpoints, configs, [tested.images_seen for tested in tested])
+    models = [Model(*parts) for parts in zip(names, configs, tested, strict=True)]
     check_comparable(models)
-    datasets = [dataset_of(config) for config in configs]
+    datasets = [open_if_there(config) for config in configs]
     with cluster.connect(configs[0]):
         for config in configs:
             cluster.check_evaluation(config)
@@ -103,7 +103,8 @@ def distortion(arguments: Sequence[str]) -> None:
 def _study(
     models: list["Model"], datasets: list[LatentDataset | None], options: DistortionOptions, console: Console
 ) -> None:
-    from orchestrator.distortion.outcome import (
+    from orchestrator.distortion.classifiers import default_name, load_judge
+    from orchestrator.distortion.results import (
         PAGE_FILE,
         Study,
         log_study,
@@ -111,26 +112,25 @@ def _study(
         table_of_classes,
         write_study,
     )
-    from orchestrator.distortion.recognizers import default_name, load_recognizer
     from orchestrator.distortion.study import judge_real, judge_samples
 
     config, dataset = models[0].config, datasets[0]
     name = options.classifier or default_name(config)
-    recognizer = load_recognizer(name, options.classifier_weights, config, dataset)
+    judge = load_judge(name, options.classifier_weights, config, dataset)
     judged = [
-        judge_samples(model, own, recognizer, options.images, options.threshold, console)
+        judge_samples(model, own, judge, options.images, options.threshold, console)
         for model, own in zip(models, datasets, strict=True)
     ]
     real = None
     if dataset is not None:
-        real = judge_real(config, dataset, recognizer, name, options.images, options.threshold, console)
+        real = judge_real(config, dataset, judge, name, options.images, options.threshold, console)
     classes = dataset.info.class_names if dataset else tuple(map(str, range(config.model.num_classes)))
-    key = [[one.protocol for one in judged], recognizer.about, options.threshold]
+    key = [[one.protocol for one in judged], judge.about, options.threshold]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
     title = "-vs-".join(model.name for model in models)
     folder = storage.join(config.run.root, "distortion", f"{title}-{digest}")
     study = Study(
-        folder=folder, models=tuple(judged), real=real, threshold=options.threshold, classifier=recognizer.about,
+        folder=folder, models=tuple(judged), real=real, threshold=options.threshold, classifier=judge.about,
         class_names=classes, seed=config.run.seed, runs=tuple(model.config.run.name for model in models),
     )  # fmt: skip
     pictures = write_study(study, options.images_for_raters, options.raters)
@@ -160,10 +160,10 @@ def rates(arguments: Sequence[str]) -> None:
     Raises:
         UserError: the files, or their study, are not as they must be.
     """
-    from orchestrator.distortion.outcome import KEY_FILE
+    from orchestrator.distortion.results import KEY_FILE
     from orchestrator.distortion.votes import distortion_rates, read_ballots
 
-    parser = argparse.ArgumentParser(description="Distortion rates by the files that raters saved.")
+    parser = ArgumentParser(description="Distortion rates by the files that raters saved.")
     parser.add_argument("files", nargs="*", help="Files that the raters' page saved.")
     parser.add_argument("--root", default="runs", help="Folder of runs, in which the study lies.")
     written = parser.parse_args(arguments)
@@ -202,9 +202,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse(checkpoint: str, written: list[str]) -> tuple[ExperimentConfig, DistortionOptions]:
-    config, options = parse_beside(
-        DistortionOptions, "Study the distortion of models' images.", checkpoint, written
-    )
+    description = "Study the distortion of models' images."
+    config, options = parse_beside(DistortionOptions, description, lambda _: checkpoint, written)
     return with_absolute_paths(config), options
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from orchestrator.distortion.analysis import Scored
+from orchestrator.artifacts import line_style, png_of
+from orchestrator.distortion.analysis import ClassProbabilities
 from orchestrator.distortion.study import Verdicts
-from orchestrator.evaluation.images import encode_png
-from orchestrator.reporting import line_style, png_of
+from orchestrator.images import encode_png
 
 SHEET_IMAGES = 60
 COLUMNS = 10
@@ -57,7 +57,7 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     return text
 
 
-def probability_plot(scored: Sequence[Scored], threshold: float) -> bytes:
+def probability_plot(scored: Sequence[ClassProbabilities], threshold: float) -> bytes:
     """Which share of each set's images has a class probability below p, as a PNG."""
     from matplotlib.figure import Figure
 

@@ -11,19 +11,19 @@ from rich.console import Console
 
 from dimr_model import randomness
 from orchestrator import storage
-from orchestrator.config import ExperimentConfig
-from orchestrator.distortion.analysis import Scored
-from orchestrator.distortion.recognizers import OWN, Recognizer
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset, open_dataset
+from orchestrator.distortion.analysis import ClassProbabilities
+from orchestrator.distortion.classifiers import OWN, Judge
 from orchestrator.errors import UserError
-from orchestrator.evaluation import pipeline
-from orchestrator.evaluation.controls import HELD_OUT_FRACTION, held_out_mask
-from orchestrator.evaluation.parts import ranges_of
-from orchestrator.evaluation.pipeline import Samples, Work
-from orchestrator.evaluation.protocol import sample_protocol, samples_name
-from orchestrator.evaluation.real_images import dataset_images, image_resolution
-from orchestrator.evaluation.reference import statistics_path
-from orchestrator.evaluation.subject import Subject
-from orchestrator.latents.format import LatentDataset, open_dataset
+from orchestrator.sampling.parts import ranges_of
+from orchestrator.scoring import pipeline
+from orchestrator.scoring.baselines import HELD_OUT_FRACTION, held_out_mask
+from orchestrator.scoring.model_under_test import ModelUnderTest
+from orchestrator.scoring.pipeline import Samples, Work
+from orchestrator.scoring.protocol import sample_protocol, samples_name
+from orchestrator.scoring.real_images import dataset_images, image_resolution
+from orchestrator.scoring.reference import statistics_path
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Model:
 
     name: str
     config: ExperimentConfig
-    subject: Subject
+    tested: ModelUnderTest
 
 
 @dataclass(frozen=True)
 class Verdicts:
     """A classifier's verdicts on one model's images, or on real ones."""
 
-    scored: Scored
+    scored: ClassProbabilities
     doubtful: npt.NDArray[np.uint8]
     """``[K, C, H, W]``: the images whose probability is under the threshold, in the order of their places."""
     protocol: dict[str, Any]
@@ -70,7 +70,7 @@ def check_comparable(models: Sequence[Model]) -> None:
 def judge_samples(
     model: Model,
     dataset: LatentDataset | None,
-    recognizer: Recognizer,
+    judge: Judge,
     images: int,
     threshold: float,
     console: Console,
@@ -81,21 +81,21 @@ def judge_samples(
         UserError: an image is not finite, or the classifier cannot be loaded.
     """
     config = model.config
-    key = {"classifier": recognizer.about, "threshold": threshold}
-    folder = storage.join(config.directory, "distortion", samples_name(config, model.subject, key))
-    samples = Samples(model.subject.model, dataset.info.scaling_factor if dataset else None)
+    key = {"classifier": judge.about, "threshold": threshold}
+    folder = storage.join(config.directory, "distortion", samples_name(config, model.tested, key))
+    samples = Samples(model.tested.model, dataset.info.scaling_factor if dataset else None)
     work = Work(
-        config, samples, tuple(ranges_of(images, config.sampling.batch_size)), folder, recognizer.classifier,
+        config, samples, tuple(ranges_of(images, config.sampling.batch_size)), folder, judge.classifier,
         extract=False, keep_below=threshold,
     )  # fmt: skip
     pipeline.run(work, model.name, False, console)
-    protocol = sample_protocol(config, model.subject)
+    protocol = sample_protocol(config, model.tested)
     pairing = f"seed {config.run.seed}, labels {config.sampling.labels}"
     return _verdicts(model.name, pairing, work, protocol | {"samples": images})
 
 
 def judge_real(
-    config: ExperimentConfig, dataset: LatentDataset, recognizer: Recognizer, name: str, images: int, threshold: float,
+    config: ExperimentConfig, dataset: LatentDataset, judge: Judge, name: str, images: int, threshold: float,
     console: Console,
 ) -> Verdicts:  # fmt: skip
     """As many real images, if there are so many: the rate that no model can be asked to undercut.
@@ -110,10 +110,10 @@ def judge_real(
     share = images / (found.count * (HELD_OUT_FRACTION if is_part else 1.0))
     order = randomness.generator(0, "real-images-judged").permutation(len(found.ranges))
     chosen = sorted(order[: math.ceil(share * len(found.ranges))].tolist())
-    key = [found.fingerprint, recognizer.about, threshold, config.sampling.vae]
+    key = [found.fingerprint, judge.about, threshold, config.sampling.vae]
     work = Work(
         config, found, tuple(found.ranges[place] for place in chosen), statistics_path(config, key, "judged"),
-        recognizer.classifier, extract=False, keep_below=threshold,
+        judge.classifier, extract=False, keep_below=threshold,
     )  # fmt: skip
     pipeline.run(work, "real images", False, console)
     which = held_out or ("held out of the classifier's training" if is_part else "the training dataset's own")
@@ -133,5 +133,7 @@ def _verdicts(
         low = columns["class_probability"] < work.keep_below
         found.setdefault("doubtful", []).append(columns["doubtful"][counted[low]])
     joined = {key: np.concatenate(parts) for key, parts in found.items()}
-    scored = Scored(name, joined["label"], joined["class_probability"], joined["predicted"], pairing)
+    scored = ClassProbabilities(
+        name, joined["label"], joined["class_probability"], joined["predicted"], pairing
+    )
     return Verdicts(scored, joined["doubtful"], protocol)

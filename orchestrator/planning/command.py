@@ -3,12 +3,11 @@
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.commands import mistakes_explained
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import parse_with, with_absolute_paths
+from orchestrator.config.command_line import mistakes_explained, parse_with
+from orchestrator.config.plain import with_absolute_paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data import format as latents_format
 from orchestrator.errors import UserError
-from orchestrator.evaluation.aside import PREVIEW_ROWS, grid_columns
-from orchestrator.latents import format as latents_format
 from orchestrator.planning.machine import (
     ASSUMED_MFU,
     CONTEXT_BYTES,
@@ -17,6 +16,7 @@ from orchestrator.planning.machine import (
     PlanOptions,
     machine_of,
 )
+from orchestrator.sampling.sinks import PREVIEW_ROWS, grid_columns
 
 BYTES_PER_GIGABYTE = 1e9
 PAPER_SAMPLES = 50_000
@@ -28,7 +28,7 @@ def main() -> None:
         config, options = parse_with(
             PlanOptions,
             "Say what a run will need before it is started: memory, time, cost, storage.",
-            default="imagenet256_g2r",
+            base="imagenet256_g2r",
         )
         print_plan(with_absolute_paths(config), options, Console(width=120, highlight=False, soft_wrap=True))
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.planning.trace import BACKWARD, BEFORE, StepTrace
 
 WEIGHTS, GRADIENTS, MOMENTS, AVERAGE = "weights", "gradients", "Adam's moments", "EMA"

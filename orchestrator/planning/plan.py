@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from orchestrator.checkpoints.retention import to_keep
 from orchestrator.checkpoints.selection import Checkpoint
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.planning.machine import ASSUMED_MFU, Machine, PlanOptions
 from orchestrator.planning.memory import Memory, worker_memory
 from orchestrator.planning.trace import StepTrace

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from dimr_model import DiMR
 from dimr_model.diffusion import NoiseSchedule, multi_scale_loss
 from dimr_model.ema import EMA
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.optimizer import build_optimizer
 from orchestrator.training.parallelize import sharded_blocks
 from orchestrator.training.state import TrainState

@@ -1,17 +1,17 @@
 """The command line of jobs/report.py."""
 
-import argparse
 from collections.abc import Sequence
 
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from orchestrator import storage
-from orchestrator.commands import mistakes_explained
+from orchestrator.config.command_line import mistakes_explained
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page that the command line describes."""
-    parser = argparse.ArgumentParser(description="Write one self-contained HTML page of runs, or of a sweep.")
+    parser = ArgumentParser(description="Write one self-contained HTML page of runs, or of a sweep.")
     parser.add_argument("folders", nargs="+", help="Folders of runs or sweeps, local or s3://.")
     parser.add_argument("--out", default="report.html", help="File to write; a path or s3://.")
     options = parser.parse_args(arguments)

@@ -9,11 +9,11 @@ from typing import Any
 
 import jinja2
 
-from orchestrator.config_io import flatten
-from orchestrator.evaluation.protocol import count_name
+from orchestrator.artifacts import millions
+from orchestrator.config.plain import flatten
 from orchestrator.report.plots import Plot, curves, precision_and_recall
 from orchestrator.report.reading import RunData, SweepData
-from orchestrator.reporting import millions
+from orchestrator.scoring.protocol import count_name
 
 MOST_GRIDS = 8
 NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "seed", "settings", "classifier")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 
+from orchestrator.artifacts import line_style
 from orchestrator.report.reading import RunData, Series
-from orchestrator.reporting import line_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

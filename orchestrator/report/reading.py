@@ -13,12 +13,12 @@ import yaml
 
 from dimr_model.complexity import count_macs, count_parameters
 from orchestrator import storage
-from orchestrator.ablation.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
 from orchestrator.checkpoints.selection import CONFIG_FILE
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import from_dict
+from orchestrator.config.plain import from_dict
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.runs import METRICS_FILE, read_metrics
+from orchestrator.run.folder import METRICS_FILE, read_metrics
+from orchestrator.sweeps.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
 from orchestrator.tracking.journal import JOURNAL_FILE, read_records
 
 Series = list[tuple[int, float]]

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator import storage
-from orchestrator.config import ExperimentConfig, holds_credentials
+from orchestrator.config.schema import ExperimentConfig, holds_credentials
 from orchestrator.errors import UserError
 from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, Journal, RunFiles
 from orchestrator.tracking.mlflow_sync import MLflowSync

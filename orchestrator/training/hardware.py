@@ -2,33 +2,14 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
 
-from orchestrator.config import Precision
+from orchestrator.config.schema import Precision
+from orchestrator.training.gpus import GPUS
 
-
-class GPU(NamedTuple):
-    """What NVIDIA's data sheet says."""
-
-    bf16_flops: float
-    """Operations per second of dense bf16 matrix products."""
-    fp32_flops: float
-    """Of fp32 ones, without TF32."""
-    memory: float
-    """Bytes."""
-
-
-GPUS = {
-    "H200": GPU(989e12, 67e12, 141e9),
-    "H100": GPU(989e12, 67e12, 80e9),
-    "A100": GPU(312e12, 19.5e12, 80e9),
-    "L40S": GPU(362e12, 91.6e12, 48e9),
-    "L4": GPU(121e12, 30.3e12, 24e9),
-    "V100": GPU(125e12, 15.7e12, 32e9),
-}
 PROBE_REPEATS = 2
 
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from dimr_model.complexity import count_macs
 from dimr_model.config import NUM_STEPS
 from dimr_model.diffusion import loss_weights
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.hardware import node_usage, peak_flops
 from orchestrator.training.optimizer import learning_rate
 from orchestrator.training.state import TrainState

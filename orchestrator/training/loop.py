@@ -12,10 +12,10 @@ import torch.distributed as dist
 from dimr_model.diffusion import NoiseSchedule
 from orchestrator.checkpoints.saving import CheckpointWriter
 from orchestrator.checkpoints.selection import Checkpoint
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import DatasetInfo
+from orchestrator.data.stream import Batch
 from orchestrator.errors import UserError
-from orchestrator.latents.format import DatasetInfo
-from orchestrator.latents.stream import Batch
 from orchestrator.training.hooks import DivergenceError, Hooks, PreemptedError, crossed
 from orchestrator.training.interval import Interval, mean_losses
 from orchestrator.training.profile import Profiler

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from orchestrator.config import TrainConfig
+from orchestrator.config.schema import TrainConfig
 
 NO_DECAY_SUFFIXES = (".time_weight", ".time_bias")
 VECTOR_SUFFIXES = (

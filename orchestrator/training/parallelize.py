@@ -5,7 +5,7 @@ from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
 from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
-from orchestrator.config import TrainConfig
+from orchestrator.config.schema import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
 """Parameters below which a block is gathered with the rest: a collective of its own would cost more than it hides."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch.profiler
 
 from orchestrator import storage
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 
 WARMUP_STEPS = 3
 

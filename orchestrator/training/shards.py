@@ -8,9 +8,9 @@ import ray.data
 import ray.train
 
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.config import ExperimentConfig
-from orchestrator.latents.format import LatentDataset
-from orchestrator.latents.stream import Batch, StreamPlan, make_order, rank_dataset, read_spread
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.data.stream import Batch, StreamPlan, make_order, rank_dataset, read_spread
 from orchestrator.training.hooks import Hooks
 
 HELD_OUT_ROWS = 512

@@ -8,11 +8,11 @@ import dataclasses
 import os
 
 from orchestrator.checkpoints.selection import Checkpoint
-from orchestrator.commands import run_job
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import with_absolute_paths
-from orchestrator.latents.format import open_dataset
-from orchestrator.runs import open_run
+from orchestrator.config.command_line import run_job
+from orchestrator.config.plain import with_absolute_paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import open_dataset
+from orchestrator.run.folder import open_run
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process

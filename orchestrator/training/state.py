@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from dimr_model import DiMR, randomness
 from dimr_model.ema import EMA
 from orchestrator.checkpoints.weights import load_weights
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.optimizer import build_optimizer
 from orchestrator.training.parallelize import parallelize
 

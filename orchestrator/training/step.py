@@ -11,9 +11,9 @@ from dimr_model import randomness
 from dimr_model.config import NUM_STEPS
 from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss, noise_level
 from dimr_model.ema import ema_decay
-from orchestrator.config import ExperimentConfig
-from orchestrator.latents.format import DatasetInfo
-from orchestrator.latents.stream import Batch
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import DatasetInfo
+from orchestrator.data.stream import Batch
 from orchestrator.precision import compute_precision
 from orchestrator.training.optimizer import ema_horizon, learning_rate, set_learning_rate
 from orchestrator.training.state import TrainState

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from orchestrator.checkpoints.loading import load
-from orchestrator.latents.stream import batches, read_directly
+from orchestrator.data.stream import batches, read_directly
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.loop import run_loop
 from orchestrator.training.parallelize import make_mesh

@@ -19,8 +19,8 @@ from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import orchestrator  # noqa: F401  (sets what Ray reads when it is imported)
-from orchestrator.config_io import from_dict
-from orchestrator.latents.format import open_dataset
+from orchestrator.config.plain import from_dict
+from orchestrator.data.format import open_dataset
 from orchestrator.training import loop
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks

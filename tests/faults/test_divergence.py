@@ -10,9 +10,9 @@ import torch
 
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import newest_valid
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
-from orchestrator.latents.format import LatentDataset
 from orchestrator.training import loop
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from orchestrator.checkpoints.selection import marked
-from orchestrator.config import ExperimentConfig
-from orchestrator.latents.format import LatentDataset
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.tracking.tracker import Tracker
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob

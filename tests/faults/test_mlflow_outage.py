@@ -13,8 +13,8 @@ import mlflow
 import pytest
 
 from orchestrator.checkpoints.selection import newest_valid
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import to_yaml
+from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.tracking.tracker import server_problem
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from orchestrator.checkpoints.selection import marked
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import to_yaml
-from orchestrator.latents.format import LatentDataset
+from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process
 from tests.configs import no_hooks, tiny

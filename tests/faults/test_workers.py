@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from orchestrator.checkpoints.selection import Checkpoint, marked
-from orchestrator.config import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
-from orchestrator.latents.format import LatentDataset
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob

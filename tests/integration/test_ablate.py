@@ -10,10 +10,10 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from orchestrator.ablation.command import ablate
+from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
-from orchestrator.latents.format import LatentDataset
 from orchestrator.report.command import report
+from orchestrator.sweeps.command import ablate
 from tests.datasets import write_numbered
 from tests.sweeps import arguments, table
 from tests.waiting import wait_until

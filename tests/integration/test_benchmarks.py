@@ -19,8 +19,8 @@ def test_a_case_trains_as_the_baseline_does() -> None:
     torch.manual_seed(0)
     model, device = DiMR(CONFIG), torch.device("cpu")
     _, baseline = measure(BASELINE, model, 4, device)
-    result, subject = measure(Case("eager"), model, 4, device)
-    assert subject.losses == pytest.approx(baseline.losses, rel=1e-4)
+    result, tested = measure(Case("eager"), model, 4, device)
+    assert tested.losses == pytest.approx(baseline.losses, rel=1e-4)
     assert result.activation_bytes > 0
     timed = _beside_baseline(Case("eager, bf16", precision="bf16"), model, 4, 2, device)
     assert min(timed.step_seconds, timed.forward_seconds, timed.step_speed, timed.forward_speed) > 0

@@ -14,10 +14,10 @@ import torch
 from orchestrator.checkpoints.loading import export, load_ema
 from orchestrator.checkpoints.selection import Checkpoint, marked, newest_valid
 from orchestrator.checkpoints.weights import load_weights
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import to_yaml
+from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
-from orchestrator.latents.format import LatentDataset
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dimr_model import DiMR
-from orchestrator.config_io import to_yaml
+from orchestrator.config.plain import to_yaml
+from orchestrator.data.format import LatentDataset
 from orchestrator.distortion.command import distortion, rates
 from orchestrator.errors import UserError
-from orchestrator.latents.format import LatentDataset
 from tests.browser import browsing, needs_chromium
 from tests.configs import tiny
 from tests.datasets import write_numbered

@@ -18,14 +18,14 @@ import torch
 from rich.console import Console
 
 from dimr_model import DiMR
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import to_yaml
-from orchestrator.evaluation.command import main
-from orchestrator.evaluation.parts import Parts
-from orchestrator.evaluation.score import Evaluation, draw, evaluate, plain
-from orchestrator.evaluation.subject import Subject, load_subject
-from orchestrator.evaluation.sweep import Setting, SweepOptions, distance, refine, run_sweep
-from orchestrator.latents.format import LatentDataset
+from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.sampling.parts import Parts
+from orchestrator.scoring.command import main
+from orchestrator.scoring.evaluate import Evaluation, draw, evaluate, plain
+from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
+from orchestrator.sweeps.guidance import Setting, SweepOptions, distance, refine, run_sweep
 from tests.configs import tiny
 from tests.datasets import write_numbered
 
@@ -47,10 +47,10 @@ def config(root: Path, dataset: LatentDataset, **sampling: Any) -> ExperimentCon
     )
 
 
-def subject_of(config: ExperimentConfig, folder: Path) -> Subject:
+def subject_of(config: ExperimentConfig, folder: Path) -> ModelUnderTest:
     torch.manual_seed(0)
     DiMR(config.model).save_pretrained(folder / "exported")
-    return load_subject(str(folder / "exported"), config)
+    return load_model_under_test(str(folder / "exported"), config)
 
 
 def images_in(folder: str) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def kill_a_sampler_when(parts: Parts, killed: list[int]) -> None:
     while time.monotonic() < deadline and not killed:
         if 1 <= len(parts.finished()) <= 8:
             for process in psutil.process_iter(["cmdline"]):
-                if "_DrawActor" in " ".join(process.info["cmdline"] or []) and not killed:
+                if "_SampleActor" in " ".join(process.info["cmdline"] or []) and not killed:
                     process.send_signal(signal.SIGKILL)
                     killed.append(process.pid)
         time.sleep(0.02)  # between two looks at a folder
@@ -74,11 +74,11 @@ def test_images_do_not_depend_on_the_actors_that_draw_them_or_on_their_deaths(
 ) -> None:
     alone = config(tmp_path / "alone", dataset, actors=1)
     many = config(tmp_path / "many", dataset, actors=3)
-    subject = subject_of(alone, tmp_path)
+    tested = subject_of(alone, tmp_path)
     found = []
     for one in (alone, many):
         one = dataclasses.replace(one, evaluation=dataclasses.replace(one.evaluation, save=("parquet",)))
-        job = Evaluation(one, subject, dataset, SILENT)
+        job = Evaluation(one, tested, dataset, SILENT)
         killed: list[int] = []
         if one.sampling.actors == 3:
             folder = found[0].folder.replace(alone.directory, one.directory)
@@ -95,22 +95,22 @@ def test_images_do_not_depend_on_the_actors_that_draw_them_or_on_their_deaths(
 def test_another_batch_size_changes_no_image_by_more_than_a_grey_level(
     tmp_path: Path, dataset: LatentDataset
 ) -> None:
-    from orchestrator.evaluation.sampling import ImageSampler
+    from orchestrator.sampling.sampler import ImageSampler
 
     small, large = config(tmp_path, dataset), config(tmp_path, dataset, batch_size=7)
-    subject = subject_of(small, tmp_path)
+    tested = subject_of(small, tmp_path)
     indices = list(range(14))
-    parts = [ImageSampler(small, subject.model, None).draw(indices[i : i + 4])[0] for i in range(0, 14, 4)]
-    whole, _ = ImageSampler(large, subject.model, None).draw(indices)
+    parts = [ImageSampler(small, tested.model, None).draw(indices[i : i + 4])[0] for i in range(0, 14, 4)]
+    whole, _ = ImageSampler(large, tested.model, None).draw(indices)
     assert (torch.cat(parts).int() - whole.int()).abs().max() <= 1
 
 
 def test_actors_measure_what_one_process_does(tmp_path: Path, dataset: LatentDataset) -> None:
     here = config(tmp_path / "here", dataset, sampler={"steps": 2})
     pooled = config(tmp_path / "pooled", dataset, sampler={"steps": 2}, actors=2)
-    subject = subject_of(here, tmp_path)
-    one = evaluate(Evaluation(here, subject, dataset, SILENT, here=True))
-    two = evaluate(Evaluation(pooled, subject, dataset, SILENT))
+    tested = subject_of(here, tmp_path)
+    one = evaluate(Evaluation(here, tested, dataset, SILENT, here=True))
+    two = evaluate(Evaluation(pooled, tested, dataset, SILENT))
     for ours, theirs in zip(one.measurements, two.measurements, strict=True):
         assert ours.value == pytest.approx(theirs.value, rel=1e-5), ours.name
 

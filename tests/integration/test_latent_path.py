@@ -9,10 +9,10 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from orchestrator.evaluation.command import sample
-from orchestrator.experiment import run_experiment
-from orchestrator.latents.format import open_dataset
-from orchestrator.latents.prepare import prepare_dataset
+from orchestrator.data.format import open_dataset
+from orchestrator.data.prepare import prepare_dataset
+from orchestrator.run.experiment import run_experiment
+from orchestrator.scoring.command import sample
 from tests.configs import tiny
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.faults]

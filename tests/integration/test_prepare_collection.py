@@ -21,13 +21,14 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import to_yaml
+from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data import encode
+from orchestrator.data.compatibility import check_model
+from orchestrator.data.format import LatentDataset, open_dataset, read_rows, to_arrays
+from orchestrator.data.prepare import prepare_dataset
+from orchestrator.data.sources.decode import centre_crop
 from orchestrator.errors import UserError
-from orchestrator.latents import encode
-from orchestrator.latents.format import LatentDataset, open_dataset, read_rows, to_arrays
-from orchestrator.latents.prepare import check_model, prepare_dataset
-from orchestrator.latents.sources.decode import centre_crop
 from tests.configs import tiny
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -186,9 +187,9 @@ def test_latents_of_another_vae_are_refused(tmp_path: Path, vae: Path) -> None:
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 import ray, yaml
-from orchestrator.config_io import from_dict
-from orchestrator.latents import encode
-from orchestrator.latents.prepare import prepare_dataset
+from orchestrator.config.command_line import from_dict
+from orchestrator.data import encode
+from orchestrator.data.prepare import prepare_dataset
 
 ray.init(address=sys.argv[1])
 encode.CHUNK_ROWS, encode.PART_CHUNKS = 8, 4

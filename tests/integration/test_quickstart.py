@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from dimr_model import DiMR
-from orchestrator.config import ExperimentConfig
-from orchestrator.config_io import parse
+from orchestrator.config.command_line import parse
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
-from orchestrator.experiment import run_experiment
-from orchestrator.latents.format import LatentDataset
 from orchestrator.report.command import main
+from orchestrator.run.experiment import run_experiment
 from tests.browser import browsing, needs_chromium
 
 LENGTH = 2400
@@ -126,7 +126,7 @@ def test_the_report_fits_its_window_and_shows_every_picture(
         headings = page.locator("h2").all_text_contents()
         assert headings == [
             "What was trained on what",
-            "Scores",
+            "EvaluationResult",
             "Curves",
             "Samples as training goes on",
             "Cost",

@@ -14,14 +14,14 @@ from orchestrator import storage
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import marked, newest_valid, problem_of
 from orchestrator.checkpoints.weights import find_weights
-from orchestrator.config import DataConfig, ExperimentConfig
+from orchestrator.config.schema import DataConfig, ExperimentConfig
+from orchestrator.data.format import open_dataset, read_rows
+from orchestrator.data.prepare import prepare_dataset
+from orchestrator.data.sources.listing import list_source
+from orchestrator.data.verify import verify
 from orchestrator.errors import UserError
-from orchestrator.experiment import run_experiment
-from orchestrator.latents.format import open_dataset, read_rows
-from orchestrator.latents.prepare import prepare_dataset
-from orchestrator.latents.sources.listing import list_source
-from orchestrator.latents.verify import verify
-from orchestrator.runs import open_run
+from orchestrator.run.experiment import run_experiment
+from orchestrator.run.folder import open_run
 from orchestrator.storage import connect_to_s3, filesystem_of, s3_objects
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.entry import train

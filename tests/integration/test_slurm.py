@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.checkpoints.selection import newest_valid
-from orchestrator.config_io import to_yaml
+from orchestrator.config.plain import to_yaml
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.waiting import wait_until

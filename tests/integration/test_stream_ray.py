@@ -10,13 +10,13 @@ import ray.train
 import ray.train.torch
 import torch.distributed as dist
 
-from orchestrator.config import ExperimentConfig
-from orchestrator.latents.format import LatentDataset
-from orchestrator.latents.stream import StreamPlan, batches, make_order, rank_dataset
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.data.stream import StreamPlan, batches, make_order, rank_dataset
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
 from tests.configs import tiny
 from tests.datasets import write_numbered
-from tests.unit.orchestrator.latents.test_stream import read_all
+from tests.unit.orchestrator.data.test_stream import read_all
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

@@ -8,8 +8,8 @@ import torch
 
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
-from orchestrator.config import ExperimentConfig
-from orchestrator.latents.format import LatentDataset
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob

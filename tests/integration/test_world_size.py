@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.config import ExperimentConfig
-from orchestrator.latents.format import LatentDataset
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.training import loop
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ablation.suites import suite_names
-from orchestrator.config_io import flatten, parse, preset_names, protocol_names
+from orchestrator.config.command_line import parse
+from orchestrator.config.plain import flatten
+from orchestrator.config.presets import preset_names, protocol_names
+from orchestrator.sweeps.suites import suite_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(

@@ -15,8 +15,8 @@ import ray
 import yaml
 from referencing import Registry, Resource
 
-from orchestrator.config_io import parse, parse_with
-from orchestrator.evaluation.command import CheckpointOptions
+from orchestrator.config.command_line import parse, parse_with
+from orchestrator.scoring.options import CheckpointOptions
 
 CLUSTER = Path(__file__).resolve().parents[3] / "cluster"
 OVERLAYS = sorted(folder.name for folder in (CLUSTER / "kuberay" / "overlays").iterdir())

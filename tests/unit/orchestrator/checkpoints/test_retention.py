@@ -5,7 +5,7 @@ from pathlib import Path
 
 from orchestrator.checkpoints.retention import to_keep
 from orchestrator.checkpoints.selection import Checkpoint, Marker, marked
-from orchestrator.config import TrainConfig
+from orchestrator.config.schema import TrainConfig
 
 
 def write(folder: Path, losses: dict[int, float]) -> list[Checkpoint]:

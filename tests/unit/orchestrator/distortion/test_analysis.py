@@ -3,13 +3,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.distortion.analysis import Scored, at_equal_rate, difference_interval, rate_intervals
+from orchestrator.distortion.analysis import (
+    ClassProbabilities,
+    at_equal_rate,
+    difference_interval,
+    rate_intervals,
+)
 
 
-def scored(probabilities: list[float], name: str = "a", pairing: str = "") -> Scored:
+def scored(probabilities: list[float], name: str = "a", pairing: str = "") -> ClassProbabilities:
     values = np.array(probabilities, np.float32)
     labels = np.arange(len(values)) % 3
-    return Scored(name, labels, values, labels, pairing)
+    return ClassProbabilities(name, labels, values, labels, pairing)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=50), st.floats(0.05, 0.95))

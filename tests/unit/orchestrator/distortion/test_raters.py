@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.distortion.analysis import Scored
+from orchestrator.distortion.analysis import ClassProbabilities
 from orchestrator.distortion.raters import RATERS_PER_IMAGE, assignments, choose_images, make_page
 from orchestrator.distortion.study import Verdicts
 from orchestrator.distortion.votes import distortion_rates, read_ballots
@@ -21,7 +21,7 @@ def verdicts(name: str, count: int = 40) -> Verdicts:
     places = np.arange(count)
     probabilities = np.where(places % 4 == 0, 0.1, 0.9).astype(np.float32)
     images = np.broadcast_to(places[::4, None, None, None], (len(places[::4]), 1, 8, 8)).astype(np.uint8)
-    return Verdicts(Scored(name, places % 2, probabilities, places % 2), images, {})
+    return Verdicts(ClassProbabilities(name, places % 2, probabilities, places % 2), images, {})
 
 
 @given(st.integers(1, 60), st.integers(RATERS_PER_IMAGE, 9))

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orchestrator.config_io import parse, parse_with, preset_names
+from orchestrator.config.command_line import parse, parse_with
+from orchestrator.config.presets import preset_names
 from orchestrator.errors import UserError
 from orchestrator.planning.command import print_plan
-from orchestrator.planning.machine import PlanOptions, machine_of
+from orchestrator.planning.machine import machine_of
+from orchestrator.planning.options import PlanOptions
 from orchestrator.planning.plan import network_evaluations, sampling_hours, scale, scales, storage_of
 from orchestrator.planning.trace import StepTrace, trace_step
 from tests.configs import tiny

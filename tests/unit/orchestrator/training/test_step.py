@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.latents.format import read_rows, to_arrays
-from orchestrator.latents.stream import Batch
+from orchestrator.data.format import read_rows, to_arrays
+from orchestrator.data.stream import Batch
 from orchestrator.training.step import draw
 from tests.configs import tiny
 from tests.datasets import write_moments, write_numbered

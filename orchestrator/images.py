@@ -1,0 +1,50 @@
+"""uint8 images as tensors, as PNGs and in grids."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from orchestrator import storage
+
+SYNTHETIC = "Synthetic images drawn by a DiMR diffusion model"
+
+
+def to_png(image: Tensor, description: str = SYNTHETIC) -> bytes:
+    """A uint8 image ``[C, H, W]`` as a PNG, whose metadata says what it is."""
+    pixels = image.movedim(0, -1).numpy()
+    return encode_png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), description)
+
+
+def encode_png(picture: Image.Image, description: str = SYNTHETIC) -> bytes:
+    """A picture as a PNG, whose metadata says what it is."""
+    metadata = PngInfo()
+    metadata.add_text("Description", description)
+    content = io.BytesIO()
+    picture.save(content, format="PNG", pnginfo=metadata)
+    return content.getvalue()
+
+
+def to_pixels(encoded: bytes) -> Tensor:
+    """An encoded image, grey or colour -> uint8 ``[C, H, W]``.
+
+    Raises:
+        OSError: it is no image.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        array = np.array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    return torch.from_numpy(array if array.ndim == 3 else array[..., None]).movedim(-1, 0)
+
+
+def save_grid(images: Tensor, path: str, columns: int) -> None:
+    """Write uint8 images ``[N, C, H, W]`` as one PNG, row by row; its metadata says that they are synthetic."""
+    storage.write_bytes(path, to_png(make_grid(images, nrow=columns, padding=2, pad_value=255)))
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """Grey images ``[B, 1, H, W]`` as three equal channels; others as they are."""
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images

@@ -1,0 +1,173 @@
+"""One experiment from beginning to end: dataset, training, samples, scores, and where to look at them."""
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from orchestrator import cluster, storage
+from orchestrator.checkpoints.selection import Checkpoint, marked
+from orchestrator.config.plain import flatten, with_absolute_paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.data.opening import open_held_out, open_or_prepare_dataset
+from orchestrator.run.background import Background
+from orchestrator.run.folder import Run, open_run
+from orchestrator.run.provenance import provenance
+from orchestrator.run.signals import Stopper, run_in_thread
+from orchestrator.run.terminal import (
+    ImageProgress,
+    print_summary,
+    warn_of_short_stop,
+    warn_of_silent_server,
+    warn_of_temporary_folder,
+)
+from orchestrator.run.worker_messages import Follow, RemoteHooks, ask
+from orchestrator.scoring.prerequisites import require_all
+from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
+from orchestrator.training.shards import TrainJob
+
+
+def run_experiment(
+    config: ExperimentConfig, parent: str | None = None, trials: int = 1, console: Console | None = None
+) -> None:
+    """Train, sample, score and log, or continue where the run of this name stopped; a finished one only says so.
+
+    Args:
+        parent: folder of a sweep that the run is a trial of; MLflow shows it below that.
+        trials: how many such runs share the cluster; each takes an equal part of it.
+        console: where to say how far it is; by default the terminal.
+
+    Raises:
+        UserError: something that the user can mend; found before training starts where it can be.
+    """
+    console = console or Console()
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    started = time.perf_counter()
+    config = with_absolute_paths(config)
+    warn_of_temporary_folder(config, console)
+    dataset = open_or_prepare_dataset(config, console)
+    require_all(config)
+    held_out = open_held_out(config)
+    _check_initial_weights(config)
+    uri = tracking_uri(config)
+    run = open_run(config, dataset.fingerprint)
+    warn_of_silent_server(uri, console)
+    seconds = {"prepare": time.perf_counter() - started}
+    # Inside, because connecting to Ray sets a handler of its own.
+    with cluster.connect(config), Stopper() as stopper:
+        shares = cluster.divide(config, trials)
+        tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri, parent)
+        with ending(tracker, uri, console):
+            if run.is_finished:
+                console.print(
+                    f"The run {run.directory} is finished; give another --run.name to start a new one."
+                )
+            else:
+                _train_and_score(
+                    _Work(config, dataset, held_out, run, shares, tracker, stopper, console), seconds, started
+                )
+    print_summary(config, uri, console)
+
+
+def _check_initial_weights(config: ExperimentConfig) -> None:
+    """Find wrong ``train.init_from`` before the workers are started."""
+    if config.train.init_from is not None and not marked(config.directory):
+        from orchestrator.checkpoints.weights import load_weights
+
+        load_weights(config.train.init_from, config.model)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """Everything that an experiment needs at hand while it runs."""
+
+    config: ExperimentConfig
+    dataset: LatentDataset
+    held_out: LatentDataset | None
+    run: Run
+    shares: cluster.Shares
+    tracker: Any
+    stopper: Stopper
+    console: Console
+
+
+def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> None:
+    config, dataset, tracker = work.config, work.dataset, work.tracker
+    # The whole config; it holds no secrets, credentials come from the environment.
+    tracker.log_params.remote(flatten(config))
+    tracker.log_tags.remote(
+        {"dataset.source": dataset.info.source, "dataset.fingerprint": dataset.fingerprint} | provenance()
+    )
+    tracker.log_status.remote("RUNNING")
+    began = time.perf_counter()
+    checkpoint = _train(work)
+    seconds["train"] = time.perf_counter() - began
+    # torch and diffusers, ten seconds of import, are loaded when they are needed.
+    from orchestrator.checkpoints.loading import export
+    from orchestrator.scoring.evaluate import Evaluation, evaluate, plain
+    from orchestrator.scoring.model_card import write_card
+    from orchestrator.scoring.model_under_test import checkpoint_under_test
+    from orchestrator.scoring.results import log_scores, write_scores
+
+    exported = storage.join(work.run.directory, "export")
+    export(checkpoint, exported)
+    scores = evaluate(Evaluation(config, checkpoint_under_test(checkpoint, config), dataset, work.console))
+    seconds |= scores.seconds
+    seconds["total"] = time.perf_counter() - started
+    write_card(exported, config, dataset.info, checkpoint.images_seen, plain(scores.measurements))
+    write_scores(config.directory, scores, checkpoint.images_seen, seconds)
+    log_scores(config.directory, scores, checkpoint.images_seen, tracker)
+    tracker.log_artifact.remote("config.yaml")
+    tracker.log_status.remote("FINISHED")
+
+
+def _train(work: _Work) -> Checkpoint:
+    config, run, tracker, console = work.config, work.run, work.tracker, work.console
+    start = run.checkpoint.images_seen if run.checkpoint else 0
+    if start >= config.train.images and run.checkpoint:
+        return run.checkpoint
+    if run.checkpoint:
+        console.print(f"Continuing {run.directory} from {start} images.", soft_wrap=True)
+    has_room = work.shares.has_room_for_background
+    if cluster.works_in_background(config) and not has_room:
+        console.print("No GPU is left beside the training workers: previews, exports and scores are made when training is over, of "
+                      "the checkpoints that are kept until then.", soft_wrap=True)  # fmt: skip
+    background = _start_background(work) if has_room else None
+    job = TrainJob(config, work.dataset, RemoteHooks(tracker, background, config.train), work.held_out)
+    from orchestrator.training.entry import train
+
+    def stop() -> None:
+        console.print("Stopping with a checkpoint after this step. Once more stops at once, without one.")
+        tracker.ask_to_stop.remote()
+
+    warn_of_short_stop(console)
+    progress = ImageProgress(console, "train", config.train.images, start)
+    with Follow(tracker, progress), work.stopper.asks(stop):
+        run_in_thread(lambda: train(job, work.shares.data_cpus))
+    if not has_room:
+        background = _start_background(work)
+    if background is not None:
+        ray.get(background.wait.remote())
+        ray.kill(background)
+    newest = marked(run.directory)[-1]
+    if newest.images_seen < config.train.images:
+        raise KeyboardInterrupt(
+            f"Stopped at {newest.images_seen} of {config.train.images} images, with a checkpoint. The same command continues."
+        )
+    return newest
+
+
+def _start_background(work: _Work) -> Any:
+    """The actor that makes previews, exports and scores, with what is missing of the checkpoints that are there."""
+    config = work.config
+    if not cluster.works_in_background(config):
+        return None
+    resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
+    background = ray.remote(Background).options(**resources).remote(config, work.dataset, work.tracker)
+    for checkpoint in marked(work.run.directory):
+        ask(background, config.train, checkpoint)
+    return background

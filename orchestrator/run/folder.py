@@ -1,0 +1,174 @@
+"""A run's folder: what makes it the same run, and when it is finished."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from orchestrator import storage
+from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
+from orchestrator.config.command_line import names_config, parse_with
+from orchestrator.config.plain import flatten, from_dict, to_yaml
+from orchestrator.config.schema import ExperimentConfig, RunConfig
+from orchestrator.errors import UserError
+
+Options = TypeVar("Options")
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.json"
+DATASET_FILE = "dataset.json"
+# What may differ when a run goes on: where things are, how many hands there are, length, cadences, tracking.
+FREE_KEYS = (
+    "run.root",
+    "data.path",
+    "data.source_path",
+    "train.images",
+    "train.workers",
+    "train.min_workers",
+    "train.sharding",
+    "train.micro_batches",
+    "train.compile",
+    "train.recompute_branches",
+    "train.profile_steps",
+    "train.keep_checkpoints",
+    "train.keep_every_images",
+    "train.keep_best_by",
+    "train.export_every_images",
+    "data.held_out_path",
+    "train.use_gpu",
+    "train.threads_per_worker",
+    "train.max_restarts",
+    "train.log_every_images",
+    "train.checkpoint_every_images",
+    "train.preview_every_images",
+    "train.score_every_images",
+    "train.score_images",
+    "sampling.actors",
+    "sampling.use_gpu",
+    "evaluation.extractor_weights",
+    "evaluation.extractor_actors",
+    "evaluation.extractor_use_gpu",
+    "evaluation.save",
+    "evaluation.grid_classes",
+    "tracking.uri",
+    "tracking.experiment",
+    "cluster.address",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder."""
+
+    directory: str
+    checkpoint: Checkpoint | None
+    """Where training stands."""
+    is_finished: bool
+    """Trained to the asked length and scored."""
+
+
+def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
+    """Create or continue the run's folder, and record the config in it.
+
+    Raises:
+        UserError: the folder cannot be written, or belongs to a run with another config or dataset.
+    """
+    directory = config.directory
+    try:
+        storage.write_bytes(storage.join(directory, ".writable"), b"")
+        storage.delete_file(storage.join(directory, ".writable"))
+    except OSError as error:
+        raise UserError(
+            f"The run's folder {directory} cannot be written ({error}). Choose another with --run.root or --run.name."
+        ) from error
+    _refuse_other_config(config, dataset_fingerprint)
+    write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
+    write_text(directory, CONFIG_FILE, to_yaml(config))
+    checkpoint = newest_valid(directory)
+    scored = read_metrics(directory)
+    is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
+    is_finished = (
+        is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
+    )
+    return Run(directory, checkpoint, is_finished)
+
+
+def parse_beside(
+    options: type[Options],
+    description: str,
+    weights: Callable[[Options], str],
+    arguments: Sequence[str],
+) -> tuple[ExperimentConfig, Options]:
+    """The config and a job's own options; without ``--config``, the command line changes the config beside weights.
+
+    What such a job writes belongs into the run's folder, where that is now: the config of a run that was moved or
+    downloaded names the folder in which it was trained. Of a checkpoint that was taken out of its run, the root is the
+    default one.
+
+    Args:
+        weights: the job's options -> a run's folder, or a checkpoint's.
+
+    Raises:
+        UserError: no config lies there, or the command line is not valid.
+    """
+    base = None if names_config(arguments) else lambda chosen: _config_beside(weights(chosen))
+    return parse_with(options, description, base, arguments)
+
+
+def _config_beside(weights: str) -> dict[str, Any]:
+    path = weights.rstrip("/") if "://" in weights else str(Path(weights).expanduser().absolute())
+    files = storage.sizes(path)
+    if not files and not (storage.is_local(path) and Path(path).exists()):
+        raise UserError(
+            f"There is nothing at {path}. Name a run's folder, a checkpoint's, an exported one, or a released file."
+        )
+    if files.get(CONFIG_FILE) is None:
+        raise UserError(
+            f"No {CONFIG_FILE} lies with {weights}; say which it was trained with: --config NAME or a YAML file."
+        )
+    plain: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(path, CONFIG_FILE)))
+    plain["run"] |= _place(path, is_checkpoint=MARKER in files)
+    return plain
+
+
+def _place(path: str, is_checkpoint: bool) -> dict[str, str]:
+    """Root, and name, of the run that a folder is or belongs to."""
+    above, _, last = path.rpartition("/")
+    if not is_checkpoint:
+        return {"root": above, "name": last}
+    root, _, name = above.removesuffix("/checkpoints").rpartition("/")
+    return {"root": root, "name": name} if above.endswith("/checkpoints") else {"root": RunConfig.root}
+
+
+def read_metrics(directory: str) -> dict[str, Any]:
+    """``metrics.json``, or nothing where the run was not scored yet."""
+    path = storage.join(directory, METRICS_FILE)
+    content: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.is_file(path) else {}
+    return content
+
+
+def write_text(directory: str, name: str, content: str) -> None:
+    """Write a small file so that readers see the old or the new one, never half of it."""
+    storage.write_bytes(storage.join(directory, name), content.encode())
+
+
+def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> None:
+    path = storage.join(config.directory, CONFIG_FILE)
+    if not storage.is_file(path):
+        return
+    before, now = flatten(from_dict(yaml.safe_load(storage.read_bytes(path)))), flatten(config)
+    differing = [
+        f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
+        for key in sorted(before.keys() | now.keys())
+        if key not in FREE_KEYS and before.get(key) != now.get(key)
+    ]
+    recorded = json.loads(storage.read_bytes(storage.join(config.directory, DATASET_FILE)))["fingerprint"]
+    if recorded != dataset_fingerprint:
+        differing.append(f"the dataset at {config.data.path} (was {recorded}, now {dataset_fingerprint})")
+    if differing:
+        raise UserError(
+            f"The run {config.directory} exists with other settings: {'; '.join(differing)}. Give this experiment its "
+            "own --run.name, or use the run's settings to continue it. Nothing was changed."
+        )

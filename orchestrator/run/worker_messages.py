@@ -1,0 +1,96 @@
+"""Between training workers and the driver: actors that take reports, and pass on the wish to stop."""
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from orchestrator.checkpoints.selection import Checkpoint
+from orchestrator.config.schema import TrainConfig
+from orchestrator.run.terminal import ImageProgress
+from orchestrator.training.hooks import Hooks, crossed
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class RemoteHooks:
+    """Makes a worker's hooks: messages to the tracker and the actor background, which return at once."""
+
+    tracker: Any
+    background: Any
+    train: TrainConfig
+
+    def __call__(self) -> Hooks:
+        """Called in the worker."""
+        return Hooks(
+            on_metrics=self._on_metrics,
+            on_checkpoint=self._on_checkpoint,
+            should_stop=_Poll(self.tracker.is_asked_to_stop),
+        )
+
+    def _on_metrics(self, metrics: dict[str, float], images_seen: int) -> None:
+        self.tracker.log_metrics.remote(metrics, images_seen)
+
+    def _on_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.tracker.keep.remote()
+        if self.background is not None:
+            ask(self.background, self.train, checkpoint)
+
+
+def ask(background: Any, train: TrainConfig, checkpoint: Checkpoint) -> None:
+    """Send the actor background what is to be made of a checkpoint; it passes over what is there already."""
+    seen = checkpoint.images_seen
+    for method, every in (
+        (background.draw, train.preview_every_images),
+        (background.export, train.export_every_images),
+        (background.score, train.score_every_images),
+    ):
+        if every > 0 and crossed(seen - train.batch_size, seen, every):
+            method.remote(checkpoint)
+
+
+class _Poll:
+    """Asks an actor something now and then, and never waits for the answer."""
+
+    def __init__(self, method: Any) -> None:
+        self._method = method
+        self._asked_at, self._question = time.monotonic(), None
+        self._answer = False
+
+    def __call__(self) -> bool:
+        if self._question is not None and ray.wait([self._question], timeout=0)[0]:
+            self._answer, self._question = ray.get(self._question), None
+        if self._question is None and time.monotonic() - self._asked_at > POLL_SECONDS:
+            self._question, self._asked_at = self._method.remote(), time.monotonic()
+        return self._answer
+
+
+class Follow:
+    """Shows in the driver what the tracker hears from the workers."""
+
+    def __init__(self, tracker: Any, progress: ImageProgress) -> None:
+        self._tracker, self._progress = tracker, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._progress.__enter__()
+        self._thread.start()
+
+    def __exit__(self, *error: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._progress.__exit__(None, None, None)
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            self._show()
+        self._show()
+
+    def _show(self) -> None:
+        latest = ray.get(self._tracker.latest.remote())
+        if "images_seen" in latest and "loss/total" in latest:
+            self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")

@@ -1,0 +1,1 @@
+"""Samples: who makes them, and the files that they end in."""

@@ -1,0 +1,63 @@
+"""Sampling actors: images by index, the same whoever draws them."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dimr_model import DiMR
+from dimr_model.diffusion import NoiseSchedule
+from dimr_model.sampling import balanced_labels, initial_noise, random_labels, sample, step_noise
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.precision import compute_precision
+from orchestrator.sampling.decoder import Decoder
+
+
+def labels_of(config: ExperimentConfig, indices: list[int]) -> Tensor:
+    """The class of each image, ``[len(indices)]`` int64."""
+    if config.sampling.labels == "balanced":
+        return balanced_labels(indices, config.model.num_classes)
+    return random_labels(config.run.seed, indices, config.model.num_classes)
+
+
+class ImageSampler:
+    """Draws images; image i depends on (``run.seed``, i) and the weights alone."""
+
+    def __init__(self, config: ExperimentConfig, model: DiMR, scaling_factor: float | None) -> None:
+        use_gpu = config.sampling.use_gpu and torch.cuda.is_available()
+        self._device = torch.device("cuda" if use_gpu else "cpu")
+        if not use_gpu:
+            torch.set_num_threads(1)  # an actor holds one CPU
+        self._config = config
+        self._model = model.to(self._device)
+        self._decoder = Decoder(config.sampling.vae, scaling_factor, self._device)
+
+    def draw(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """(uint8 images ``[N, C, H, W]``, labels ``[N]``).
+
+        Raises:
+            UserError: an image is not finite.
+        """
+        config, model = self._config, self._config.model
+        shape = (model.channels, model.input_size, model.input_size)
+        labels = labels_of(config, indices)
+        with compute_precision(config.sampling.precision, self._device):
+            clean = sample(
+                self._model,
+                noise=initial_noise(config.run.seed, indices, shape).to(self._device),
+                labels=labels.to(self._device),
+                schedule=NoiseSchedule(config.diffusion.schedule),
+                prediction=config.diffusion.prediction,
+                sampler=config.sampling.sampler,
+                guidance=config.sampling.guidance,
+                clip=config.sampling.vae is None,
+                fresh_noise=step_noise(config.run.seed, indices, shape),
+            )
+        return self._decoder.decode(clean), labels
+
+    def __call__(self, indices: list[int]) -> dict[str, npt.NDArray[Any]]:
+        """``index`` int64, ``image`` uint8 and ``label`` int64 of each."""
+        images, labels = self.draw(indices)
+        return {"index": np.array(indices), "image": images.numpy(), "label": labels.numpy()}

@@ -1,0 +1,145 @@
+"""What the training dataset says about scores: real images held out, noise, and a classifier; all kept beside it."""
+
+import logging
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from rich.console import Console
+
+from dimr_model import randomness
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.sampling.parts import Columns
+from orchestrator.scoring import pipeline
+from orchestrator.scoring.classifier import SmallClassifier, class_agreement, train_classifier
+from orchestrator.scoring.extractors import describe_extractor
+from orchestrator.scoring.features import FEATURES_FOLDER, Choose, collect
+from orchestrator.scoring.pipeline import Work
+from orchestrator.scoring.real_images import ImageReader, RealImages, dataset_images, noise_images
+from orchestrator.scoring.reference import (
+    Reference,
+    about,
+    kept,
+    make_reference,
+    read_reference,
+    statistics_path,
+    write_reference,
+)
+
+HELD_OUT_FRACTION = 0.2
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Four fifths of the training dataset, the other fifth, and noise."""
+
+    real: Reference
+    held_out: Reference
+    noise: Reference
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A small classifier and how often it is right on images it has not seen."""
+
+    network: SmallClassifier
+    held_out_accuracy: float
+    trained_on: int
+    held_out: int
+
+
+def held_out_mask(num_images: int) -> npt.NDArray[Any]:
+    """By source position: the images that references and classifiers do not see, a fixed random fifth."""
+    mask = np.zeros(num_images, bool)
+    mask[held_out_order(num_images)] = True
+    return mask
+
+
+def held_out_order(num_images: int) -> npt.NDArray[Any]:
+    """Source positions of the held-out images, in a fixed random order."""
+    count = int(num_images * HELD_OUT_FRACTION)
+    return randomness.generator(0, "held-out").permutation(num_images)[:count]
+
+
+def load_baselines(
+    config: ExperimentConfig, dataset: LatentDataset, here: bool, console: Console
+) -> Baselines:
+    """Statistics from the cache, or made now; held-out and noise images are as many as will be scored, if there are."""
+    images, described = dataset_images(dataset, config), asdict(describe_extractor(config.evaluation))
+    count = min(config.evaluation.images, len(held_out_order(dataset.info.num_images)))
+    base = statistics_path(
+        config, [dataset.fingerprint, described, count, config.sampling.vae], f"{described['name']}-controls"
+    )
+    files = {name: f"{base}-{name}.npz" for name in ("real", "held_out")}
+    if not all(storage.is_file(file) for file in files.values()):
+        logger.info("Extracting %s features of %d real images.", described["name"], images.count)
+        _make(Work(config, images, images.ranges, base), images, count, files, described, here, console)
+    channels = dataset.info.diffusion_shape[0] if dataset.info.kind == "pixels" else 3
+    noise = make_reference(noise_images(count, images, channels), config, described, here, console)
+    return Baselines(read_reference(files["real"]), read_reference(files["held_out"]), noise)
+
+
+def _make(
+    work: Work, images: RealImages, count: int, files: dict[str, str], described: dict[str, object],
+    here: bool, console: Console,
+) -> None:  # fmt: skip
+    pipeline.run(work, "reference", here, console)
+    held_out, order = held_out_mask(images.count), held_out_order(images.count)
+    chosen = np.zeros(images.count, bool)
+    chosen[order[:count]] = True
+    is_kept = kept(images.count)
+
+    def among(mask: npt.NDArray[Any]) -> Choose:
+        return lambda columns: mask[columns["index"]]
+
+    def kept_real(columns: Columns) -> npt.NDArray[Any]:
+        return is_kept(columns) & ~held_out[columns["index"]]
+
+    ranges, facts = list(images.ranges), about(images, described)
+    real = collect(work.parts, ranges, among(~held_out), kept_real)
+    write_reference(files["real"], real, facts | {"part": "four fifths, at random"})
+    write_reference(
+        files["held_out"], collect(work.parts, ranges, among(chosen)), facts | {"part": "held out"}
+    )
+    storage.delete_folder(storage.join(work.folder, FEATURES_FOLDER))
+
+
+def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
+    """The dataset's classifier from the cache, or trained now on the images that are not held out."""
+    torch.set_num_threads(1)
+    file = f"{statistics_path(config, [dataset.fingerprint], 'classifier')}.safetensors"
+    if not storage.is_file(file):
+        images = dataset_images(dataset, config)
+        reader = ImageReader(images, config)
+        columns = [reader.read(piece) for piece in images.ranges]
+        pixels, labels, indices = (
+            np.concatenate([c[name] for c in columns]) for name in ("image", "label", "index")
+        )
+        held_out = held_out_mask(dataset.info.num_images)[indices]
+        logger.info("Training a classifier on %d images.", int((~held_out).sum()))
+        network = train_classifier(
+            torch.from_numpy(pixels[~held_out]), torch.from_numpy(labels[~held_out]),
+            len(dataset.info.class_names), seed=0,
+        )  # fmt: skip
+        right = class_agreement(
+            network, torch.from_numpy(pixels[held_out]), torch.from_numpy(labels[held_out])
+        )
+        facts = {
+            "right": right, "held_out": int(held_out.sum()), "trained_on": int((~held_out).sum()),
+            "channels": pixels.shape[1],
+        }  # fmt: skip
+        tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
+        storage.write_bytes(file, safetensors.torch.save(tensors))
+    stored = safetensors.torch.load(storage.read_bytes(file))
+    right, count, trained_on, channels = (
+        int(stored.pop(name)) for name in ("right", "held_out", "trained_on", "channels")
+    )
+    network = SmallClassifier(channels, len(dataset.info.class_names))
+    network.load_state_dict(stored)
+    return TrainedClassifier(network.eval(), right / count, trained_on, count)

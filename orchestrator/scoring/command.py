@@ -1,0 +1,177 @@
+"""The command line of jobs/evaluate.py: draw and score a checkpoint, only draw, make a reference, or sweep guidance."""
+
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from orchestrator import cluster, storage
+from orchestrator.config.command_line import mistakes_explained, parse_with
+from orchestrator.config.plain import flatten, with_absolute_paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.opening import open_if_there
+from orchestrator.errors import UserError
+from orchestrator.run.folder import parse_beside, read_metrics
+from orchestrator.run.terminal import scores_table
+from orchestrator.scoring.options import CheckpointOptions, GuidanceSweepOptions, ReferenceOptions
+from orchestrator.tracking.tracker import close_tracker, start_tracker, tracking_uri
+
+Options = TypeVar("Options", bound=CheckpointOptions)
+
+
+def main() -> None:
+    """Run the subcommand of the command line; without one, draw and score."""
+    commands: dict[str, Callable[[Sequence[str]], None]] = {
+        "score": score, "sample": sample, "reference": reference, "sweep": sweep,
+    }  # fmt: skip
+    arguments = sys.argv[1:]
+    name = arguments.pop(0) if arguments and arguments[0] in commands else "score"
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    with mistakes_explained():
+        commands[name](arguments)
+
+
+def score(arguments: Sequence[str]) -> None:
+    """Draw images with a checkpoint, compare them with real ones, and log the numbers with their protocol.
+
+    Raises:
+        UserError: something that the user can mend; what was drawn before stays.
+    """
+    config, checkpoint = _parse("Draw images with a checkpoint and score them.", arguments)
+    from orchestrator.scoring.extractors import weights_file
+    from orchestrator.scoring.model_under_test import load_model_under_test
+
+    console, started = Console(), time.perf_counter()
+    weights_file(config.evaluation)
+    tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
+    uri = tracking_uri(config)
+    with cluster.connect(config):
+        cluster.check_evaluation(config)
+        from orchestrator.scoring.evaluate import Evaluation, evaluate
+        from orchestrator.scoring.results import log_scores, results_folder, write_scores
+
+        scores = evaluate(Evaluation(config, tested, dataset, console))
+        folder = results_folder(scores)
+        seconds = {**scores.seconds, "total": time.perf_counter() - started}
+        write_scores(folder, scores, tested.images_seen, seconds)
+        name = f"{config.run.name} {folder.removeprefix(config.directory + '/evaluations/')}"
+        tracker = start_tracker(folder, name, config.tracking.experiment, uri, parent=config.directory)
+        tracker.log_params.remote(_parameters(config))
+        log_scores(folder, scores, tested.step, tracker)
+        tracker.log_status.remote("FINISHED")
+        problem = close_tracker(tracker)
+    _print(config, folder, problem, uri, console)
+
+
+def sample(arguments: Sequence[str]) -> None:
+    """Draw images with a checkpoint into grids, parquet files or an .npz, without scoring them.
+
+    Raises:
+        UserError: something that the user can mend; what was drawn before stays.
+    """
+    config, checkpoint = _parse("Draw images with a checkpoint.", arguments)
+    config = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, class_agreement=False)
+    )
+    from orchestrator.scoring.model_under_test import load_model_under_test
+
+    console = Console()
+    tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
+    with cluster.connect(config):
+        cluster.check_evaluation(config)
+        from orchestrator.scoring.evaluate import Evaluation, draw
+
+        drawn = draw(Evaluation(config, tested, dataset, console), extractor=None)
+    console.print(
+        f"Drew {config.evaluation.images} images; everything lies in {drawn.folder}", soft_wrap=True
+    )
+    for picture in drawn.pictures.values():
+        console.print(f"Grid      {picture}", soft_wrap=True, highlight=False)
+    if not config.evaluation.save:
+        console.print("Only grids were kept; --evaluation.save '[parquet]' or '[npz]' keeps the images.")
+
+
+def reference(arguments: Sequence[str]) -> None:
+    """Make statistics of real images, to compare samples with.
+
+    Raises:
+        UserError: there are no images, or they cannot be read.
+    """
+    config, options = parse_with(ReferenceOptions, "Make statistics of real images.", None, arguments)
+    config = with_absolute_paths(config)
+    if not options.out.endswith(".npz"):
+        raise UserError(f"--out {options.out} must end in .npz")
+    from orchestrator.scoring.extractors import describe_extractor
+
+    described = dataclasses.asdict(describe_extractor(config.evaluation))
+    console = Console()
+    with cluster.connect(config):
+        from orchestrator.scoring.real_images import open_images
+        from orchestrator.scoring.reference import make_reference
+
+        images = open_images(options.images or config.data.path, config)
+        made = make_reference(images, config, described, False, console)
+        storage.write_bytes(options.out, storage.read_bytes(made.path))
+    console.print(
+        f"Statistics of {made.about['images']} images: {options.out}, sha256 {made.sha256}", soft_wrap=True
+    )
+    console.print(f"Use them with --evaluation.reference {options.out}", soft_wrap=True)
+
+
+def sweep(arguments: Sequence[str]) -> None:
+    """Find the guidance scale, and interval, with the smallest distance.
+
+    Raises:
+        UserError: something that the user can mend; settings that are finished stay.
+    """
+    config, options = _parse_for(GuidanceSweepOptions, "Sweep guidance.", arguments)
+    from orchestrator.sweeps.guidance import run_guidance_sweep
+
+    run_guidance_sweep(config, open_if_there(config), options, Console())
+
+
+def _parse(description: str, arguments: Sequence[str]) -> tuple[ExperimentConfig, str]:
+    config, options = _parse_for(CheckpointOptions, description, arguments)
+    return config, options.checkpoint
+
+
+def _parse_for(
+    kind: type[Options], description: str, arguments: Sequence[str]
+) -> tuple[ExperimentConfig, Options]:
+    """The config, by default the one that lies with the checkpoint, and the job's own options."""
+    config, options = parse_beside(kind, description, lambda chosen: chosen.checkpoint, arguments)
+    return with_absolute_paths(config), options
+
+
+def _parameters(config: ExperimentConfig) -> dict[str, Any]:
+    """What decides an evaluation, for MLflow's columns."""
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if key.startswith(("sampling.", "evaluation.")) or key in ("run.name", "run.seed")
+    }
+
+
+def _print(config: ExperimentConfig, folder: str, problem: str | None, uri: str, console: Console) -> None:
+    from orchestrator.scoring.protocol import summary_of
+
+    scored = read_metrics(folder)
+    console.print(scores_table(scored, config.run.name))
+    first = next(iter(scored["metrics"].values()))
+    console.print(summary_of(first["protocol"]), soft_wrap=True, highlight=False)
+    for warning in scored["warnings"]:
+        console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
+    if problem:
+        console.print(f"Warning: MLflow at {uri} could not be written ({problem}); {folder}/metrics.json has everything.",
+                      soft_wrap=True)  # fmt: skip
+    parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
+    for line in (
+        f"Samples   {storage.join(folder, 'samples.png')}",
+        f"Metrics   {storage.join(folder, 'metrics.json')} (every number with its protocol)",
+        f"Took      {parts}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)

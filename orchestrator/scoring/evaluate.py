@@ -1,0 +1,249 @@
+"""Sample, extract, score: one pass over actors, so that images never pile up, and nothing finished is done twice."""
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import ray
+import torch
+from rich.console import Console
+
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.errors import UserError
+from orchestrator.sampling.parts import ranges_of
+from orchestrator.sampling.sampler import ImageSampler
+from orchestrator.sampling.sinks import class_indices, save_class_grid, save_first, write_npz
+from orchestrator.scoring import pipeline
+from orchestrator.scoring.baselines import Baselines, TrainedClassifier, load_baselines, load_classifier
+from orchestrator.scoring.extractors import describe_extractor
+from orchestrator.scoring.features import collect
+from orchestrator.scoring.frechet import frechet_distance
+from orchestrator.scoring.metrics import Collected, all_scores
+from orchestrator.scoring.model_under_test import ModelUnderTest
+from orchestrator.scoring.paper_numbers import paper_value
+from orchestrator.scoring.pipeline import Samples, Work
+from orchestrator.scoring.protocol import (
+    Measurement,
+    count_name,
+    metric_name,
+    sample_protocol,
+    samples_name,
+)
+from orchestrator.scoring.reference import Reference, load_reference
+
+SAMPLES_FILE = "samples.png"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """A finished set of samples."""
+
+    folder: str
+    work: Work
+    pictures: dict[str, str]
+    """Key in MLflow -> path of a PNG."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What an evaluation measured, and how long its parts took."""
+
+    measurements: list[Measurement]
+    seconds: dict[str, float]
+    drawn: SampleSet
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that an evaluation needs at hand."""
+
+    config: ExperimentConfig
+    tested: ModelUnderTest
+    dataset: LatentDataset | None
+    """The training dataset; may be missing where ``evaluation.reference`` names what to compare with."""
+    console: Console
+    here: bool = False
+    """Work in this process with what it was given, rather than on actors."""
+
+
+def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier | None]:
+    """What samples are compared with, made now where it is not kept from before.
+
+    Raises:
+        UserError: the reference or the extractor is not as it must be.
+    """
+    training = _start_classifier(job)
+    references = _references(job)
+    return references, ray.get(training) if isinstance(training, ray.ObjectRef) else training
+
+
+def evaluate(job: Evaluation) -> EvaluationResult:
+    """Draw ``evaluation.images`` images, and compare them with real ones.
+
+    Raises:
+        UserError: the reference, the extractor or an image is not as it must be; what was finished stays.
+    """
+    config = job.config
+    started = time.perf_counter()
+    references, classifier = prepare(job)
+    prepared = time.perf_counter()
+    drawn = draw(job, asdict(describe_extractor(config.evaluation)), classifier)
+    sampled = time.perf_counter()
+    found = collect(drawn.work.parts, list(drawn.work.ranges))
+    measurements = _measure(job, references, found)
+    if classifier is not None:
+        measurements += _agreement(job, classifier, drawn)
+    seconds = {
+        "reference": prepared - started,
+        "sampling": sampled - prepared,
+        "scoring": time.perf_counter() - sampled,
+    }
+    return EvaluationResult(measurements, seconds, drawn, _warnings(found))
+
+
+def draw(
+    job: Evaluation, extractor: dict[str, Any] | None, classifier: TrainedClassifier | None = None
+) -> SampleSet:
+    """Draw what is missing of the samples, extract their features, and write the sinks.
+
+    Args:
+        extractor: its description; None draws only.
+    """
+    config, tested = job.config, job.tested
+    folder = storage.join(config.directory, "evaluations", samples_name(config, tested, extractor))
+    ranges = ranges_of(config.evaluation.images, config.sampling.batch_size)
+    samples = Samples(tested.model, job.dataset.info.scaling_factor if job.dataset else None)
+    network = classifier.network if classifier else None
+    work = Work(config, samples, tuple(ranges), folder, network, extract=extractor is not None)
+    pipeline.run(work, "sample", job.here, job.console)
+    pictures = {"final_samples": SAMPLES_FILE}
+    save_first(config, work.parts, ranges, storage.join(folder, SAMPLES_FILE))
+    for label, images in zip(config.evaluation.grid_classes, _class_images(job, samples), strict=True):
+        pictures[f"class_{label}"] = save_class_grid(images, folder, label)
+    if "npz" in config.evaluation.save:
+        write_npz(folder, ranges, storage.join(folder, f"samples-{count_name(config.evaluation.images)}.npz"))
+    return SampleSet(folder, work, {key: storage.join(folder, file) for key, file in pictures.items()})
+
+
+def _class_images(job: Evaluation, samples: Samples) -> list[torch.Tensor]:
+    classes = job.config.evaluation.grid_classes
+    if not classes:
+        return []
+    if job.here:
+        return _sample_classes(job.config, samples, classes)
+    resources = {"num_gpus": 1} if job.config.sampling.use_gpu else {"num_cpus": 1}
+    remote = ray.remote(**resources)(_sample_classes)
+    return list(ray.get(remote.remote(job.config, samples, classes)))
+
+
+def _sample_classes(
+    config: ExperimentConfig, samples: Samples, classes: tuple[int, ...]
+) -> list[torch.Tensor]:
+    sampler = ImageSampler(config, samples.model, samples.scaling_factor)
+    return [sampler.draw(class_indices(config, label))[0] for label in classes]
+
+
+def _start_classifier(job: Evaluation) -> Any:
+    """Trained beside the reference's extraction, in a process of its own, where there is one."""
+    if not job.config.evaluation.class_agreement:
+        return None
+    if job.dataset is None:
+        raise UserError(
+            f"evaluation.class_agreement needs the training dataset, and there is none at {job.config.data.path}. Name it with "
+            "--data.path, or set --evaluation.class_agreement false."
+        )
+    if job.here:
+        return load_classifier(job.config, job.dataset)
+    return ray.remote(num_cpus=1)(load_classifier).remote(job.config, job.dataset)
+
+
+def _references(job: Evaluation) -> Baselines | Reference:
+    path = job.config.evaluation.reference
+    if path is not None:
+        return load_reference(path, job.config, job.here, job.console)
+    if job.dataset is None:
+        raise UserError(
+            f"There is nothing to compare with: no dataset at {job.config.data.path}, and evaluation.reference is not set. Name "
+            "statistics, a folder of images or a dataset with --evaluation.reference, or the dataset with --data.path."
+        )
+    return load_baselines(job.config, job.dataset, job.here, job.console)
+
+
+def _measure(job: Evaluation, references: Baselines | Reference, found: Collected) -> list[Measurement]:
+    config = job.config
+    reference = references.real if isinstance(references, Baselines) else references
+    extractor = asdict(describe_extractor(config.evaluation))
+    against = {"extractor": extractor, "reference": {**reference.about, "sha256": reference.sha256}}
+    protocol = {**sample_protocol(config, job.tested), "samples": found.count, **against}
+    name, is_fid = config.evaluation.extractor, config.evaluation.extractor == "inception"
+    guided = config.sampling.guidance.kind != "none"
+    measured = [
+        Measurement(
+            metric_name(score.name, found.count, name, "ema"), score.value, score.meaning,
+            protocol | ({"settings": score.settings} if score.settings else {}),
+            paper_value(config.model, score.name, guided, found.count, name),
+        )
+        for score in all_scores(found, reference.target, is_fid)
+    ]  # fmt: skip
+    if isinstance(references, Baselines):
+        others = {
+            "real": (references.held_out, "the Fréchet distance of real images held out: the floor"),
+            "noise": (references.noise, "the same of Gaussian noise: the ceiling"),
+        }
+        for images, (other, meaning) in others.items():
+            measured.append(
+                Measurement(
+                    metric_name("fid" if is_fid else "fd", other.about["images"], name, images),
+                    frechet_distance(other.target.gaussian, reference.target.gaussian), meaning,
+                    {"images": {**other.about, "sha256": other.sha256}, **against},
+                )
+            )  # fmt: skip
+    return measured
+
+
+def _agreement(job: Evaluation, classifier: TrainedClassifier, drawn: SampleSet) -> list[Measurement]:
+    count = job.config.evaluation.images
+    agreed = sum(
+        int((columns["predicted"] == columns["label"]).sum())
+        for columns in drawn.work.parts.read(list(drawn.work.ranges))
+    )
+    facts = {
+        "classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"
+    }
+    return [
+        Measurement(
+            metric_name("class_agreement", count, None, "ema"), agreed / count,
+            "fraction of samples that a classifier puts into the class asked for",
+            {**sample_protocol(job.config, job.tested), "samples": count, **facts},
+        ),
+        Measurement(
+            "classifier_accuracy_held_out", classifier.held_out_accuracy,
+            "the classifier's accuracy on real images it has not seen",
+            {"images": f"{classifier.held_out} held-out real images", **facts},
+        ),
+    ]  # fmt: skip
+
+
+def _warnings(found: Collected) -> list[str]:
+    dimensions = found.features.shape[1]
+    if found.count > dimensions:
+        return []
+    return [
+        f"{found.count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} dimensions needs: it is "
+        "singular, and the Fréchet distance is far above what more samples would give. Compare it only with distances of as "
+        f"many samples (the name says {count_name(found.count)}); KID is unbiased at any count."
+    ]
+
+
+def plain(measurements: list[Measurement]) -> dict[str, Any]:
+    """For metrics.json: name -> value, meaning, protocol, and the paper's number where there is one."""
+    kept = ("value", "meaning", "protocol")
+    return {
+        m.name: {name: getattr(m, name) for name in kept} | ({"paper": m.paper} if m.paper else {})
+        for m in measurements
+    }

@@ -1,0 +1,107 @@
+"""The last actor of the pipeline: images in, a part on disk out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.images import to_png
+from orchestrator.sampling.parts import Columns, Parts, Range
+from orchestrator.sampling.sinks import GRID_IMAGES, IMAGES_FOLDER
+from orchestrator.scoring.classifier import Classifier
+from orchestrator.scoring.extractors import load_extractor
+from orchestrator.scoring.frechet import FeatureStatistics
+from orchestrator.scoring.metrics import Collected
+
+FEATURES_FOLDER = "features"
+Choose = Callable[[Columns], npt.NDArray[np.bool_]]
+"""A part's columns -> which of its rows are meant."""
+
+
+class FeatureWriter:
+    """Turns each range of images into a part, and keeps the images themselves where the config asks for it.
+
+    Args:
+        folder: of the evaluation; parts lie in ``features/``, parquet files of images in ``images/``.
+        classifier: says how likely each image shows the class that was asked for, and which class it most likely shows.
+        extract: False leaves features out.
+        use_gpu: whether this process was given a GPU.
+        keep_below: images to which the classifier gives a lower probability stay in their part.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        folder: str,
+        classifier: Classifier | None,
+        extract: bool,
+        use_gpu: bool,
+        keep_below: float = 0.0,
+    ) -> None:
+        torch.set_num_threads(1)
+        self._extractor = load_extractor(config.evaluation, use_gpu) if extract else None
+        self._classify = classifier.load(use_gpu) if classifier else None
+        self._keep_below = keep_below
+        self._save = bool(config.evaluation.save)
+        self._folder = folder
+        self._parts = Parts(storage.join(folder, FEATURES_FOLDER))
+
+    def write(self, piece: Range, batch: dict[str, npt.NDArray[Any]]) -> None:
+        """``index``, ``image`` and ``label`` of a range; afterwards it is done."""
+        images = torch.from_numpy(np.array(batch["image"]))
+        columns: Columns = {name: np.asarray(batch[name], np.int64) for name in ("index", "label")}
+        if self._extractor is not None:
+            columns |= {name: values.numpy() for name, values in self._extractor(images).items()}
+        if self._classify is not None:
+            probabilities = self._classify(images).numpy()
+            asked = probabilities[np.arange(len(images)), columns["label"]]
+            columns |= {"class_probability": asked, "predicted": probabilities.argmax(1)}
+            if self._keep_below:
+                columns["doubtful"] = images[asked < self._keep_below].numpy()
+        if self._save:
+            self._write_images(piece, images, columns)
+        columns["grid"] = images[columns["index"] < GRID_IMAGES].numpy()
+        self._parts.write(piece, columns)
+
+    def _write_images(self, piece: Range, images: torch.Tensor, columns: Columns) -> None:
+        table = pa.table(
+            {
+                "image": pa.array([to_png(image) for image in images], pa.binary()),
+                "label": pa.array(columns["label"], pa.int32()),
+                "index": pa.array(columns["index"]),
+            }
+        )
+        content = pa.BufferOutputStream()
+        pq.write_table(table, content, compression="NONE")
+        storage.write_bytes(
+            storage.join(self._folder, IMAGES_FOLDER, f"{piece.name}.parquet"), content.getvalue()
+        )
+
+
+def collect(
+    parts: Parts, pieces: list[Range], select: Choose | None = None, keep: Choose | None = None
+) -> Collected:
+    """Statistics of the features of all ranges, and the features themselves.
+
+    Args:
+        select: which of a part's rows count; None: all.
+        keep: whose features are handed back one by one; None: those that count.
+    """
+    rows: dict[str, list[npt.NDArray[Any]]] = {"features": [], "logits": []}
+    sums: dict[str, FeatureStatistics] = {}
+    for columns in parts.read(pieces):
+        counted = slice(None) if select is None else select(columns)
+        kept = counted if keep is None else keep(columns)
+        for name in rows.keys() & columns.keys():
+            rows[name].append(columns[name][kept])
+        for name in {"features", "spatial"} & columns.keys():
+            part = FeatureStatistics.of(columns[name][counted])
+            sums[name] = sums[name] + part if name in sums else part
+    logits = np.concatenate(rows["logits"]) if rows["logits"] else None
+    return Collected(np.concatenate(rows["features"]), sums["features"], sums.get("spatial"), logits)

@@ -1,0 +1,62 @@
+"""What is evaluated: a network's weights, and where they come from."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from dimr_model import DiMR
+from orchestrator.checkpoints.selection import Checkpoint
+from orchestrator.checkpoints.weights import FoundWeights, check_architecture, find_weights
+from orchestrator.config.schema import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class ModelUnderTest:
+    """A network in eval mode on the CPU, and what one must know of its weights."""
+
+    model: DiMR
+    weights: dict[str, Any]
+    """Part of every number's protocol: kind, sha256, and for checkpoints the moving average's length."""
+    images_seen: int | None
+    """None where the file does not tell."""
+
+    @property
+    def step(self) -> int:
+        """Where its numbers stand on MLflow's axis."""
+        return self.images_seen or 0
+
+
+def load_model_under_test(path: str, config: ExperimentConfig) -> ModelUnderTest:
+    """The weights at ``path``: a run's folder, a checkpoint, an exported folder, or a released file.
+
+    Raises:
+        UserError: there are none, they are broken, or of another network than the config's.
+    """
+    found = find_weights(path)
+    model = found.load(config.model.num_heads)
+    check_architecture(model, config.model, path)
+    return _describe(model, found)
+
+
+def checkpoint_under_test(checkpoint: Checkpoint, config: ExperimentConfig) -> ModelUnderTest:
+    """The EMA weights of a checkpoint that is known to be whole."""
+    found = FoundWeights(checkpoint.path, "ema", checkpoint)
+    return _describe(found.load(config.model.num_heads), found)
+
+
+def _describe(model: DiMR, found: FoundWeights) -> ModelUnderTest:
+    weights: dict[str, Any] = {"kind": found.kind, "sha256": _sha256(model)}
+    if found.checkpoint is None:
+        return ModelUnderTest(model, weights, None)
+    train = found.checkpoint.config.train
+    weights |= {"horizon_images": train.ema_horizon_images, "rampup": train.ema_rampup}
+    return ModelUnderTest(model, weights, found.checkpoint.images_seen)
+
+
+def _sha256(model: DiMR) -> str:
+    """Of the parameters by name: the same for a checkpoint and what was exported of it."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(parameter.contiguous().numpy().data)
+    return digest.hexdigest()

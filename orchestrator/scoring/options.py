@@ -1,0 +1,46 @@
+"""What the subcommands of jobs/evaluate.py ask for besides the config."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """The options of jobs that sample with a checkpoint."""
+
+    checkpoint: str = ""
+    """What to evaluate: a run's folder, one of its checkpoints, an exported folder, or a released .pth file."""
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise ValueError(
+                "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions:
+    """The options of making a reference."""
+
+    out: str
+    """File to write, .npz; a path or s3://."""
+    images: str | None = None
+    """A prepared dataset, a folder of images or an .npz with arr_0; by default data.path."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceSweepOptions(CheckpointOptions):
+    """The options of a guidance sweep."""
+
+    scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+    """Guidance scales to try; 1 is none."""
+    intervals: tuple[tuple[float, float], ...] = ()
+    """Intervals of diffusion steps to try, such as [[0, 1000], [200, 800]]; by default the config's."""
+    quick_images: int | None = None
+    """Samples of each setting in the first round; by default a tenth of evaluation.images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales:
+            raise ValueError("--scales must name at least one")
+        if self.quick_images is not None and self.quick_images < 2:
+            raise ValueError(f"--quick_images {self.quick_images} must be at least 2")

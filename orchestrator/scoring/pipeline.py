@@ -1,0 +1,198 @@
+"""How an evaluation's work runs: on pools of actors, or here; what is finished is never done again.
+
+A range goes through one or two stages (draw or read, then extract) and ends as a part on disk. Ray Data gives ranges to
+actors, holds back what has no room, and gives a dead actor's range to another.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from ray.exceptions import RayTaskError
+from rich.console import Console
+
+from dimr_model import DiMR
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.run.terminal import ImageProgress
+from orchestrator.sampling.parts import Parts, Range
+from orchestrator.sampling.sampler import ImageSampler
+from orchestrator.scoring.classifier import Classifier
+from orchestrator.scoring.features import FEATURES_FOLDER, FeatureWriter
+from orchestrator.scoring.real_images import ImageReader, RealImages
+from orchestrator.tracking.gauges import show_progress
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images to draw with a network."""
+
+    model: DiMR
+    scaling_factor: float | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images to turn into parts."""
+
+    config: ExperimentConfig
+    images: Samples | RealImages
+    ranges: tuple[Range, ...]
+    folder: str
+    """Where parts and images are written."""
+    classifier: Classifier | None = None
+    extract: bool = True
+    keep_below: float = 0.0
+    """Images to which the classifier gives a lower probability of their class stay in the parts."""
+
+    @property
+    def parts(self) -> Parts:
+        """What was finished."""
+        return Parts(storage.join(self.folder, FEATURES_FOLDER))
+
+    def missing(self) -> list[Range]:
+        """Ranges that are still to be done, in order."""
+        finished = self.parts.finished()
+        return [piece for piece in self.ranges if piece.name not in finished]
+
+    def for_writer(self, use_gpu: bool) -> tuple[Any, ...]:
+        """What a :class:`FeatureWriter` needs of it; the network stays behind."""
+        return self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below
+
+
+def run(work: Work, what: str, here: bool, console: Console) -> None:
+    """Do what is missing of ``work``, and show how far it is as ``what``.
+
+    Args:
+        here: in this process, with what it was given; otherwise on actors, as many as the config says.
+
+    Raises:
+        UserError: an image cannot be read, or is not finite; what was finished before stays.
+    """
+    missing = work.missing()
+    places = sum(piece.stop - piece.start for piece in work.ranges)
+    done = places - sum(piece.stop - piece.start for piece in missing)
+    images = work.images.count if isinstance(work.images, RealImages) else places
+    if not missing:
+        return
+    with ImageProgress(console, what, images, images * done // places) as progress:
+        for piece in run_here(work, missing) if here else run_on_actors(work, missing):
+            done += piece.stop - piece.start
+            progress.update(images * done // places)
+            show_progress(work.config.run.name, what, images * done // places, images)
+
+
+def _source(work: Work, use_gpu: bool) -> Callable[[Range], dict[str, Any]]:
+    if isinstance(work.images, RealImages):
+        return ImageReader(work.images, work.config, use_gpu).read
+    sampler = ImageSampler(work.config, work.images.model, work.images.scaling_factor)
+    return lambda piece: sampler(list(range(piece.start, piece.stop)))
+
+
+def run_here(work: Work, missing: list[Range]) -> Iterator[Range]:
+    """Do ``missing`` in this process; yields each range when it is done."""
+    use_gpu = work.config.sampling.use_gpu
+    source = _source(work, use_gpu)
+    writer = FeatureWriter(*work.for_writer(use_gpu))
+    for piece in missing:
+        writer.write(piece, source(piece))
+        yield piece
+
+
+class _SampleActor:
+    """A range's bounds -> its images."""
+
+    def __init__(self, shared: list[Any]) -> None:
+        # In a list, a reference arrives as such, and the network travels to each node once.
+        work: Work = ray.get(shared[0])
+        self._source = _source(work, work.config.sampling.use_gpu)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        piece = _range_of(batch)
+        images = self._source(piece)
+        count = len(images["index"])
+        bounds = {"start": piece.start, "stop": piece.stop}
+        return {**images, **{name: np.full(count, value) for name, value in bounds.items()}}
+
+
+class _WriteActor:
+    """A range's images -> its bounds, once its part is written."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._writer = FeatureWriter(*arguments)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        piece = _range_of(batch)
+        # Half a range must never be taken for a whole one.
+        assert len(batch["index"]) == piece.stop - piece.start
+        self._writer.write(piece, batch)
+        return {"start": np.array([piece.start]), "stop": np.array([piece.stop])}
+
+
+class _ReadAndWriteActor:
+    """A range's bounds -> the same, once its images were read and its part is written."""
+
+    def __init__(self, work: Work) -> None:
+        use_gpu = work.config.evaluation.extractor_use_gpu
+        self._source = _source(work, use_gpu)
+        self._writer = FeatureWriter(*work.for_writer(use_gpu))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        piece = _range_of(batch)
+        self._writer.write(piece, self._source(piece))
+        return {"start": np.array([piece.start]), "stop": np.array([piece.stop])}
+
+
+def _range_of(batch: dict[str, Any]) -> Range:
+    return Range(int(batch["start"][0]), int(batch["stop"][0]))
+
+
+def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
+    """Do ``missing`` on actors; yields each range when it is done, in any order.
+
+    Raises:
+        UserError: what an actor raised as such.
+    """
+    sampling, evaluation = work.config.sampling, work.config.evaluation
+    use_gpu = evaluation.extractor_use_gpu and (work.extract or work.classifier is not None)
+    stages: list[tuple[Any, tuple[Any, ...], int, bool]]
+    if isinstance(work.images, Samples):
+        stages = [
+            (_SampleActor, ([ray.put(work)],), sampling.actors, sampling.use_gpu),
+            (_WriteActor, work.for_writer(use_gpu), evaluation.extractor_actors, use_gpu),
+        ]
+    else:
+        stages = [(_ReadAndWriteActor, (work,), evaluation.extractor_actors, use_gpu)]
+    pipeline = ray.data.from_items(
+        [{"start": piece.start, "stop": piece.stop} for piece in missing], override_num_blocks=len(missing)
+    )
+    for actor, arguments, size, on_gpu in stages:
+        pipeline = pipeline.map_batches(
+            actor,
+            fn_constructor_args=arguments,
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=size),
+            **({"num_gpus": 1} if on_gpu else {"num_cpus": 1}),
+        )
+    pipeline.context.enable_progress_bars = False
+    # A range stays in one piece, however large its images are.
+    pipeline.context.target_max_block_size = None
+    try:
+        for batch in pipeline.iter_batches(batch_size=None, batch_format="numpy"):
+            for start, stop in zip(batch["start"], batch["stop"], strict=True):
+                yield Range(int(start), int(stop))
+    except RayTaskError as error:
+        raise _user_error(error) or error from None
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """What an actor said to the user, below what Ray wrapped around it."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None

@@ -1,0 +1,33 @@
+"""What an evaluation needs to find, checked before hours of training rather than after; importing this costs no torch."""
+
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
+
+
+def require_reference(path: str) -> None:
+    """Check that there is something at the place that ``evaluation.reference`` names.
+
+    Raises:
+        UserError: there is nothing; the message says where references come from.
+    """
+    if not storage.is_file(path) and not storage.sizes(path):
+        raise UserError(
+            f"There is no reference at {path}. Make one with `python jobs/evaluate.py reference --out {path} ...`, fetch ADM's "
+            "(VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's evaluations), or set "
+            "--evaluation.reference to a dataset, a folder of images, or null."
+        )
+
+
+def require_all(config: ExperimentConfig) -> None:
+    """Find, or fetch, the extractor's weights and the reference.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    if config.evaluation.reference is not None:
+        require_reference(config.evaluation.reference)
+    if config.evaluation.extractor == "inception":
+        from orchestrator.scoring.extractors import weights_file
+
+        weights_file(config.evaluation)

@@ -1,0 +1,103 @@
+"""A number and everything one must know to compare it: no metric leaves without its protocol."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.sampling.decoder import ROUNDING
+from orchestrator.scoring.model_under_test import ModelUnderTest
+
+LABELS = {
+    "balanced": "balanced: image i shows class i mod number of classes",
+    "random": "random: the class of image i is drawn from (seed, i), each alike likely",
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A metric's name, value, meaning in words, and protocol."""
+
+    name: str
+    value: float
+    meaning: str
+    protocol: dict[str, Any]
+    paper: str = ""
+    """What the paper reports for this model under this protocol, if it does."""
+
+    @property
+    def is_of_samples(self) -> bool:
+        """Rather than of real images or noise."""
+        return "samples" in self.protocol
+
+    @property
+    def bare_name(self) -> str:
+        """The name without the number of samples, for tables that have it in a column of its own."""
+        return self.name.replace(count_name(self.protocol["samples"]), "", 1).replace("__", "_")
+
+
+def count_name(count: int) -> str:
+    """50,000 -> 50k; n images are never called another n (1,234 stays 1234)."""
+    return f"{count // 1000}k" if count % 1000 == 0 and count else str(count)
+
+
+def metric_name(metric: str, count: int, extractor: str | None, images: str) -> str:
+    """For example ``fid50k_inception_ema``."""
+    stem = f"{metric}{count_name(count)}" if extractor else f"{metric}_{count_name(count)}"
+    return "_".join(part for part in (stem, extractor, images) if part)
+
+
+def sample_protocol(config: ExperimentConfig, tested: ModelUnderTest) -> dict[str, Any]:
+    """How the images were drawn, their number left out."""
+    sampling = config.sampling
+    guidance = dataclasses.asdict(sampling.guidance)
+    if sampling.guidance.kind != "power_cosine":
+        del guidance["power"]
+    if sampling.guidance.kind == "none":
+        guidance = {"kind": "none"}
+    else:
+        guidance["convention"] = "scale multiplies conditional minus unconditional; 1 is none"
+    return {
+        "weights": tested.weights,
+        "images_seen": tested.images_seen,
+        "sampler": dataclasses.asdict(sampling.sampler),
+        "guidance": guidance,
+        "schedule": config.diffusion.schedule,
+        "prediction": config.diffusion.prediction,
+        "labels": LABELS[sampling.labels],
+        "seed": config.run.seed,
+        "vae": sampling.vae,
+        "precision": sampling.precision,
+        "rounding": ROUNDING,
+    }
+
+
+def samples_name(config: ExperimentConfig, tested: ModelUnderTest, extractor: dict[str, Any] | None) -> str:
+    """Folder name of a set of samples: what a person looks for, and a hash of all that decides their bytes."""
+    sampler, guidance = config.sampling.sampler, config.sampling.guidance
+    # The batch size changes the last bits, and so do other weights of the extractor to the features.
+    classified = "image by image" if config.evaluation.class_agreement else None
+    key = [sample_protocol(config, tested), config.sampling.batch_size, extractor, classified,
+           config.evaluation.save]  # fmt: skip
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    strength = "unguided" if guidance.kind == "none" else f"{guidance.kind}{guidance.scale:g}"
+    seen = tested.weights["kind"] if tested.images_seen is None else str(tested.images_seen)
+    return f"{seen}-{sampler.kind}{sampler.steps}-{strength}-{digest}"
+
+
+def summary_of(protocol: dict[str, Any]) -> str:
+    """The protocol of a score in a line or two, for the terminal."""
+    guidance, weights = protocol["guidance"], protocol["weights"]
+    reference, extractor = protocol["reference"], protocol["extractor"]
+    strength = "without guidance" if guidance["kind"] == "none" else (
+        f"guidance {guidance['kind']} {guidance['scale']:g} on steps {guidance['interval'][0]:g} to {guidance['interval'][1]:g}"
+    )  # fmt: skip
+    seen = "" if protocol["images_seen"] is None else f" after {protocol['images_seen']} images"
+    return (
+        f"{protocol['samples']} samples, {weights['kind']} weights {weights['sha256'][:8]}{seen}, sampler "
+        f"{protocol['sampler']['kind']} with {protocol['sampler']['steps']} steps, {strength}, labels "
+        f"{protocol['labels'].split(':')[0]}, seed {protocol['seed']}, {protocol['precision']}; features of {extractor['name']} "
+        f"{extractor['weights_sha256'][:8]}; {reference['images']} real images of {reference['source']}, {reference['sha256'][:8]}"
+    )

@@ -1,0 +1,196 @@
+"""What samples are compared with: statistics of real images with where they come from, made once and kept in a file.
+
+The file is an .npz under ADM's names (``mu``, ``sigma``, ``mu_s``, ``sigma_s``), with ``features`` of some of the images, for
+KID, precision and recall, and ``about``, which says what everything was made from.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from dimr_model import randomness
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.scoring import pipeline
+from orchestrator.scoring.extractors import ExtractorDescription, describe_extractor
+from orchestrator.scoring.features import FEATURES_FOLDER, Choose, collect
+from orchestrator.scoring.frechet import Gaussian
+from orchestrator.scoring.metrics import Collected, Target
+from orchestrator.scoring.pipeline import Work
+from orchestrator.scoring.prerequisites import require_reference
+from orchestrator.scoring.real_images import ADM_IMAGES, RealImages, image_resolution, open_images
+
+MAX_KEPT_FEATURES = 10_000
+"""As many as ADM's reference files hold images for precision and recall."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of real images, and what one must know of them."""
+
+    target: Target
+    about: dict[str, Any]
+    """source, fingerprint, images, resolution, and the extractor's description where it is known."""
+    sha256: str
+    """Of the file."""
+    path: str
+
+
+def statistics_path(config: ExperimentConfig, key: list[Any], name: str) -> str:
+    """Where statistics that ``key`` decides are kept: beside a local dataset's files, else with the runs."""
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    data = config.data.path
+    is_beside = storage.is_local(data) and storage.sizes(data)
+    return storage.join(data if is_beside else config.run.root, "statistics", f"{name}-{digest}")
+
+
+def load_reference(path: str, config: ExperimentConfig, here: bool, console: Console) -> Reference:
+    """The reference that ``evaluation.reference`` names; of images, the statistics are made now and kept.
+
+    Raises:
+        UserError: there is none, or it was made with another extractor or at another resolution.
+    """
+    require_reference(path)
+    described = dataclasses.asdict(describe_extractor(config.evaluation))
+    if not path.endswith(".npz"):
+        return make_reference(open_images(path, config), config, described, here, console)
+    content = _read_npz(path)
+    if "about" in content:
+        return _checked(_from_npz(path, content), config, described, path)
+    return _from_adm(path, content, config, described, here, console)
+
+
+def make_reference(
+    images: RealImages, config: ExperimentConfig, described: dict[str, Any], here: bool, console: Console
+) -> Reference:
+    """Statistics of all of ``images``, from the file where they were made before."""
+    folder = statistics_path(config, [images.fingerprint, described, config.sampling.vae], described["name"])
+    if not storage.is_file(f"{folder}.npz"):
+        work = Work(config, images, images.ranges, folder)
+        pipeline.run(work, "reference", here, console)
+        found = collect(work.parts, list(images.ranges), keep=kept(images.count))
+        write_reference(f"{folder}.npz", found, about(images, described))
+        storage.delete_folder(storage.join(folder, FEATURES_FOLDER))
+    return read_reference(f"{folder}.npz")
+
+
+def kept(count: int) -> Choose:
+    """Which of ``count`` images keep their features: a fixed random choice of their places in the source."""
+    mask = np.zeros(count, bool)
+    mask[randomness.generator(0, "reference-features").permutation(count)[:MAX_KEPT_FEATURES]] = True
+    return lambda columns: mask[columns["index"]]
+
+
+def about(images: RealImages, described: dict[str, Any]) -> dict[str, Any]:
+    """What statistics of ``images`` were made from."""
+    source = images.dataset.info.source if images.dataset else images.path
+    facts: dict[str, Any] = {"source": source, "kind": images.kind, "fingerprint": images.fingerprint}
+    if images.dataset is not None and images.dataset.info.kind == "moments":
+        facts["decoded_from"] = f"latents of {images.dataset.info.encoder}"
+    return {**facts, "resolution": images.resolution, "extractor": described}
+
+
+def write_reference(path: str, found: Collected, facts: dict[str, Any]) -> None:
+    """Write statistics in one piece."""
+    gaussian = found.statistics.gaussian()
+    arrays: dict[str, Any] = {"mu": gaussian.mean, "sigma": gaussian.covariance, "features": found.features}
+    if found.spatial is not None:
+        spatial = found.spatial.gaussian()
+        arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    content = io.BytesIO()
+    np.savez(content, about=np.array(json.dumps({**facts, "images": found.count})), **arrays)
+    storage.write_bytes(path, content.getvalue())
+
+
+def read_reference(path: str) -> Reference:
+    """Statistics that :func:`write_reference` wrote.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    return _from_npz(path, _read_npz(path))
+
+
+def _read_npz(path: str) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as content:
+            # Images are read by those who need them.
+            return {name: content[name] for name in content.files if name != ADM_IMAGES}
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(
+            f"{path} cannot be read as reference statistics ({error}). Make or fetch it again."
+        ) from error
+
+
+def _from_npz(path: str, content: dict[str, npt.NDArray[Any]]) -> Reference:
+    try:
+        facts = json.loads(str(content["about"]))
+        target = Target(
+            _gaussian(content, ""),
+            _gaussian(content, "_s") if "mu_s" in content else None,
+            content["features"],
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as reference statistics ({error}). Make it again.") from error
+    return Reference(target, facts, storage.sha256_of(path), path)
+
+
+def _from_adm(
+    path: str, content: dict[str, npt.NDArray[Any]], config: ExperimentConfig, described: dict[str, Any],
+    here: bool, console: Console,
+) -> Reference:  # fmt: skip
+    """ADM's statistics as they are; KID, precision and recall by features of the images that lie with them."""
+    if "mu" not in content:
+        return make_reference(open_images(path, config), config, described, here, console)
+    if described["name"] != "inception" or len(content["mu"]) != described["dimensions"]:
+        raise UserError(
+            f"{path} holds statistics of Inception's features and evaluation.extractor is {described['name']}. Set "
+            "--evaluation.extractor inception, or another --evaluation.reference."
+        )
+    images = open_images(path, config)
+    made = make_reference(images, config, described, here, console)
+    target = Target(
+        _gaussian(content, ""), _gaussian(content, "_s") if "mu_s" in content else None, made.target.features
+    )
+    facts = {
+        "source": path,
+        "kind": "ADM's statistics; KID, precision and recall against its images",
+        "images": images.count,
+        "resolution": images.resolution,
+        "statistics_by": "ADM's TensorFlow Inception",
+    }
+    return Reference(target, facts, storage.sha256_of(path), path)
+
+
+def _gaussian(content: dict[str, npt.NDArray[Any]], suffix: str) -> Gaussian:
+    return Gaussian(content[f"mu{suffix}"].astype(np.float64), content[f"sigma{suffix}"].astype(np.float64))
+
+
+def _checked(
+    reference: Reference, config: ExperimentConfig, described: dict[str, Any], path: str
+) -> Reference:
+    stored = reference.about["extractor"]
+    differing = [
+        f"{name} (there {stored.get(name)}, here {described[name]})"
+        for name in (field.name for field in dataclasses.fields(ExtractorDescription))
+        if stored.get(name) != described[name]
+    ]
+    if differing:
+        raise UserError(
+            f"The reference {path} was made with another extractor: {', '.join(differing)}. Set --evaluation.extractor to its, "
+            "or make it again."
+        )
+    if reference.about["resolution"] != image_resolution(config):
+        raise UserError(
+            f"The reference {path} is of {reference.about['resolution']}x{reference.about['resolution']} images and the network "
+            f"draws {image_resolution(config)}x{image_resolution(config)}. Make one of that resolution."
+        )
+    return reference

@@ -1,0 +1,253 @@
+"""A sweep: every possible cell of a suite as a trial through Ray Tune, then the best ones scored in full."""
+
+import dataclasses
+import json
+import logging
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.execution import class_cache
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from rich.console import Console
+
+from orchestrator import cluster, storage
+from orchestrator.config.plain import flatten
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.data.opening import open_or_prepare_dataset
+from orchestrator.errors import UserError
+from orchestrator.run.folder import METRICS_FILE, write_text
+from orchestrator.scoring.prerequisites import require_all
+from orchestrator.sweeps.live_table import LiveTable
+from orchestrator.sweeps.results import Finalist, TrialResult, results_of, write_results, write_table
+from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
+from orchestrator.sweeps.trial import PRUNED_FILE, Trials, final_distance, pruned_at, run_trial
+from orchestrator.tracking.journal import read_records
+from orchestrator.tracking.tracker import close_tracker, ending, start_tracker, tracking_uri
+
+MAX_FAILURES = 2
+REDUCTION = 2
+EMBEDDED_CPUS = 6
+"""Logical CPUs of an embedded Ray: two small trials side by side, each a worker, reading and scoring, keep two cores busy."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is run, and how much of it."""
+
+    config: ExperimentConfig
+    """Base of all cells; run.name and run.root say where the sweep lies."""
+    suite: Suite
+    cells: list[Cell]
+    prune: bool
+    finalists: int
+    seeds: int
+
+    @property
+    def trials(self) -> dict[str, ExperimentConfig]:
+        """Name -> config of every possible cell, as a run of its own in the sweep's folder."""
+        root, uri = storage.join(self.config.directory, TRIALS_FOLDER), tracking_uri(self.config)
+        found = {}
+        for cell in self.cells:
+            if cell.config is not None and not cell.same_as:
+                config = cell.config
+                evaluation = dataclasses.replace(config.evaluation, images=config.train.score_images)
+                found[cell.name] = dataclasses.replace(
+                    config,
+                    run=dataclasses.replace(config.run, name=cell.name, root=root),
+                    evaluation=evaluation,
+                    tracking=dataclasses.replace(config.tracking, uri=uri),
+                )
+        return found
+
+
+def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
+    """Run what is not finished of a sweep and write its table and plots; the same call continues an interrupted one.
+
+    Raises:
+        UserError: something that the user can mend, or trials that failed; finished ones stay.
+    """
+    config, trials = sweep.config, sweep.trials
+    _refuse_other_suite(sweep)
+    dataset = open_or_prepare_dataset(config, console)
+    require_all(config)
+    with cluster.connect(config, EMBEDDED_CPUS):
+        for trial in trials.values():
+            cluster.divide(trial)
+        uri = tracking_uri(config)
+        tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri)
+        tracker.log_params.remote(flatten(config))
+        tracker.log_status.remote("RUNNING")
+        ray.get(tracker.latest.remote())  # Trials find their parent in its journal.
+        with ending(tracker, uri, console):
+            console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
+            _prepare_reference(config, dataset)
+            failures = _run_trials(sweep, trials, console)
+            # To look at already, while the finalists are drawn.
+            write_table(sweep.suite, config, results_of(sweep.cells, trials, failures, {}))
+            finalists = _score_finalists(sweep, trials, dataset, console)
+            results = results_of(sweep.cells, trials, failures, finalists)
+            write_results(sweep.suite, config, results, tracker, console)
+            tracker.log_status.remote("FAILED" if failures else "FINISHED")
+    if failures:
+        first = next(iter(failures))
+        raise UserError(
+            f"{len(failures)} of {len(trials)} trials failed, {first} with: {failures[first]} The others are in the table; mend "
+            "the cause and run the same command again, which continues the failed ones."
+        )
+    return results
+
+
+def _refuse_other_suite(sweep: Sweep) -> None:
+    """A sweep's folder belongs to its suite; what may change when it goes on is up to each trial's run."""
+    path = storage.join(sweep.config.directory, SUITE_FILE)
+    now = json.dumps(dataclasses.asdict(sweep.suite), indent=1)
+    if storage.is_file(path) and storage.read_bytes(path).decode() != now:
+        raise UserError(
+            f"The sweep {sweep.config.directory} was started with another suite, kept in its {SUITE_FILE}. Give this one its own "
+            "--run.name. Nothing was changed."
+        )
+    write_text(sweep.config.directory, SUITE_FILE, now)
+
+
+def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None:
+    """Statistics of real images, and the classifier: once, rather than in every trial."""
+    from orchestrator.scoring.evaluate import Evaluation, prepare
+    from orchestrator.scoring.model_under_test import ModelUnderTest
+
+    evaluation = dataclasses.replace(config.evaluation, images=config.train.score_images)
+    config = dataclasses.replace(config, evaluation=evaluation)
+    prepare(Evaluation(config, ModelUnderTest(None, {}, None), dataset, Console(quiet=True)))  # type: ignore[arg-type]
+
+
+def _keep_keys_on_their_nodes() -> None:
+    """Have Tune not pass on S3's keys of this process: as part of its actors' description they would stand in Ray's logs.
+
+    Every node has its own, and a job's environment reaches its actors in any case.
+    """
+    passed_on = class_cache.ENV_VARS_TO_PROPAGATE
+    passed_on.difference_update([name for name in passed_on if name.startswith("AWS_")])
+
+
+def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Console) -> dict[str, str]:
+    """Returns name -> what failed."""
+    side_by_side = cluster.trials_that_fit(configs.values())
+    _keep_keys_on_their_nodes()
+    shared = Trials(configs, sweep.config.directory, side_by_side)
+    console.print(
+        f"{len(configs)} trials, {side_by_side} side by side, in {sweep.config.directory}", soft_wrap=True
+    )
+    tuner = tune.Tuner(
+        # A trial's driver computes nothing; its workers and actors ask for what they need.
+        tune.with_resources(tune.with_parameters(run_trial, trials=shared), {"CPU": 0.01}),
+        param_space={"cell": tune.grid_search(list(configs))},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=side_by_side,
+            reuse_actors=False,
+            scheduler=_scheduler(sweep, next(iter(configs.values()))),
+        ),
+        run_config=tune.RunConfig(
+            name=sweep.config.run.name,
+            # What is finished lies with the trials' runs, which continue by themselves; Tune's own notes are for this call.
+            storage_path=tempfile.mkdtemp(prefix="dimr-ablation-"),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            verbose=0,
+            callbacks=[_Pruned(configs), LiveTable(configs, console)],
+        ),
+    )
+    results = tuner.fit()
+    _tell_of_pruned(configs)
+    failures = {}
+    for result in results:
+        if result.error is not None and result.config is not None:
+            failures[str(result.config["cell"])] = str(result.error).strip().splitlines()[-1]
+    return failures
+
+
+def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
+    """Say in MLflow what trials that were stopped could not say themselves."""
+    pruned = [config for config in configs.values() if _is_news(config.directory)]
+    trackers = [
+        start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in pruned
+    ]
+    for tracker in trackers:
+        tracker.log_tags.remote({"pruned": "its distance was in the worse half at a score"})
+        tracker.log_status.remote("KILLED")
+        close_tracker(tracker)
+
+
+def _is_news(directory: str) -> bool:
+    """Whether a trial was pruned, and its journal does not say so yet."""
+    if not storage.is_file(storage.join(directory, PRUNED_FILE)):
+        return False
+    return not any(r["kind"] == "tags" and "pruned" in r["values"] for r in read_records(directory))
+
+
+def _scheduler(sweep: Sweep, config: ExperimentConfig) -> Any:
+    every = config.train.score_every_images
+    if not sweep.prune or not 0 < every < config.train.images:
+        return FIFOScheduler()
+    return AsyncHyperBandScheduler(
+        # Images seen, of which a trial's reports after a restart begin anew, unlike Tune's own iterations.
+        time_attr="images_seen",
+        metric="distance",
+        mode="min",
+        grace_period=every,
+        reduction_factor=REDUCTION,
+        # More than any trial reports: a trial that is not pruned ends by itself, with its numbers written.
+        max_t=config.train.images + 1,
+    )
+
+
+class _Pruned(tune.Callback):
+    """Writes into a trial's folder that it was stopped by the scheduler, so that a resumed sweep does not run it again."""
+
+    def __init__(self, configs: dict[str, ExperimentConfig]) -> None:
+        self._configs = configs
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        directory = self._configs[trial.config["cell"]].directory
+        last = trial.last_result.get("images_seen")
+        if pruned_at(directory) is not None:
+            return  # In an earlier call, at that score; here its scores were only reported again.
+        if not storage.is_file(storage.join(directory, METRICS_FILE)) and last is not None:
+            write_text(directory, PRUNED_FILE, json.dumps({"images_seen": last}))
+
+
+def _score_finalists(
+    sweep: Sweep, trials: dict[str, ExperimentConfig], dataset: LatentDataset, console: Console
+) -> dict[str, list[Finalist]]:
+    """The best trials drawn again with ``evaluation.images`` images and several seeds, by all of the cluster."""
+    finished = [
+        name for name in trials if storage.is_file(storage.join(trials[name].directory, METRICS_FILE))
+    ]
+    best = sorted(finished, key=lambda name: final_distance(trials[name].directory))[: sweep.finalists]
+    if best:
+        console.print(
+            f"The best {len(best)} are drawn again: {sweep.seeds} times {sweep.config.evaluation.images:,} images each. The table "
+            f"without them: {sweep.config.directory}/table.md", soft_wrap=True,
+        )  # fmt: skip
+    return {name: [_score(sweep, trials[name], dataset, seed, console) for seed in range(sweep.seeds)] for name in best}  # fmt: skip
+
+
+def _score(
+    sweep: Sweep, trial: ExperimentConfig, dataset: LatentDataset, seed: int, console: Console
+) -> Finalist:
+    from orchestrator.checkpoints.selection import marked
+    from orchestrator.scoring.evaluate import Evaluation, evaluate
+    from orchestrator.scoring.model_under_test import checkpoint_under_test
+
+    # Other seeds than the trial's own, by which it became a finalist.
+    config = dataclasses.replace(
+        trial,
+        run=dataclasses.replace(trial.run, seed=trial.run.seed + 1 + seed),
+        evaluation=dataclasses.replace(trial.evaluation, images=sweep.config.evaluation.images),
+    )
+    console.print(f"{trial.run.name}: {config.evaluation.images} images with seed {config.run.seed}")
+    tested = checkpoint_under_test(marked(trial.directory)[-1], config)
+    scores = evaluate(Evaluation(config, tested, dataset, Console(quiet=True)))
+    return Finalist(config.run.seed, [m for m in scores.measurements if m.is_of_samples])

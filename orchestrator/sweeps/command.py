@@ -1,0 +1,140 @@
+"""The command line of jobs/ablate.py."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import storage
+from orchestrator.artifacts import millions
+from orchestrator.config.command_line import merged, mistakes_explained, parse_with
+from orchestrator.config.plain import with_absolute_paths
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
+from orchestrator.planning.options import PlanOptions
+from orchestrator.run.terminal import warn_of_temporary_folder
+from orchestrator.sweeps.suites import Cell, ScaleName, Suite, cells_of, load_suite, suite_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblateOptions(PlanOptions):
+    """Which sweep, and how much of it; gpu, price and the like say what paper scale will cost."""
+
+    suite: str = "branches-x-conditioning"
+    """A suite's name, or the path of a YAML file of one."""
+    scale: ScaleName = "nano"
+    """nano: minutes on a laptop, on the quickstart's digits; paper: the paper's settings."""
+    prune: bool = True
+    """Stop trials whose distance is in the worse half at a score beside training (asynchronous successive halving)."""
+    finalists: int = 3
+    """Best trials that are drawn again with evaluation.images images and several seeds."""
+    seeds: int = 3
+    """How many seeds."""
+    resume: bool = False
+    """Refuse to start a new sweep: there must be one to continue. (The same command continues one in any case.)"""
+    dry_run: bool = False
+    """Only show the trials, and at paper scale what they will cost."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.finalists < 0 or self.seeds < 1:
+            raise ValueError("finalists must not be negative, and seeds at least 1")
+
+
+def main() -> None:
+    """Run the sweep that the command line describes."""
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    with mistakes_explained():
+        ablate(sys.argv[1:])
+
+
+def ablate(arguments: Sequence[str]) -> None:
+    """Show the trials, run them, and write the table and plots.
+
+    Raises:
+        UserError: something that the user can mend; finished trials stay.
+    """
+    description = f"Run a suite of trials and compare them. Suites: {', '.join(suite_names())}."
+    config, options = parse_with(AblateOptions, description, _base, arguments)
+    config, console, suite = with_absolute_paths(config), Console(), load_suite(options.suite)
+    warn_of_temporary_folder(config, console)
+    cells = cells_of(suite, options.scale, config)
+    _print_trials(suite, cells, config, options, console)
+    if options.dry_run:
+        return
+    if options.resume and not storage.sizes(config.directory):
+        raise UserError(
+            f"There is no sweep at {config.directory} to resume; leave out --resume to start one."
+        )
+    from orchestrator.sweeps.ablation import Sweep, run_sweep
+
+    run_sweep(
+        Sweep(
+            config=config, suite=suite, cells=cells, prune=options.prune, finalists=options.finalists,
+            seeds=options.seeds,
+        ),
+        console,
+    )  # fmt: skip
+
+
+def _base(options: AblateOptions) -> dict[str, Any]:
+    """The suite's presets at the scale asked for, and the sweep's name."""
+    suite = load_suite(options.suite)
+    if options.scale not in suite.scales:
+        raise UserError(f"The suite has no scale {options.scale!r}; it has: {', '.join(suite.scales)}.")
+    base = merged(suite.scales[options.scale])
+    return base | {"run": base.get("run", {}) | {"name": f"{Path(options.suite).stem}-{options.scale}"}}
+
+
+def _print_trials(
+    suite: Suite, cells: list[Cell], config: ExperimentConfig, options: AblateOptions, console: Console
+) -> None:
+    # Here, because --help needs no torch.
+    from dimr_model.complexity import count_macs, count_parameters
+
+    is_planned = options.scale == "paper"
+    columns = ["parameters", "MACs", "depths", "widths"]
+    columns += ["GPU-hours", *(["cost"] if options.price else [])] if is_planned else []
+    table = Table(*(axis.name for axis in suite.axes), *columns, title=suite.title)
+    total = 0.0
+    for cell in cells:
+        names = [option.name for option in cell.options]
+        if cell.config is None:
+            table.add_row(*names, "not possible")
+            continue
+        model = cell.config.model
+        cells_text = [millions(count_parameters(model)), millions(count_macs(model)),
+                      ", ".join(map(str, model.depths)), ", ".join(map(str, model.widths))]  # fmt: skip
+        if is_planned:
+            hours = _hours(cell.config, options)
+            total += hours
+            cells_text += [f"{hours:,.0f}", *([f"{hours * options.price:,.0f}"] if options.price else [])]
+        table.add_row(*names, *cells_text)
+    console.print(table)
+    for cell in cells:
+        if cell.config is None:
+            name = " ".join(option.name for option in cell.options)
+            console.print(f"{name} is not possible: {cell.reason}", soft_wrap=True, highlight=False)
+    count = sum(cell.config is not None for cell in cells)
+    if is_planned:
+        cost = f", cost {total * options.price:,.0f}" if options.price else " (give --price for the cost)"
+        console.print(f"{count} trials of {config.train.images:,} images: {total:,.0f} GPU-hours on {options.gpu} in all{cost}, "
+                      "if none is pruned; scores and finalists come on top (jobs/plan.py has them).", soft_wrap=True)  # fmt: skip
+    else:
+        again = f"; then the best {options.finalists} are drawn again, {options.seeds} times {config.evaluation.images:,} images each"
+        console.print(f"{count} trials of {config.train.images:,} images{again if options.finalists else ''}.",
+                      soft_wrap=True)  # fmt: skip
+
+
+def _hours(config: ExperimentConfig, options: PlanOptions) -> float:
+    from orchestrator.planning.machine import machine_of
+    from orchestrator.planning.plan import images_per_second_per_worker
+    from orchestrator.planning.trace import trace_step
+
+    speed = images_per_second_per_worker(trace_step(config), machine_of(config, options), options)
+    return config.train.images / speed / 3600

@@ -1,0 +1,123 @@
+"""A sweep's plots: distance by option, against parameters and multiply-adds, and as training goes on."""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+from orchestrator import storage
+from orchestrator.artifacts import COLOURS, line_style, png_of
+from orchestrator.sweeps.suites import Suite
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from orchestrator.sweeps.results import TrialResult
+
+LONG_NAME = 12
+"""Letters."""
+
+
+def draw_plots(suite: Suite, results: list["TrialResult"], folder: str, distance: str) -> list[str]:
+    """Write the plots that there are numbers for as PNGs; returns their names."""
+    scored = [result for result in results if result.distance is not None]
+    if not scored:
+        return []
+    plots: dict[str, Callable[[], Figure]] = {
+        "distance": lambda: _by_option(suite, scored, distance),
+        "size": lambda: _by_size(suite, scored, distance),
+        "curves": lambda: _curves(scored, distance),
+    }
+    for name, draw in plots.items():
+        storage.write_bytes(storage.join(folder, f"{name}.png"), png_of(draw()))
+    return list(plots)
+
+
+def _by_option(suite: Suite, scored: list["TrialResult"], distance: str) -> "Figure":
+    """First axis along x, a line for each option of the others; the quick scores, which all trials have alike."""
+    figure, axes = _figure(1, 6.4)
+    names = [option.name for option in suite.axes[0].options]
+    lines = _groups(scored)
+    for number, (line, members) in enumerate(lines.items()):
+        style = line_style(number)
+        whole = {o.cell.options[0].name: o.distance for o in members if o.status == "finished"}
+        rest = {o.cell.options[0].name: o.distance for o in members if o.status != "finished"}
+        # What is missing interrupts the line.
+        axes[0].plot([whole.get(name, math.nan) for name in names], linestyle="-" if line else "",
+                     label=line or None, **style)  # fmt: skip
+        axes[0].plot(
+            [rest.get(name, math.nan) for name in names], linestyle="", markerfacecolor="none", **style
+        )
+    # Long names would run into each other.
+    slanted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, names)) > LONG_NAME else {}
+    axes[0].set_xticks(range(len(names)), names, **slanted)
+    axes[0].set(xlabel=suite.axes[0].name, ylabel=f"{distance} (lower is better)",
+                title=f"{suite.title}\nhollow: pruned, at the last score")  # fmt: skip
+    if any(lines):
+        axes[0].legend(fontsize="small")
+    return figure
+
+
+def _by_size(suite: Suite, scored: list["TrialResult"], distance: str) -> "Figure":
+    figure, axes = _figure(2, 10)
+    for axis, (what, unit) in zip(axes, {"parameters": 1e6, "macs": 1e6}.items(), strict=True):
+        for number, (line, members) in enumerate(_groups(scored).items()):
+            for result in members:
+                is_whole = result.status == "finished"
+                axis.plot(getattr(result, what) / unit, result.distance, **line_style(number), markerfacecolor=None if is_whole else "none",
+                          linestyle="")  # fmt: skip
+                axis.annotate(result.cell.options[0].name, (getattr(result, what) / unit, result.distance),
+                              textcoords="offset points", xytext=(5, 3), fontsize="x-small")  # fmt: skip
+            axis.plot(
+                [],
+                [],
+                **line_style(number),
+                linestyle="",
+                label=line or None,
+            )
+        axis.margins(0.2, 0.1)  # Room for the labels.
+        names = {"parameters": "million parameters", "macs": "million multiply-adds a forward pass"}
+        axis.set(xlabel=names[what], ylabel=f"{distance} (lower is better)")
+    if any(_groups(scored)):
+        axes[0].legend(fontsize="small")
+    figure.suptitle(f"{suite.title}; hollow: pruned")
+    return figure
+
+
+def _curves(scored: list["TrialResult"], distance: str) -> "Figure":
+    figure, axes = _figure(2, 11)
+    for number, result in enumerate(scored):
+        style = line_style(number) | {"linestyle": ("-", "--", ":")[number // len(COLOURS) % 3]}
+        label = " ".join(option.name for option in result.cell.options)
+        axes[0].plot(*_columns(result.scores), label=label, **style)
+        axes[1].plot(*_columns(result.losses), linewidth=1, **style | {"marker": None})
+    axes[0].set(xlabel="images seen", ylabel=f"{distance} (lower is better)", title="by training progress")
+    axes[1].set(
+        xlabel="images seen", ylabel="training loss", title="loss (its scale differs with the branches)"
+    )
+    axes[0].legend(fontsize="x-small", ncols=2)
+    return figure
+
+
+def _groups(scored: list["TrialResult"]) -> dict[str, list["TrialResult"]]:
+    """Outcomes by their options of all axes but the first."""
+    groups: dict[str, list[TrialResult]] = {}
+    for result in scored:
+        groups.setdefault(", ".join(option.name for option in result.cell.options[1:]), []).append(result)
+    return groups
+
+
+def _columns(points: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _figure(columns: int, width: float) -> tuple["Figure", list[Any]]:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, 4.2), layout="constrained", squeeze=False)
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+    pyplot.close(figure)
+    return figure, list(axes[0])

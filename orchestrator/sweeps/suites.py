@@ -1,0 +1,202 @@
+"""A suite is a YAML file: axes of options, each a change to a config; its cells are the product of the axes."""
+
+import dataclasses
+import difflib
+import itertools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from orchestrator.config.plain import flatten, from_dict, to_dict
+from orchestrator.config.presets import PRESETS
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
+
+SUITES = PRESETS / "suites"
+SUITE_FILE = "suite.json"
+"""In a sweep's folder: the suite that it was started with."""
+TABLE_FILE = "table.csv"
+"""In a sweep's folder: what it found."""
+TRIALS_FOLDER = "trials"
+"""In a sweep's folder: a run for every trial."""
+ScaleName = Literal["nano", "paper"]
+Changes = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One value of an axis."""
+
+    name: str
+    """Stands in the table, and with the other axes' in the trial's folder."""
+    branches: int | None = None
+    """Keep so many of the network's branches, the coarsest ones; null: all."""
+    match: Literal["parameters", "macs"] | None = None
+    """Scale the widths so that the network has as many parameters, or multiply-adds, as with all branches, within 2%."""
+    changes: Changes = field(default_factory=dict)
+    """Dotted setting -> value, as on the command line."""
+    scales: dict[ScaleName, Changes] = field(default_factory=dict)
+    """Further changes at one scale only."""
+    paper: dict[str, str] = field(default_factory=dict)
+    """What the paper reports for it: metric -> text, such as fid: 3.65 and source: Table 2, row 6."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """What is varied."""
+
+    name: str
+    options: list[Option]
+
+    def __post_init__(self) -> None:
+        names = [option.name for option in self.options]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"axis {self.name!r} needs options with names that differ, and has {names}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What is compared."""
+
+    title: str
+    scales: dict[ScaleName, list[str]]
+    """Scale -> presets and config files, applied in order."""
+    axes: list[Axis]
+    metrics: list[str] = field(default_factory=list)
+    """Further metrics of the samples for the table, without count and extractor, such as class_agreement."""
+
+    def __post_init__(self) -> None:
+        if not self.axes:
+            raise ValueError("a suite needs at least one axis")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the product: a trial, or the reason why there can be none."""
+
+    options: tuple[Option, ...]
+    config: ExperimentConfig | None
+    """Without the trial's own run.name and run.root."""
+    reason: str = ""
+    """Why it is not possible."""
+    same_as: str = ""
+    """Name of an earlier cell with the very same config, whose trial serves both."""
+
+    @property
+    def name(self) -> str:
+        """The trial's folder."""
+        return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", option.name).strip("_.") for option in self.options)
+
+    @property
+    def paper(self) -> dict[str, str]:
+        """What the paper reports for it; of several options that say something, the last counts."""
+        return {key: value for option in self.options for key, value in option.paper.items()}
+
+
+def suite_names() -> list[str]:
+    """Names that ``--suite`` takes beside paths."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by its name or the path of its file.
+
+    Raises:
+        UserError: there is none, or it is not as it must be.
+    """
+    path = next((p for p in (SUITES / f"{name}.yaml", Path(name)) if p.is_file()), None)
+    if path is None:
+        nearest = difflib.get_close_matches(name, suite_names(), n=1, cutoff=0.3)
+        hint = f"Did you mean {nearest[0]}? " if nearest else ""
+        raise UserError(
+            f"There is no suite or file {name!r}. {hint}Suites: {', '.join(suite_names())}; or the path of a YAML file."
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Suite, "suite")
+    try:
+        parsed = parser.parse_object({"suite": yaml.safe_load(path.read_text())})
+        suite: Suite = parser.instantiate_classes(parsed).suite
+    except (ArgumentError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"The suite {path} is not valid: {' '.join(str(error).split())}") from error
+    return suite
+
+
+def cells_of(suite: Suite, scale: ScaleName, base: ExperimentConfig) -> list[Cell]:
+    """Every combination of options, the last axis varying fastest; impossible ones with their reason.
+
+    Raises:
+        UserError: a change names a setting that there is not.
+    """
+    cells = [
+        _cell(options, scale, base) for options in itertools.product(*(axis.options for axis in suite.axes))
+    ]
+    names = [cell.name for cell in cells]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"Options of the suite give the same folder {repeated[0]!r}; name them otherwise.")
+    if all(cell.config is None for cell in cells):
+        raise UserError(f"No combination of the suite is possible: {cells[0].reason}")
+    return [_shared(cell, cells[:place]) for place, cell in enumerate(cells)]
+
+
+def _shared(cell: Cell, earlier: list[Cell]) -> Cell:
+    same = [other.name for other in earlier if cell.config is not None and other.config == cell.config]
+    return dataclasses.replace(cell, same_as=same[0]) if same else cell
+
+
+def _cell(options: tuple[Option, ...], scale: ScaleName, base: ExperimentConfig) -> Cell:
+    changes: Changes = {}
+    for option in options:
+        changes |= option.changes | option.scales.get(scale, {})
+    _check_keys(changes, base)
+    try:
+        return Cell(options, _configure(options, changes, base))
+    except ArgumentError as error:
+        raise UserError(
+            f"The suite's changes {changes} are not valid: {' '.join(str(error).split())}"
+        ) from error
+    except (ValueError, UserError) as error:
+        return Cell(options, None, str(error))
+
+
+def _configure(options: tuple[Option, ...], changes: Changes, base: ExperimentConfig) -> ExperimentConfig:
+    # Here, because --help needs no torch.
+    from dimr_model.matching import match, measure, with_branches
+
+    branches = min((option.branches for option in options if option.branches), default=None)
+    matched = next((option.match for option in options if option.match), None)
+    reduced = base
+    if branches is not None:
+        reduced = dataclasses.replace(base, model=with_branches(base.model, branches))
+    config = _changed(reduced, changes)
+    if matched is None or branches in (None, base.model.num_branches):
+        return config
+    try:
+        whole = _changed(base, changes).model
+    except (ValueError, UserError):
+        whole = base.model  # Of conditioning that needs fewer branches.
+    return dataclasses.replace(config, model=match(config.model, measure(whole, matched), matched))
+
+
+def _changed(config: ExperimentConfig, changes: Changes) -> ExperimentConfig:
+    plain = to_dict(config)
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        inner = plain
+        for section in sections:
+            inner = inner[section]
+        inner[name] = value
+    return from_dict(plain)
+
+
+def _check_keys(changes: Changes, base: ExperimentConfig) -> None:
+    known = flatten(base)
+    for key in changes:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise UserError(f"The suite changes {key!r}, which is no setting.{hint}")

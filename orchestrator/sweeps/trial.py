@@ -1,0 +1,122 @@
+"""A trial: the very code of jobs/train_g.py, run by Ray Tune, which hears of every score beside training."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.run.experiment import run_experiment
+from orchestrator.run.folder import read_metrics
+from orchestrator.tracking.journal import read_records
+
+PRUNED_FILE = "pruned.json"
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What all trials of a sweep share."""
+
+    configs: dict[str, ExperimentConfig]
+    """Name of a cell -> its config."""
+    parent: str
+    """Folder of the sweep."""
+    side_by_side: int
+    """How many share the cluster."""
+
+
+def run_trial(point: dict[str, Any], trials: Trials) -> None:
+    """Run or continue the experiment of ``point["cell"]``; reports images_seen, distance and loss at every score.
+
+    What was scored before is reported again, so that a scheduler knows it after a restart. A trial that was pruned stays so.
+    """
+    config = trials.configs[point["cell"]]
+    pruned = pruned_at(config.directory)
+    # The last report of all comes when the numbers at the end are there: a scheduler may stop a trial at any report.
+    last = config.train.images - 1 if pruned is None else pruned
+    reported: set[int] = set()
+
+    def report() -> None:
+        for images_seen in sorted(_scored_at(config.directory) - reported):
+            if images_seen <= last:
+                reported.add(images_seen)
+                _report(config, images_seen, _score_at(config.directory, images_seen))
+
+    report()
+    if pruned is not None:
+        return
+    # A process of its own: Ray Train's contexts are not to be had in Tune's, and what is started here would look for room in
+    # the little that Tune has set apart for a trial's driver. It ends with this one.
+    experiment = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")(_run)
+    running = experiment.remote(config, trials.parent, trials.side_by_side)
+    while not ray.wait([running], timeout=POLL_SECONDS)[0]:
+        report()
+    ray.get(running)
+    report()
+    _report(config, config.train.images, final_distance(config.directory))
+
+
+def _run(config: ExperimentConfig, parent: str, side_by_side: int) -> None:
+    run_experiment(config, parent, side_by_side, Console(quiet=True))
+
+
+def _report(config: ExperimentConfig, images_seen: int, distance: float) -> None:
+    before = [loss for images, loss in losses_of(config.directory) if images <= images_seen]
+    tune.report(
+        {"images_seen": images_seen, "distance": distance, "loss": before[-1] if before else float("nan")}
+    )
+
+
+def pruned_at(directory: str) -> int | None:
+    """Images seen at the score that a trial was stopped for, or None if it was not."""
+    file = storage.join(directory, PRUNED_FILE)
+    return int(json.loads(storage.read_bytes(file))["images_seen"]) if storage.is_file(file) else None
+
+
+def scores_of(directory: str) -> list[tuple[int, float]]:
+    """(images seen, distance) of the scores made beside a run's training.
+
+    A trial may have gone on for a while before it was told that it is pruned; what it was pruned at is what others were
+    compared with, and the last that counts.
+    """
+    pruned = pruned_at(directory)
+    counted = (n for n in sorted(_scored_at(directory)) if pruned is None or n <= pruned)
+    return [(images_seen, _score_at(directory, images_seen)) for images_seen in counted]
+
+
+def _scored_at(directory: str) -> set[int]:
+    names = storage.sizes(storage.join(directory, "scores"))
+    return {int(name.removesuffix(".json")) for name in names if re.fullmatch(r"\d+\.json", name)}
+
+
+def _score_at(directory: str, images_seen: int) -> float:
+    return distance_of(
+        json.loads(storage.read_bytes(storage.join(directory, "scores", f"{images_seen}.json")))
+    )
+
+
+def final_distance(directory: str) -> float:
+    """Distance of a finished run."""
+    return distance_of(read_metrics(directory)["metrics"])
+
+
+def distance_of(scores: dict[str, Any]) -> float:
+    """Of metrics by name, what an ablation makes small: FID of the samples, or the embedded extractor's distance."""
+    return float(
+        next(entry["value"] for name, entry in scores.items() if re.fullmatch(r"f(i)?d\d+k?_.*_ema", name))
+    )
+
+
+def losses_of(directory: str) -> list[tuple[int, float]]:
+    """(images seen, training loss) of a run, as its journal has them."""
+    return [
+        (record["step"], record["values"]["loss/total"])
+        for record in read_records(directory)
+        if record["kind"] == "metrics" and "loss/total" in record["values"]
+    ]

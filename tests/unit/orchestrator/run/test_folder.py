@@ -1,0 +1,64 @@
+"""Jobs that go on with a run write into its folder, wherever that is now."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.checkpoints.selection import MARKER
+from orchestrator.config.command_line import parse
+from orchestrator.config.plain import to_yaml
+from orchestrator.errors import UserError
+from orchestrator.run.folder import CONFIG_FILE, parse_beside
+
+
+@dataclass(frozen=True)
+class Options:
+    checkpoint: str = ""
+
+
+def downloaded(folder: Path) -> str:
+    """A folder with the config of a run that was trained somewhere else."""
+    folder.mkdir(parents=True)
+    config = parse("Test.", "quickstart", ["--run.root", "/etc/somewhere", "--run.name", "theirs"])
+    (folder / CONFIG_FILE).write_text(to_yaml(config))
+    return str(folder)
+
+
+def directory(weights: str, *arguments: str) -> str:
+    return parse_beside(Options, "Test.", lambda options: weights, arguments)[0].directory
+
+
+def test_a_run_that_was_moved_is_written_to_where_it_is(tmp_path: Path) -> None:
+    run = downloaded(tmp_path / "downloads" / "mine")
+    assert directory(run) == run
+    assert directory(f"{run}/") == run
+    assert directory(run, "--run.root", str(tmp_path)) == str(tmp_path / "mine")
+
+
+def test_a_checkpoint_of_a_run_belongs_to_that_run(tmp_path: Path) -> None:
+    checkpoint = downloaded(tmp_path / "mine" / "checkpoints" / "100")
+    (Path(checkpoint) / MARKER).write_text("{}")
+    assert directory(checkpoint) == str(tmp_path / "mine")
+
+
+def test_a_checkpoint_without_its_run_writes_to_the_default_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = downloaded(tmp_path / "100")
+    (Path(checkpoint) / MARKER).write_text("{}")
+    assert directory(checkpoint) == str(tmp_path / "runs" / "theirs")
+
+
+def test_a_relative_path_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = downloaded(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert directory("mine") == run
+
+
+def test_without_a_config_it_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is nothing at .*gone"):
+        directory(str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"No config\.yaml lies with .*--config NAME"):
+        directory(str(tmp_path))
