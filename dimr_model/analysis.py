@@ -123,7 +123,7 @@ def load(folder: Path, branch: int) -> tuple[str, int, Callable[[Tensor, Tensor]
         raise ValueError(f"{folder} holds no config.json; name the folder that save_pretrained wrote")
     kind = json.loads(config.read_text()).get("_class_name")
     if kind == "DiMR":
-        model = DiMR.from_pretrained(folder, low_cpu_mem_usage=False)
+        model = DiMR.from_pretrained(folder)
         return f"DiMR, branch {branch}", model.architecture.num_classes, lambda steps, labels: collect_dimr(
             model, steps, labels, branch
         )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The two blocks of DiMR (paper, Figure 4): Transformer for the coarsest branch, ConvNeXt for the others.
+"""DiMR's blocks (paper, Section 4.1, Figure 2): Transformer for the coarsest branch, ConvNeXt for the others.
 
-Where a module has ``as_released``, setting it makes the module compute the same in the released code's way, which keeps
-more for the backward pass; see :meth:`dimr_model.network.DiMR.compute_as_released`.
+Some modules have a switch ``as_released``. With it they compute the same in the released code's way, which
+keeps more for the backward pass; see :meth:`dimr_model.network.DiMR.compute_as_released`.
 """
 
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from dimr_model.normalization import Condition, ModulatedLayerNorm, block_norm
 
 
 class GEGLU(nn.Module):
-    """Gated MLP of hidden size ``2 * width`` (paper, Section 4.3): ``out(GELU(gate(x)) * value(x))``, exact GELU."""
+    """The gated MLP, of hidden size ``2 * width`` (paper, Section 4.3; Shazeer, 2020)."""
 
     as_released = False
 
@@ -27,13 +27,14 @@ class GEGLU(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``[..., width]`` -> same shape."""
         gate, value = self.gate(features), self.value(features)
+        # GeGLU (Section 4.3): out(GELU(gate) * value), with exact GELU.
         if self.as_released:
             return self.out(F.gelu(gate) * value)
         return gated_linear(gate, value, self.out.weight, self.out.bias)
 
 
 class MLP(nn.Module):
-    """Two layers of hidden size ``4 * width`` with exact GELU."""
+    """Two layers with exact GELU between them, of hidden size ``4 * width`` (paper, Section 4.3)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -46,7 +47,10 @@ class MLP(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over tokens ``[B, N, width]``; bias-free projections in, biased projection out."""
+    """Multi-head self-attention over tokens ``[B, N, width]``.
+
+    As released, the projections in have no bias, and the projection out has one.
+    """
 
     as_released = False
 
@@ -80,7 +84,7 @@ def _adaln(config: DiMRConfig, width: int) -> AdaLNZero | None:
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP, each normed and residual."""
+    """Attention, then an MLP; each has a norm before it and its own residual connection."""
 
     def __init__(self, config: DiMRConfig, width: int) -> None:
         super().__init__()
@@ -92,15 +96,17 @@ class TransformerBlock(nn.Module):
 
     def forward(self, tokens: Tensor, condition: Condition) -> Tensor:
         """``tokens [B, N, width]`` -> same shape."""
+        # Section 4.2: the norms carry the time; AdaLN-Zero has a modulation for each sub-layer (Figure 4).
         attention, mlp = (condition, condition) if self.adaln is None else self.adaln(condition)
         tokens = tokens + gated(self.attention(self.attention_norm(tokens, attention)), attention)
         return tokens + gated(self.mlp(self.mlp_norm(tokens, mlp)), mlp)
 
 
 class ConvNeXtBlock(nn.Module):
-    """A 7x7 depthwise convolution without norm, then a normed MLP; both residual on their own, as released.
+    """A 7x7 depthwise convolution without norm, then an MLP with one; each has its own residual connection.
 
-    AdaLN-Zero modulates two sub-layers, so there the convolution has a norm too.
+    This is the released order. The original block (Liu et al., 2022) has one residual connection around both,
+    and its norm between them. AdaLN-Zero modulates two sub-layers, so there the convolution has a norm too.
     """
 
     def __init__(self, config: DiMRConfig, width: int) -> None:

@@ -1,4 +1,7 @@
-"""One branch: reads the noisy input at its own patch size, adds what comes from below, refines, predicts."""
+"""One branch f of the network (paper, Section 4.1, Eqs. 1 and 2).
+
+It reads the noisy input at its own patch size, adds what comes from the branch below, refines and predicts.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +16,10 @@ from dimr_model.normalization import Condition, branch_norm
 
 
 class Skip(nn.Linear):
-    """A long skip: ``linear`` of two feature maps side by side, without putting them side by side."""
+    """A long skip connection, as in U-ViT (paper, Section 4.1).
+
+    It is one linear layer of two feature maps side by side, computed without putting them side by side.
+    """
 
     as_released = False
 
@@ -21,7 +27,7 @@ class Skip(nn.Linear):
         super().__init__(2 * width, width)
 
     def forward(self, state: Tensor, earlier: Tensor) -> Tensor:  # type: ignore[override]
-        """Two of ``[..., width]`` -> one."""
+        """Two maps ``[..., width]`` -> one of the same shape."""
         if self.as_released:
             return F.linear(torch.cat([state, earlier], dim=-1), self.weight, self.bias)
         for_state, for_earlier = self.weight.chunk(2, dim=1)
@@ -31,7 +37,7 @@ class Skip(nn.Linear):
 
 
 class Branch(nn.Module):
-    """Branch ``index`` of ``config``, counted from the coarsest."""
+    """Branch ``index`` of ``config``, counted from 0, the coarsest; the paper's r is ``index + 1``."""
 
     def __init__(self, config: DiMRConfig, index: int) -> None:
         super().__init__()
@@ -39,13 +45,16 @@ class Branch(nn.Module):
         self.recompute = False
         self.patch_size = config.patch_size
         width, patch, depth = config.widths[index], config.downsampling(index), config.built_depth(index)
+        # Patchify of Eq. 2: kernel and stride 2^(R - r).
         self.patchify = nn.Conv2d(config.channels, width, kernel_size=patch, stride=patch)
         self.positions = nn.Parameter(torch.empty((config.input_size // patch) ** 2, width))
         self._add_conditioning(config, width)
         if not self.is_coarsest:
             self.upsample = Upsample(config, index)
+            # Variants of the cascade: concatenation (Table 3b), skips between branches (Table 3c).
             self.join = nn.Linear(2 * width, width) if config.cascade_join == "concatenate" else None
             self.block_skips = BlockSkips(config, index) if config.branch_skips else None
+        # Section 4.1: Transformer blocks where r = 1, else ConvNeXt blocks; Table 3a: ConvNeXt blocks only.
         kind = config.coarsest_blocks if self.is_coarsest else "convnext"
         self.is_sequence = kind == "transformer"
         self.blocks = nn.ModuleList(make_block(config, width, kind) for _ in range(depth))
@@ -56,6 +65,7 @@ class Branch(nn.Module):
         pixels = config.channels * config.patch_size**2
         self.unpatchify = nn.Linear(width, pixels) if config.patch_size > 1 else None
         out_width = config.channels if self.unpatchify is not None else width
+        # The 3x3 convolution of Eq. 2.
         self.out = nn.Conv2d(out_width, config.channels, kernel_size=3, padding=1)
 
     def _add_conditioning(self, config: DiMRConfig, width: int) -> None:
@@ -72,17 +82,19 @@ class Branch(nn.Module):
     def forward(
         self, noisy: Tensor, below: list[Tensor], tau: Tensor, labels: Tensor
     ) -> tuple[Tensor, list[Tensor]]:
-        """``noisy [B, C, H, W]``, features ``below`` -> (prediction ``[B, C, h, w]``, features for the branch above).
+        """``noisy [B, C, H, W]``, features ``below`` -> (prediction ``[B, C, h, w]``, features).
 
-        The features are the branch's input and the outputs of its blocks, each ``[B, H / p, W / p, width]`` for this
-        branch's patch size p.
+        The features, for the next branch, are the input of this one and the outputs of its blocks. Each is
+        ``[B, H / p, W / p, width]`` for this branch's patch size p.
         """
-        # Laid out channels last, so that neither the linear layers nor the convolutions copy their inputs.
+        # Patchify(x_t) of Eq. 2. Laid out channels last, so that neither the linear layers nor the
+        # convolutions copy their inputs.
         state = self.patchify(noisy).permute(0, 2, 3, 1).contiguous()
         batch, height, width, channels = state.shape
         condition = self.condition(tau, labels)
         state = state + self.positions.view(height, width, channels).to(state.dtype)
         if not self.is_coarsest:
+            # Eq. 2; the first branch adds nothing, because y_0 = 0.
             state = self._take_in(state, self.upsample(below, condition))
         elif self.class_conditioning == "added":
             state = state + self.class_embedding(labels)[:, None, None].to(state.dtype)
@@ -96,11 +108,11 @@ class Branch(nn.Module):
         if self.is_sequence:
             outputs = [output[:, extra:].reshape(batch, height, width, channels) for output in outputs]
         prediction = self._predict(self.out_norm(outputs[-1], condition))
-        # Nothing reads the finest branch's features.
+        # Eq. 1; nothing reads the finest branch's features.
         return prediction, [] if self.is_finest else outputs
 
     def condition(self, tau: Tensor, labels: Tensor) -> Condition:
-        """What the blocks are told: ``tau [B]`` and ``labels [B]``, and their embedding where AdaLN-Zero needs it."""
+        """From ``tau [B]`` and ``labels [B]``: the time, and the embedding that AdaLN-Zero needs."""
         if not self.has_embedding:
             return Condition(tau)
         time = (
@@ -109,11 +121,13 @@ class Branch(nn.Module):
             else sinusoids(tau, self.positions.shape[1])
         )
         if self.class_conditioning == "adaln_zero":
+            # Embed(t) + Embed(c), Eq. 3.
             time = time + self.class_embedding(labels)
         return Condition(tau, embedding=time)
 
     def _tokens(self, tau: Tensor, labels: Tensor, state: Tensor) -> list[Tensor]:
         """Time and class tokens, each ``[B, 1, width]``, where the config asks for them."""
+        # Section 4.2: U-ViT's time token; c as an input token of the Transformer blocks.
         tokens = [sinusoids(tau, state.shape[-1])] if self.time_token else []
         if self.class_conditioning == "token":
             tokens.append(self.class_embedding(labels))
@@ -121,12 +135,16 @@ class Branch(nn.Module):
 
     def _take_in(self, state: Tensor, upsampled: Tensor) -> Tensor:
         if self.join is None:
+            # Patchify(x_t) + Upsample(y_{r-1}), Eq. 2.
             return state + upsampled
         joined: Tensor = self.join(torch.cat([state, upsampled], dim=-1))
         return joined
 
     def _run_blocks(self, state: Tensor, condition: Condition, below: list[Tensor]) -> list[Tensor]:
-        """The branch's input and every block's output. Long skips join block i with block depth-1-i, as in U-ViT."""
+        """The branch's input and every block's output: g of Eq. 2.
+
+        Long skips join block i with block depth-1-i, as in U-ViT.
+        """
         outputs, pending = [state], list[Tensor]()
         middle = len(self.blocks) // 2
         for i, block in enumerate(self.blocks):

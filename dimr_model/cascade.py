@@ -1,4 +1,4 @@
-"""The feature cascade: how a branch hands its features to the next, finer one (paper, Section 4.1, Eq. 2)."""
+"""The feature cascade (paper, Section 4.1, Eq. 2): how a branch hands its features to the next, finer one."""
 
 from functools import reduce
 
@@ -14,10 +14,10 @@ from dimr_model.normalization import LAYER_NORM_EPSILON, Condition, branch_norm
 class Upsample(nn.Module):
     """Features of the branch below, normed together, projected and pixel-shuffled to twice the size.
 
-    The paper upsamples the last block's output; the released model, followed by default, the concatenation of the
-    branch's input and all block outputs: 66,816 channels in G/2R. That concatenation is never made here: each feature
-    map is projected by its own columns of the weight, and the norm's mean and variance, which are sums over the maps,
-    are applied to the sum of the projections.
+    The paper upsamples the last block's output (Section 4.1). The released model, followed by default,
+    upsamples the concatenation of the branch's input and all block outputs: 66,816 channels in G/2R. That
+    concatenation is never made here. Each feature map is projected by its own columns of the weight. The
+    norm's mean and variance are sums over the maps; they are applied to the sum of the projections.
     """
 
     as_released = False
@@ -32,7 +32,10 @@ class Upsample(nn.Module):
         self.out_norm = branch_norm(config.time_conditioning, out_width)
 
     def forward(self, features: list[Tensor], condition: Condition) -> Tensor:
-        """The input and all block outputs of the branch below, each ``[B, H, W, in_width]`` -> ``[B, 2H, 2W, width]``."""
+        """Upsample(y_{r-1}) of Eq. 2, ``[B, 2H, 2W, width]``.
+
+        ``features`` are the input and all block outputs of the branch below, each ``[B, H, W, in_width]``.
+        """
         features = features[-self.maps :]
         if self.as_released:
             cells = self.projection(self.in_norm(torch.cat(features, dim=-1), condition))
@@ -40,13 +43,15 @@ class Upsample(nn.Module):
             cells = self._project(features, condition)
         batch, height, width, _ = cells.shape
         cells = cells.view(batch, height, width, 2, 2, -1)
+        # Eq. 2: pixel shuffling. As released, a cell's channels are ordered by row, column and width.
         pixels = cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
         return self.out_norm(pixels, condition)  # type: ignore[no-any-return]
 
     def _project(self, features: list[Tensor], condition: Condition) -> Tensor:
         """``projection(in_norm(concatenation))`` of maps ``[B, H, W, C]`` without the concatenation.
 
-        With z = (x - mean) / deviation, W (gain z + shift) = (W gain x - mean W gain) / deviation + W shift.
+        With z = (x - mean) / deviation it is
+        W (gain z + shift) = (W gain x - mean W gain) / deviation + W shift.
         """
         gain, shift = self.in_norm.affine(condition)
         weight, share = self.projection.weight, features[0].shape[-1]
@@ -73,7 +78,10 @@ def _sum(tensors: list[Tensor]) -> Tensor:
 
 
 class BlockSkips(nn.Module):
-    """To each block of a branch, the output at the same relative depth of the branch below (``branch_skips``)."""
+    """Skip connections between branches, for ``branch_skips`` (paper, Table 3c).
+
+    Each block of a branch receives the output of the block at the same relative depth in the branch below.
+    """
 
     def __init__(self, config: DiMRConfig, branch: int) -> None:
         super().__init__()
@@ -83,6 +91,9 @@ class BlockSkips(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(*widths) for _ in range(depth))
 
     def forward(self, place: int, features: list[Tensor]) -> Tensor:
-        """What to add before block ``place``, ``[B, 2H, 2W, width]``; ``features`` as in :class:`Upsample`."""
+        """What to add before block ``place``, ``[B, 2H, 2W, width]``.
+
+        ``features`` are the same as those that :class:`Upsample` takes.
+        """
         projected = self.projections[place](features[1 + self.sources[place]])
         return projected.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Settings as frozen dataclasses, and the paper's named variants; importing this costs no torch."""
+"""Settings as frozen dataclasses, and the paper's named variants; importing this does not import torch."""
 
 import math
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ GuidanceKind = Literal["none", "constant", "power_cosine"]
 SamplerKind = Literal["released", "dpm_solver_multistep", "unipc", "ddim", "ddpm", "heun"]
 
 NUM_STEPS = 1000
-"""Diffusion steps n = 1..1000; x_1000 is all but pure noise."""
+"""Diffusion steps n = 1..1000; x_1000 is almost pure noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiMRConfig:
     """Everything that decides the parameters' names and shapes, and nothing else.
 
-    Branches are listed coarse to fine: branch r of R works at ``input_size / (patch_size * 2^(R-1-r))``. The first is
-    made of Transformer blocks, the others of ConvNeXt blocks (paper, Section 4.1). The defaults are the released model;
-    the other values are the rows of the paper's ablations (Tables 2 and 3). One branch with a patch size is U-ViT.
+    Branches are listed coarse to fine, from r = 0. Of R branches, branch r works at the resolution
+    ``input_size / (patch_size * 2^(R-1-r))``. The first is made of Transformer blocks, the others of ConvNeXt
+    blocks (paper, Section 4.1). The defaults are the released model; the other values are the rows of the
+    paper's ablations (Tables 2 and 3). One branch with a patch size is U-ViT.
     """
 
     input_size: int
@@ -43,11 +44,12 @@ class DiMRConfig:
     patch_size: int = 1
     """Patch size of the finest branch: 1 in DiMR, 2 or 4 in U-ViT."""
     time_conditioning: TimeConditioning = "td_rmsnorm"
-    """``td_rmsnorm``, ``td_layernorm``: time-dependent norms (Section 4.2). ``rmsnorm``: plain ones in the blocks, time
-    enters by the norms around them (as the released code can). ``adaln_zero``: DiT's (Eq. 3). ``token``: U-ViT's."""
+    """``td_rmsnorm``, ``td_layernorm``: time-dependent norms (Section 4.2). ``rmsnorm``: plain ones in the
+    blocks, time enters by the norms around them (as the released code can). ``adaln_zero``: DiT's (Eqs. 3
+    and 4). ``token``: U-ViT's."""
     class_conditioning: ClassConditioning = "token"
-    """``token`` and ``added`` (to every position) enter the coarsest branch; ``adaln_zero`` adds Embed(c) to Embed(t) in
-    every branch (Eq. 3); ``none`` ignores labels."""
+    """``token`` (Section 4.2) and ``added`` (to every position) enter the coarsest branch. ``adaln_zero``
+    adds Embed(c) to Embed(t) in every branch (Eq. 3). ``none`` ignores labels."""
     has_null_class: bool = True
     """Whether there is an embedding for "no class", for classifier-free guidance."""
     mlp: MlpKind = "geglu"
@@ -55,13 +57,13 @@ class DiMRConfig:
     coarsest_blocks: BlockKind = "transformer"
     """``convnext`` makes the network purely convolutional (Table 3a)."""
     cascade: Cascade = "all_blocks"
-    """What the next branch receives: the last block's output (the paper's Eq. 2) or the branch's input and all its
-    blocks' outputs (the released model)."""
+    """What the next branch receives: the last block's output (y_r of the paper's Eq. 1), or the branch's
+    input and all its blocks' outputs (the released model)."""
     cascade_join: CascadeJoin = "add"
-    """How the next branch takes it in (Table 3b)."""
+    """How the next branch takes in the features of the branch below (Table 3b)."""
     branch_skips: bool = False
-    """Also add to each block of a finer branch the output of the block at the same relative depth one branch below
-    (Table 3c; the paper does not say which outputs it joins)."""
+    """Also add to each block of a finer branch the output of the block at the same relative depth one branch
+    below (Table 3c; the paper does not say which outputs it joins)."""
 
     def __post_init__(self) -> None:
         # Lists come from JSON and YAML; a frozen config must hash and compare by value.
@@ -76,7 +78,8 @@ class DiMRConfig:
     def _check_sizes(self) -> None:
         if not self.depths or len(self.depths) != len(self.widths):
             raise ValueError(
-                f"depths {self.depths} and widths {self.widths} must list the same branches, coarse to fine, at least one"
+                f"depths {self.depths} and widths {self.widths} must list the same branches, coarse to fine, "
+                "at least one"
             )
         sizes = (
             self.input_size,
@@ -104,11 +107,13 @@ class DiMRConfig:
         tokens = [name for name in ("time", "class") if getattr(self, f"{name}_conditioning") == "token"]
         if "time" in tokens and self.num_branches > 1:
             raise ValueError(
-                "time_conditioning token cannot reach ConvNeXt branches; use one branch, or another time_conditioning"
+                "time_conditioning token cannot reach ConvNeXt branches; "
+                "use one branch, or another time_conditioning"
             )
         if tokens and self.coarsest_blocks == "convnext":
             raise ValueError(
-                f"{tokens[0]}_conditioning token needs coarsest_blocks transformer; convolutions have no tokens"
+                f"{tokens[0]}_conditioning token needs coarsest_blocks transformer; "
+                "convolutions have no tokens"
                 + (" (class_conditioning added works)" if tokens == ["class"] else "")
             )
         if self.class_conditioning == "adaln_zero" and self.time_conditioning != "adaln_zero":
@@ -116,7 +121,7 @@ class DiMRConfig:
 
     @property
     def num_branches(self) -> int:
-        """R in the paper."""
+        """The number of branches, R in the paper."""
         return len(self.depths)
 
     @property
@@ -126,15 +131,16 @@ class DiMRConfig:
 
     @property
     def num_embeddings(self) -> int:
-        """Labels that there is an embedding for."""
+        """The number of labels that have an embedding."""
         return self.num_classes + int(self.has_null_class)
 
     def downsampling(self, branch: int) -> int:
-        """How many times smaller than the input branch ``branch`` works; the patch size of its input layer."""
+        """The patch size of a branch's input layer: the input is that many times larger than its features."""
+        # 2^(R - r) in Section 4.1, whose r counts from 1.
         return int(self.patch_size * 2 ** (self.num_branches - 1 - branch))
 
     def built_depth(self, branch: int) -> int:
-        """Blocks that branch ``branch`` really has: ``depths[branch]`` rounded up to odd."""
+        """The number of blocks that branch ``branch`` really has: ``depths[branch]`` rounded up to odd."""
         return 2 * (self.depths[branch] // 2) + 1
 
 
@@ -150,34 +156,37 @@ _CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """The weight w(n) in ``unconditional + w(n) * (conditional - unconditional)``, the paper's s; 1 is no guidance.
+    """The weight w(n) in ``unconditional + w(n) * (conditional - unconditional)``; 1 is no guidance.
 
-    The released code's ``scale: 0.4`` is the increment, w = 1.4 here.
+    It is the paper's s (Section 3). The released code's ``scale: 0.4`` is the increment, w = 1.4 here.
     """
 
     kind: GuidanceKind = "constant"
-    """``power_cosine`` rises from 1 at full noise to ``scale`` at the clean end."""
+    """``constant`` is ``scale`` at every step; ``power_cosine`` rises from 1 at full noise to ``scale`` at
+    the clean end; ``none`` is 1."""
     scale: float = 1.4
     """The weight; for ``power_cosine`` its value at the clean end."""
     power: float = 2.0
-    """Exponent of ``power_cosine``: larger keeps guidance away longer."""
+    """Exponent of ``power_cosine``; a larger one starts the guidance later."""
     interval: tuple[float, float] = (0.0, float(NUM_STEPS))
-    """Diffusion steps n between which there is guidance, ends included; elsewhere the weight is 1 and the unconditional
-    pass is skipped (Kynkäänniemi et al., 2024, who state it in noise-to-signal ratios)."""
+    """Diffusion steps n between which there is guidance, ends included. Elsewhere the weight is 1 and the
+    unconditional pass is skipped (Kynkäänniemi et al., 2024, who state it in noise-to-signal ratios)."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("none", "constant", "power_cosine"):
             raise ValueError(f"guidance kind {self.kind!r} is unknown; use none, constant or power_cosine")
         if self.kind != "none" and not (math.isfinite(self.scale) and self.scale >= 1):
             raise ValueError(
-                f"guidance scale {self.scale} must be at least 1 (1 is no guidance; the paper's 0.4 is 1.4)"
+                f"guidance scale {self.scale} must be at least 1 "
+                "(1 is no guidance; the released code's 0.4 is 1.4)"
             )
         if self.power <= 0:
             raise ValueError(f"guidance power {self.power} must be positive")
         object.__setattr__(self, "interval", tuple(self.interval))
         if len(self.interval) != 2 or not 0 <= self.interval[0] < self.interval[1] <= NUM_STEPS:
             raise ValueError(
-                f"guidance interval {self.interval} must be two diffusion steps, 0 <= low < high <= {NUM_STEPS}"
+                f"guidance interval {self.interval} must be two diffusion steps, "
+                f"0 <= low < high <= {NUM_STEPS}"
             )
 
     def weight(self, step: float) -> float:
@@ -186,6 +195,7 @@ class Guidance:
             return 1.0
         if self.kind == "constant":
             return self.scale
+        # The released code's power-cosine guidance.
         ramp = (1 - math.cos(math.pi * (1 - step / NUM_STEPS) ** self.power)) / 2
         return 1 + (self.scale - 1) * ramp
 
@@ -195,11 +205,12 @@ class Sampler:
     """How noise becomes images, apart from the network itself."""
 
     kind: SamplerKind = "dpm_solver_multistep"
-    """``released``: singlestep DPM-Solver++ of order 3, as the paper's numbers were made. ``dpm_solver_multistep``:
-    DPM-Solver++ 2M (Lu et al., 2022); ``unipc`` (Zhao et al., 2023), ``ddim`` (Song et al., 2021) and ``heun`` (Karras et
-    al., 2022): diffusers' own. ``ddpm``: ancestral sampling (Ho et al., 2020), which adds fresh noise at every step."""
+    """``released``: singlestep DPM-Solver++ of order 3, as the released evaluation samples.
+    ``dpm_solver_multistep``: DPM-Solver++ 2M (Lu et al., 2022). ``unipc`` (Zhao et al., 2023), ``ddim``
+    (Song et al., 2021) and ``heun`` (Karras et al., 2022): diffusers' own. ``ddpm``: ancestral sampling (Ho
+    et al., 2020), which adds fresh noise at every step."""
     steps: int = 50
-    """Solver steps; each is one network evaluation (two in ``heun``), of twice the batch where guidance is on."""
+    """Solver steps. Each is one network evaluation (two in ``heun``), of twice the batch under guidance."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SamplerKind):
@@ -235,5 +246,8 @@ VARIANTS: dict[str, DiMRConfig] = {
     ),
     "G/2R-256": DiMRConfig(input_size=32, channels=4, num_classes=1000, depths=(57, 29), widths=(1152, 576)),
 }
-"""The paper's models (Section 4.4, Table 1); ImageNet at 64 is in pixels and without null class, at 256 and 512 in
-latents of an 8x VAE."""
+"""The paper's models (Section 4.4, Table 4).
+
+At 64 they work on pixels and have no null class. At 256 and 512 they work on latents of an 8x VAE
+(Section 5.1).
+"""

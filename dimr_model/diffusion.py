@@ -1,4 +1,4 @@
-"""Noise schedules, the forward process and the multi-scale loss (paper, Sections 3 and 4.3)."""
+"""Noise schedules, the forward process and the multi-scale loss (paper, Section 3 and Eq. 8)."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,8 @@ from dimr_model.config import NUM_STEPS, Prediction, Schedule
 def noise_level(step: Tensor) -> Tensor:
     """What the network is told about step n (fractional ones too): n / 1000 * 8 - 4, which rises with noise.
 
-    The released code names it log_snr, which it is not. The network's own tau is a quarter of it, n / 500 - 1.
+    The released code calls this log_snr, which it is not. The network's own tau is a quarter of it,
+    n / 500 - 1.
     """
     return step / NUM_STEPS * 8 - 4
 
@@ -22,8 +23,10 @@ def noise_level(step: Tensor) -> Tensor:
 class NoiseSchedule:
     """Variance-preserving schedule over steps n = 1..1000: ``x_n = alpha_n x_0 + sigma_n eps``.
 
-    ``scaled_linear`` is Stable Diffusion's and the released model's at 256 and 512; ``vp_linear`` is the VP-SDE with
-    beta from 0.1 to 20, used at 64; ``cosine`` is Nichol and Dhariwal's (2021), for short runs on small images.
+    It is the noise injection of the paper's Section 3, whose product of all alphas up to n is alpha_n^2 here.
+    ``scaled_linear`` is Stable Diffusion's and the released model's, for 256 and 512. ``vp_linear`` is the
+    VP-SDE with beta from 0.1 to 20, used at 64. ``cosine`` is Nichol and Dhariwal's (2021), for short runs on
+    small images.
     """
 
     kind: Schedule = "scaled_linear"
@@ -45,6 +48,7 @@ class NoiseSchedule:
     @cached_property
     def alphas_cumprod(self) -> Tensor:
         """``[1000]`` float64, alpha_n^2."""
+        # Section 3: alpha_t = 1 - beta_t.
         return torch.cumprod(1 - self.betas, dim=0)
 
     def alpha_sigma(self, step: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,12 +69,16 @@ class NoiseSchedule:
         return alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
 
     def add_noise(self, clean: Tensor, noise: Tensor, step: Tensor) -> Tensor:
-        """The forward process: ``clean``, ``noise`` ``[B, C, H, W]`` and ``step [B]`` -> ``x_n`` of the same dtype."""
+        """The forward process: ``clean``, ``noise`` ``[B, C, H, W]``, ``step [B]`` -> ``x_n``, same dtype."""
         alpha, sigma = (scale.to(clean.dtype) for scale in self.alpha_sigma(step))
+        # Section 3: all steps of the Markov chain up to n at once (Ho et al., 2020, Eq. 4).
         return alpha * clean + sigma * noise
 
     def target(self, clean: Tensor, noise: Tensor, step: Tensor, prediction: Prediction) -> Tensor:
-        """What the finest branch should output: the noise, or v = alpha eps - sigma x_0 (Salimans and Ho, 2022)."""
+        """What the finest branch should output: the noise, or v = alpha eps - sigma x_0.
+
+        The paper predicts the noise (Section 3); v is from Salimans and Ho (2022).
+        """
         if prediction == "epsilon":
             return noise
         alpha, sigma = (scale.to(clean.dtype) for scale in self.alpha_sigma(step))
@@ -85,8 +93,12 @@ class NoiseSchedule:
 
 
 def branch_targets(target: Tensor, num_branches: int) -> list[Tensor]:
-    """Targets coarse to fine: k * average-pooling over k x k blocks, which keeps white noise at unit variance."""
+    """Targets coarse to fine: k times the average over k x k blocks.
+
+    The factor k is the released code's, not the paper's; it keeps white noise at unit variance.
+    """
     factors = [2 ** (num_branches - 1 - r) for r in range(num_branches)]
+    # Downsample(eps, r) of Eq. 8, times k.
     return [target if k == 1 else k * F.avg_pool2d(target, k) for k in factors]
 
 
@@ -95,12 +107,13 @@ def branch_losses(predictions: list[Tensor], target: Tensor) -> Tensor:
     losses = []
     for prediction, branch_target in zip(predictions, branch_targets(target, len(predictions)), strict=True):
         wide = prediction.float() if prediction.dtype in (torch.bfloat16, torch.float16) else prediction
+        # The squared norm of Eq. 8, as a mean over channels and positions.
         losses.append((wide - branch_target).square().flatten(1).mean(1))
     return torch.stack(losses)
 
 
 def loss_weights(num_branches: int, multi_scale: bool = True) -> list[float]:
-    """Weights of the multi-scale loss, coarse to fine: 1 / 4^(R - r) for r = 1..R (paper, Section 4.3).
+    """Weights alpha_r of Eq. 8, coarse to fine: 1 / 4^(R - r) for r = 1..R (paper, Section 4.3).
 
     Without ``multi_scale`` only the finest branch counts (Table 2, row 5).
     """
@@ -110,4 +123,5 @@ def loss_weights(num_branches: int, multi_scale: bool = True) -> list[float]:
 
 def multi_scale_loss(losses: Tensor, multi_scale: bool = True) -> Tensor:
     """Branch losses ``[R, B]`` -> weighted sum over branches ``[B]``; the training loss is its batch mean."""
+    # The sum over r of Eq. 8.
     return losses.new_tensor(loss_weights(losses.shape[0], multi_scale)) @ losses

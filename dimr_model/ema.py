@@ -9,13 +9,16 @@ from torch import Tensor, nn
 def ema_decay(images: int, horizon_images: float) -> float:
     """Decay for an update after ``images`` more images: exp(-images / horizon).
 
-    A horizon of 10.24 million images is the paper's 0.9999 per batch of 1024, to 5e-9.
+    A horizon of 10.24 million images is the released code's 0.9999 per batch of 1024, to 5e-9.
     """
     return math.exp(-images / horizon_images)
 
 
 class EMA:
-    """A copy of every parameter that trails the model; sharded as the parameters are (plain tensors or DTensors)."""
+    """A copy of every parameter that trails the model, starting as the model is (as released).
+
+    It is sharded as the parameters are: plain tensors or DTensors.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in model.named_parameters()}

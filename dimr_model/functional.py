@@ -18,20 +18,24 @@ RMS_EPSILON = 1e-8
 
 
 def at_least_float32(features: Tensor) -> Tensor:
-    """Half precision widened, for statistics that would overflow or round."""
+    """Half precision is widened to float32, for statistics that would overflow or round."""
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
 def per_sample(value: Tensor, features: Tensor) -> Tensor:
-    """``[B, width]`` -> ``[B, 1, ..., width]``, to broadcast over the positions of ``features``; ``[width]`` as it is."""
+    """``[B, width]`` -> ``[B, 1, ..., width]``, to broadcast over the positions of ``features``.
+
+    A ``value`` of shape ``[width]`` is returned as it is.
+    """
     return (
         value if value.dim() == 1 else value.view(value.shape[0], *[1] * (features.dim() - 2), value.shape[1])
     )
 
 
 def rms_norm(features: Tensor, gain: Tensor) -> Tensor:
-    """Divide by (root mean square over channels + 1e-8), the epsilon outside the root as released; times ``gain``.
+    """Divide by (root mean square over channels + 1e-8), then multiply by ``gain``.
 
+    The epsilon is outside the root, as released.
     ``features [B, ..., width]``, ``gain [B, width]`` or ``[width]`` -> same shape and dtype as the features.
     """
     if torch.compiler.is_compiling():
@@ -46,7 +50,10 @@ def plain_rms_norm(features: Tensor, gain: Tensor) -> Tensor:
 
 
 def gated_linear(gate: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``linear(GELU(gate) * value)`` with exact GELU: ``[..., hidden]`` twice -> ``[..., out]``."""
+    """``linear(GELU(gate) * value)`` with exact GELU: ``[..., hidden]`` twice -> ``[..., out]``.
+
+    It is the second half of a GeGLU MLP (paper, Section 4.3).
+    """
     if torch.compiler.is_compiling():
         return F.linear(F.gelu(gate) * value, weight, bias)
     result: Tensor = _GatedLinear.apply(gate, value, weight.to(gate.dtype), bias.to(gate.dtype))
@@ -54,7 +61,11 @@ def gated_linear(gate: Tensor, value: Tensor, weight: Tensor, bias: Tensor) -> T
 
 
 def scaled_linear(features: Tensor, gain: Tensor, weight: Tensor) -> Tensor:
-    """``linear(features * gain)``: ``[B, ..., width]``, ``[B, width]`` or ``[width]``, ``[out, width]`` -> ``[B, ..., out]``."""
+    """``linear(features * gain)``, ``[B, ..., out]``.
+
+    ``features`` are ``[B, ..., width]``, ``gain`` is ``[B, width]`` or ``[width]``, and ``weight`` is
+    ``[out, width]``.
+    """
     if torch.compiler.is_compiling():
         return F.linear(features * per_sample(gain, features).to(features.dtype), weight)
     result: Tensor = _ScaledLinear.apply(features, gain, weight.to(_compute_dtype(features)))
@@ -85,7 +96,7 @@ def _normalize(features: Tensor, rms: Tensor) -> Tensor:
 
 
 def _rows(tensor: Tensor, gain: Tensor) -> Tensor:
-    """``[B, ..., width]`` as ``[B, N, width]`` beside a gain per sample, as ``[N, width]`` beside one gain."""
+    """``[B, ..., width]`` as ``[B, N, width]`` if each sample has its gain, else as ``[N, width]``."""
     width = tensor.shape[-1]
     return tensor.reshape(-1, width) if gain.dim() == 1 else tensor.reshape(tensor.shape[0], -1, width)
 

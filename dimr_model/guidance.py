@@ -1,4 +1,7 @@
-"""Classifier-free guidance (Ho and Salimans, 2022); its strength is :class:`dimr_model.config.Guidance`."""
+"""Classifier-free guidance (Ho and Salimans, 2022; paper, Section 3).
+
+Its strength is :class:`dimr_model.config.Guidance`.
+"""
 
 from collections.abc import Callable
 
@@ -9,12 +12,14 @@ from torch import Tensor
 def guided(
     predict: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, labels: Tensor, null_class: int, weight: float
 ) -> Tensor:
-    """Conditional and unconditional predictions in one batch, combined; a weight of 1 costs one prediction only.
+    """Conditional and unconditional predictions in one batch, combined.
 
+    A weight of 1 costs one prediction only.
     ``predict(noisy [B, C, H, W], labels [B]) -> [B, C, H, W]`` at one fixed diffusion step.
     """
     if weight == 1:
         return predict(noisy, labels)
     both = predict(torch.cat([noisy, noisy]), torch.cat([labels, torch.full_like(labels, null_class)]))
     conditional, unconditional = both.chunk(2)
+    # Section 3: eps(x_t, none) + s (eps(x_t, c) - eps(x_t, none)).
     return torch.lerp(unconditional, conditional, weight)

@@ -17,9 +17,9 @@ _COUNTS: dict[str, Callable[[DiMRConfig], int]] = {"parameters": count_parameter
 
 
 def with_branches(config: DiMRConfig, branches: int) -> DiMRConfig:
-    """The network without its finest branches, at a larger patch size, so that the coarsest branch keeps its positions.
+    """The network without its finest branches, at a larger patch size.
 
-    One branch is U-ViT (paper, Section 4.1).
+    So the coarsest branch keeps its positions. One branch is a U-ViT, the baseline of the paper's Table 2.
 
     Raises:
         ValueError: the network has fewer branches.
@@ -40,9 +40,10 @@ def measure(config: DiMRConfig, by: Measure) -> int:
 
 
 def match(config: DiMRConfig, target: int, by: Measure) -> DiMRConfig:
-    """The network with its widths scaled alike, so that it has ``target`` parameters or multiply-adds within 2%.
+    """The network with its widths scaled alike, to ``target`` parameters or multiply-adds within 2%.
 
-    The coarsest branch's width stays a multiple of ``num_heads``; where that is too coarse, blocks are added to it or taken away.
+    The coarsest branch's width stays a multiple of ``num_heads``. Where that is too coarse, blocks are added
+    to that branch or taken away.
 
     Raises:
         ValueError: no such widths come within 2%.
@@ -55,8 +56,9 @@ def match(config: DiMRConfig, target: int, by: Measure) -> DiMRConfig:
             return nearest
     assert nearest is not None
     raise ValueError(
-        f"no widths in the ratio of {config.widths} with depths near {config.depths} come within {TOLERANCE:.0%} of {target:,} "
-        f"{by}; the nearest are {nearest.widths} with depths {nearest.depths} and {measure(nearest, by):,}"
+        f"no widths in the ratio of {config.widths} with depths near {config.depths} come within "
+        f"{TOLERANCE:.0%} of {target:,} {by}; "
+        f"the nearest are {nearest.widths} with depths {nearest.depths} and {measure(nearest, by):,}"
     )
 
 
@@ -86,7 +88,7 @@ def _scaled(config: DiMRConfig, coarsest: int, factor: float) -> DiMRConfig:
 
 
 def _factor(config: DiMRConfig, target: int, by: Measure) -> float:
-    """By which all widths are to be scaled, by bisection: the count grows with them."""
+    """The factor by which to scale all widths, by bisection: the count grows with them."""
 
     def scaled(factor: float) -> DiMRConfig:
         return _scaled(config, _multiples(config.widths[0] * factor, config.num_heads)[0], factor)

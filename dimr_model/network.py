@@ -1,41 +1,31 @@
 """The multi-resolution network (paper, Section 4.1): branches joined by a feature cascade, coarse to fine."""
 
-import dataclasses
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from dimr_model.adaln import Modulation
 from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from dimr_model.branch import Branch
 from dimr_model.config import DiMRConfig
+from dimr_model.hub import HubModule
+from dimr_model.pretrained import check_fit, read_released
 
 
-class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no types
+class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
     """Multi-resolution diffusion network; ``DiMR(config)``, or ``DiMR(**fields of DiMRConfig)``.
 
-    Saved and loaded like any diffusers model (``save_pretrained``, ``from_pretrained``: safetensors and config.json).
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` work as for any model of the hub (:mod:`dimr_model.hub`).
     """
-
-    config_name = "config.json"
 
     def __init__(self, config: DiMRConfig | None = None, **fields: Any) -> None:
         super().__init__()
-        config = config or DiMRConfig(**fields)
-        self.architecture = config
-        self.register_to_config(**dataclasses.asdict(config))
+        self.architecture = config = config or DiMRConfig(**fields)
         self.branches = nn.ModuleList(Branch(config, index) for index in range(config.num_branches))
         self.initialize()
-
-    @staticmethod
-    def _get_init_keys(input_class: type) -> set[str]:
-        # diffusers filters config.json by the constructor's signature; ours takes the dataclass's fields.
-        return {"self"} | {field.name for field in dataclasses.fields(DiMRConfig)}
 
     @property
     def blocks(self) -> list[TransformerBlock | ConvNeXtBlock]:
@@ -94,7 +84,8 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
             ValueError: the input has another shape than the network was built for, or, on the CPU, a label has no
                 embedding (on a GPU that would make every call wait).
         """
-        expected = (self.config.channels, self.config.input_size, self.config.input_size)
+        config = self.architecture
+        expected = (config.channels, config.input_size, config.input_size)
         if tuple(noisy.shape[1:]) != expected:
             raise ValueError(
                 f"noisy has shape {tuple(noisy.shape)}, this network takes [B, {', '.join(map(str, expected))}]"
@@ -124,8 +115,19 @@ class DiMR(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers ships no
             raise ValueError(f"labels {low}..{high} must be in 0..{config.num_embeddings - 1}{null}")
 
     @classmethod
-    def from_released(cls, source: "dict[str, Tensor] | str | PathLike[str]", num_heads: int = 16) -> "DiMR":
-        """Build the network of a released checkpoint; see :func:`dimr_model.pretrained.from_released`."""
-        from dimr_model.pretrained import from_released
+    def from_released(cls, source: dict[str, Tensor] | str | PathLike[str], num_heads: int = 16) -> "DiMR":
+        """Build the network of a released checkpoint (``DiMR-G_2R_800epochs.pth``) and load its weights.
 
-        return from_released(source, num_heads=num_heads)
+        Args:
+            source: the state dict, or the path of the file that holds it; read without unpickling code.
+            num_heads: heads of the Transformer branch, 16 in both released models; they leave no trace in the shapes.
+
+        Raises:
+            ValueError: a key or a shape does not fit; the message lists them.
+        """
+        config, weights = read_released(source, num_heads)
+        with torch.device("meta"):
+            model = cls(config)
+        check_fit(weights, {name: tuple(p.shape) for name, p in model.named_parameters()})
+        model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
+        return model.requires_grad_(True)

@@ -1,7 +1,7 @@
-"""Norms that carry the time condition: time-dependent RMSNorm and LayerNorm (paper, Section 4.2), AdaLN-Zero, plain ones.
+"""Norms: time-dependent RMSNorm and LayerNorm (paper, Section 4.2), AdaLN-Zero's, and plain ones.
 
-Every norm is called as ``norm(features, condition)``, features ``[B, ..., width]`` channels last, and takes from the
-condition what it needs. Statistics are computed in float32 at least.
+Every norm is called as ``norm(features, condition)``, with features ``[B, ..., width]``, channels last. It
+takes from the condition what it needs. Statistics are computed in float32 at least.
 """
 
 from typing import NamedTuple
@@ -22,15 +22,16 @@ class Condition(NamedTuple):
     tau: Tensor
     """``[B]``, n / 500 - 1 for diffusion step n."""
     embedding: Tensor | None = None
-    """``[B, width]``, Embed(t) or Embed(t) + Embed(c); for AdaLN-Zero."""
+    """``[B, width]``, Embed(t) or Embed(t) + Embed(c) of Eq. 3; for AdaLN-Zero."""
     modulation: tuple[Tensor, Tensor, Tensor] | None = None
     """Scale, shift and gate of one sub-layer, each ``[B, width]``; for AdaLN-Zero."""
 
 
 class TimeDependentParameter(nn.Module):
-    """A vector that moves from ``param1`` (clean end) to ``param0`` (noise end) along a learned sigmoid of time.
+    """A vector that moves along a learned sigmoid of time.
 
-    The paper's Eq. 5, with slope and offset per channel as in the released model:
+    It goes from ``param1`` at the clean end to ``param0`` at the noise end. These are the paper's Eqs. 5 and
+    6, with slope and offset per channel as in the released model:
     ``param1 + sigmoid(time_bias + tau * (1 + time_weight)) * (param0 - param1)``.
     """
 
@@ -43,7 +44,9 @@ class TimeDependentParameter(nn.Module):
 
     def forward(self, tau: Tensor) -> Tensor:
         """``tau [B]`` -> value ``[B, width]``."""
+        # s(t), Eq. 5, where w = 1 + time_weight, b = time_bias and t is tau.
         gate = torch.sigmoid(self.time_bias + tau[:, None] * (1 + self.time_weight))
+        # gamma(t), Eq. 6, where p_1 = param0 and p_2 = param1; beta(t) in the same way.
         return torch.lerp(self.param1.expand_as(gate), self.param0.expand_as(gate), gate)
 
 
@@ -78,7 +81,7 @@ class RMSNorm(nn.Module):
 
 
 class TimeDependentLayerNorm(nn.Module):
-    """The paper's TD-LN (Eq. 4): LayerNorm with time-dependent scale and shift."""
+    """The paper's TD-LN (Eq. 7): LayerNorm with time-dependent scale and shift."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,11 +89,12 @@ class TimeDependentLayerNorm(nn.Module):
         self.bias = TimeDependentParameter(width, initial=0.0)
 
     def affine(self, condition: Condition) -> tuple[Tensor, Tensor]:
-        """Scale and shift, each ``[B, width]``."""
+        """Scale gamma(t) and shift beta(t), each ``[B, width]``."""
         return self.weight(condition.tau), self.bias(condition.tau)
 
     def forward(self, features: Tensor, condition: Condition) -> Tensor:
         """``features [B, ..., width]`` -> same shape and dtype."""
+        # Eq. 7.
         return layer_norm(features, *self.affine(condition))
 
 
@@ -118,11 +122,12 @@ class ModulatedLayerNorm(nn.Module):
         """``features [B, ..., width]`` -> same shape and dtype."""
         assert condition.modulation is not None
         scale, shift, _ = condition.modulation
+        # Eq. 4, with gamma_1 = 1 + scale and a LayerNorm that has no scale and shift of its own, as in DiT.
         return layer_norm(features, 1 + scale, shift)
 
 
 def layer_norm(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """LayerNorm with a scale and shift, ``[B, width]`` each or ``[width]``: same shape and dtype as the features."""
+    """LayerNorm with a scale and shift, each ``[B, width]`` or ``[width]``; keeps shape and dtype."""
     normalized = F.layer_norm(at_least_float32(features), (features.shape[-1],), eps=LAYER_NORM_EPSILON)
     scale, shift = (per_sample(value, features).to(features.dtype) for value in (weight, bias))
     return normalized.to(features.dtype) * scale + shift
@@ -142,5 +147,8 @@ def block_norm(kind: TimeConditioning, width: int) -> nn.Module:
 
 
 def branch_norm(kind: TimeConditioning, width: int) -> TimeDependentLayerNorm | LayerNorm:
-    """The norm around the blocks: TD-LN whatever time-dependent or plain RMSNorm is inside them, as released."""
+    """The norm around the blocks: TD-LN, as released, also where the norm inside the blocks is an RMSNorm.
+
+    With AdaLN-Zero and with U-ViT's time token it is a plain LayerNorm.
+    """
     return LayerNorm(width) if kind in ("adaln_zero", "token") else TimeDependentLayerNorm(width)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
@@ -12,6 +13,11 @@ from dimr_model.config import Guidance, Prediction, Sampler, Schedule
 from dimr_model.diffusion import NoiseSchedule
 from dimr_model.network import DiMR
 from dimr_model.sampling import initial_noise, sample, step_noise
+
+# diffusers stores the components that it finds here, and silently nothing for others.
+_METHODS = {"DiMR": ["save_pretrained", "from_pretrained"]}
+pipeline_loading_utils.LOADABLE_CLASSES["dimr_model"] = _METHODS
+pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_METHODS)
 
 
 class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships no types

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from dimr_model.config import DiMRConfig, TimeConditioning
-from dimr_model.network import DiMR
 
 # Released name -> name here, applied in this order to every key.
 _RENAMES = (
@@ -77,23 +76,31 @@ def infer_config(released: dict[str, Tensor], num_heads: int) -> DiMRConfig:
     )
 
 
-def from_released(source: dict[str, Tensor] | str | PathLike[str], num_heads: int = 16) -> DiMR:
-    """Build the network of a released checkpoint (``DiMR-G_2R_800epochs.pth``) and load its weights.
+def read_released(
+    source: dict[str, Tensor] | str | PathLike[str], num_heads: int
+) -> tuple[DiMRConfig, dict[str, Tensor]]:
+    """The architecture of a released checkpoint, and its weights under the names of this package.
 
     Args:
         source: the state dict, or the path of the file that holds it; read without unpickling code.
-        num_heads: heads of the Transformer branch, 16 in both released models.
+        num_heads: heads of the Transformer branch.
 
     Raises:
-        ValueError: a key or a shape does not fit; the message lists them.
+        ValueError: the keys are not those of a released DiMR.
     """
     released = (
         source if isinstance(source, dict) else torch.load(source, map_location="cpu", weights_only=True)
     )
-    with torch.device("meta"):
-        model = DiMR(infer_config(released, num_heads))
     weights = {rename_released(key): tensor for key, tensor in released.items()}
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return infer_config(released, num_heads), weights
+
+
+def check_fit(weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]]) -> None:
+    """Refuse weights whose names or shapes are not the ``expected`` ones.
+
+    Raises:
+        ValueError: the message lists them.
+    """
     problems = [f"missing: {name}" for name in expected if name not in weights]
     problems += [f"unknown: {name}" for name in weights if name not in expected]
     problems += [
@@ -104,5 +111,3 @@ def from_released(source: dict[str, Tensor] | str | PathLike[str], num_heads: in
     if problems:
         shown = "\n  ".join(problems[:20])
         raise ValueError(f"the released checkpoint does not fit, {len(problems)} problems:\n  {shown}")
-    model.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
-    return model.requires_grad_(True)

@@ -1,8 +1,8 @@
 """Random numbers from (seed, purpose, index), never from global state.
 
-A counter-based generator (Philox) gives every item its own stream: what an item draws does not depend on which other
-items are drawn, in which order, by which process, or after how many restarts. NumPy arrays, so that processes which
-only read data need no torch.
+A counter-based generator (Philox) gives every item its own stream. What an item draws does not depend on
+which other items are drawn, in which order, by which process, or after how many restarts. The arrays are
+NumPy's, so that processes which only read data need no torch.
 """
 
 import hashlib

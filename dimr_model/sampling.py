@@ -1,4 +1,4 @@
-"""Drawing images: solvers, with noise and labels that belong to the image's index."""
+"""Sampling: solvers, with noise and labels that belong to the image's index."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from dimr_model.config import Guidance, Prediction, Sampler
 from dimr_model.diffusion import NoiseSchedule, noise_level
 from dimr_model.guidance import guided
 from dimr_model.network import DiMR
-from dimr_model.solvers import AncestralSolver, make_solver
+from dimr_model.solvers import make_solver
 
 
 def balanced_labels(indices: list[int], num_classes: int) -> Tensor:
@@ -37,9 +37,8 @@ def step_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> Callabl
 
 def evaluations_per_image(schedule: NoiseSchedule, sampler: Sampler, guidance: Guidance) -> int:
     """How often an image goes through the network, conditional and unconditional passes counted one by one."""
-    scheduler = make_solver(sampler.kind, schedule)
-    scheduler.set_timesteps(sampler.steps)
-    return sum(1 if guidance.weight(float(step) + 1) == 1 else 2 for step in scheduler.timesteps)
+    solver = make_solver(sampler, schedule, torch.device("cpu"))
+    return sum(1 if guidance.weight(float(step) + 1) == 1 else 2 for step in solver.timesteps)
 
 
 @torch.no_grad()
@@ -59,33 +58,29 @@ def sample(
 
     Args:
         model: the network, in eval mode, on the device of ``noise``.
-        labels: ``[B]`` int64, classes to draw.
+        labels: ``[B]`` int64, the classes to sample.
         clip: keep every estimate of the clean image within [-1, 1]; right for pixels, wrong for latents.
         fresh_noise: what solver step k adds, of the shape of ``noise``; only ``ddpm`` asks for it.
 
     Raises:
         ValueError: ``ddpm`` without ``fresh_noise``.
     """
-    scheduler = make_solver(sampler.kind, schedule)
-    scheduler.set_timesteps(sampler.steps, device=noise.device)
-    is_ancestral = isinstance(scheduler, AncestralSolver)
-    if is_ancestral and fresh_noise is None:
+    solver = make_solver(sampler, schedule, noise.device)
+    if solver.adds_noise and fresh_noise is None:
         raise ValueError("ancestral sampling adds noise at every step; give fresh_noise")
-    # diffusers' solvers differ in how they scale the state; scale_model_input undoes it.
-    state = noise * scheduler.init_noise_sigma
-    for number, timestep in enumerate(scheduler.timesteps):
-        noisy = scheduler.scale_model_input(state, timestep)
-        step = timestep.expand(state.shape[0]) + 1  # diffusers counts 0..999, the paper 1..1000
+    state = solver.begin(noise)
+    for number, timestep in enumerate(solver.timesteps):
+        noisy = solver.noisy(state, timestep)
+        step = timestep.expand(state.shape[0]) + 1  # solvers count 0..999, the paper 1..1000
 
         def predict(noisy: Tensor, classes: Tensor, step: Tensor = step) -> Tensor:
             level = noise_level(step[:1].expand(noisy.shape[0])).to(noisy.dtype)
             return model(noisy, level, classes)[-1]
 
-        output = guided(
-            predict, noisy, labels, model.architecture.null_class, guidance.weight(float(timestep) + 1)
-        )
+        weight = guidance.weight(float(timestep) + 1)
+        output = guided(predict, noisy, labels, model.architecture.null_class, weight)
         clean = schedule.to_clean(noisy, output, step, prediction)
         estimate = clean.clamp(-1, 1) if clip else clean
-        extra = {"noise": fresh_noise(number).to(state)} if is_ancestral and fresh_noise else {}
-        state = scheduler.step(estimate, timestep, state, **extra).prev_sample
+        added = fresh_noise(number).to(state) if solver.adds_noise and fresh_noise else None
+        state = solver.step(estimate, timestep, state, added)
     return state

@@ -1,4 +1,7 @@
-"""Run a suite of ablations as a sweep: ``python jobs/ablate.py``, or ``--suite conditioning --scale paper``."""
+"""Run a suite of ablations as a sweep: ``python jobs/ablate.py``.
+
+Another one at the paper's settings is ``python jobs/ablate.py --suite conditioning --scale paper``.
+"""
 
 from orchestrator.sweeps.command import main
 

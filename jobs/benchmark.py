@@ -1,4 +1,7 @@
-"""Measure speed and memory: ``python jobs/benchmark.py model``, ``data``, ``train``, ``sample`` or ``score``."""
+"""Measure speed and memory: ``python jobs/benchmark.py model``.
+
+The other benchmarks are ``data``, ``train``, ``sample`` and ``score``.
+"""
 
 from orchestrator.benchmarks.command import main
 

@@ -1,4 +1,7 @@
-"""Count distorted images: ``python jobs/distortion.py runs/ONE [runs/OTHER …]``; ``rates votes/*.json`` reads raters' votes."""
+"""Count distorted images: ``python jobs/distortion.py runs/ONE [runs/OTHER …]``.
+
+``python jobs/distortion.py rates votes/*.json`` reads raters' votes.
+"""
 
 from orchestrator.distortion.command import main
 

@@ -1,6 +1,6 @@
-"""Draw images with a checkpoint and score them: ``python jobs/evaluate.py --checkpoint runs/quickstart``.
+"""Sample images with a checkpoint and score them: ``python jobs/evaluate.py --checkpoint runs/quickstart``.
 
-``sample`` only draws, ``reference`` makes statistics of real images, ``sweep`` finds the best guidance.
+``sample`` only samples, ``reference`` makes statistics of real images, ``sweep`` finds the best guidance.
 """
 
 from orchestrator.scoring.command import main

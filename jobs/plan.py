@@ -1,4 +1,7 @@
-"""What a run will need, before it is started: ``python jobs/plan.py --config imagenet256_g2r --gpu H100 --price 2.5``."""
+"""Say what a run will need, before it is started.
+
+``python jobs/plan.py --config imagenet256_g2r --gpu H100 --price 2.5``
+"""
 
 from orchestrator.planning.command import main
 

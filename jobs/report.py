@@ -1,4 +1,7 @@
-"""One HTML page of runs or of a sweep: ``python jobs/report.py runs/ONE [runs/OTHER …] [--out report.html]``."""
+"""Write one HTML page about runs or a sweep.
+
+``python jobs/report.py runs/ONE [runs/OTHER …] [--out report.html]``
+"""
 
 from orchestrator.report.command import main
 

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from orchestrator import storage
 
+LINE = 2
+"""Pixels between the images of a grid."""
 SYNTHETIC = "Synthetic images drawn by a DiMR diffusion model"
 
 
@@ -40,9 +41,27 @@ def to_pixels(encoded: bytes) -> Tensor:
     return torch.from_numpy(array if array.ndim == 3 else array[..., None]).movedim(-1, 0)
 
 
+def make_grid(images: Tensor, columns: int) -> Tensor:
+    """uint8 images ``[N, C, H, W]`` row by row, with white lines between and around them: ``[3, H', W']``.
+
+    A single image stays as it is, without lines.
+    """
+    images = to_rgb(images)
+    if len(images) == 1:
+        return images[0]
+    columns = min(columns, len(images))
+    rows, (height, width) = -(-len(images) // columns), images.shape[-2:]
+    down, right = height + LINE, width + LINE
+    grid = torch.full((3, rows * down + LINE, columns * right + LINE), 255, dtype=torch.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * down + LINE, place % columns * right + LINE
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
 def save_grid(images: Tensor, path: str, columns: int) -> None:
     """Write uint8 images ``[N, C, H, W]`` as one PNG, row by row; its metadata says that they are synthetic."""
-    storage.write_bytes(path, to_png(make_grid(images, nrow=columns, padding=2, pad_value=255)))
+    storage.write_bytes(path, to_png(make_grid(images, columns)))
 
 
 def to_rgb(images: Tensor) -> Tensor:

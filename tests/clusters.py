@@ -16,14 +16,14 @@ from tests.waiting import wait_until
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
 PORT, DASHBOARD_PORT, AGENT_PORT = 26379, 28265, 28270
-"""All but the random ones; another Ray may run beside it."""
+"""The cluster's fixed ports, away from the defaults: another Ray may run beside it."""
 
 
 @contextmanager
 def cluster(nodes: list[int], environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Nodes of so many CPUs each, the first of them the head; yields the environment to submit jobs with.
+    """Run a node for each number of CPUs, the first as the head; yields the environment to submit jobs with.
 
-    Without the token in there, nobody may join the cluster or submit anything.
+    Without the token in that environment, nobody may join the cluster or submit anything.
     """
     folder = f"/tmp/dimr-{os.getpid()}"
     environment = {
@@ -58,20 +58,22 @@ def cluster(nodes: list[int], environment: dict[str, str]) -> Iterator[dict[str,
 
 
 def leave_nothing(node: subprocess.Popen[bytes]) -> None:
-    """End what is left of it: one that fails to start does not end what it had started."""
+    """End all processes of a node; one that fails to start does not end what it had started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(node.pid, signal.SIGKILL)
 
 
 def start(number: int, cpus: int, folder: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A node; number 0 is the head."""
+    """Start a node; number 0 is the head."""
     head = ["--head", f"--port={PORT}", f"--dashboard-port={DASHBOARD_PORT}"]
     place = [f"--address=127.0.0.1:{PORT}"] if number else head
     return subprocess.Popen(
-        # A folder of its own, as on machines of their own: in a common one a node replaces the code under another's running job.
+        # A folder of its own, as on machines of their own: in a common one a node replaces the code under
+        # another's running job.
         # Ports that the system chooses, because Ray's own ranges would be the same on every node.
-        [RAY, "start", *place, "--block", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1", "--disable-usage-stats",
-         "--object-store-memory=300000000", "--min-worker-port=0", "--max-worker-port=0", f"--temp-dir={folder}/{number}",
+        [RAY, "start", *place, "--block", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1",
+         "--disable-usage-stats", "--object-store-memory=300000000", "--min-worker-port=0",
+         "--max-worker-port=0", f"--temp-dir={folder}/{number}",
          f"--dashboard-agent-listen-port={AGENT_PORT + number}"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip

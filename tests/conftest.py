@@ -1,4 +1,4 @@
-"""One Ray for the whole session, and the digits as a dataset."""
+"""What tests share: one Ray, one S3 server, and the digits as a dataset."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """A real S3 server on loopback, with an empty bucket; the URI of the bucket. Ray's workers inherit how to reach it."""
+    """A real S3 server on loopback, with an empty bucket; yields the bucket's URI.
+
+    Ray's workers inherit how to reach it.
+    """
     import boto3
     from moto.server import ThreadedMotoServer
 

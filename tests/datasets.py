@@ -31,10 +31,13 @@ def write_numbered(path: Path | str, rows: int, row_group_rows: int, size: int =
 
 
 def write_moments(path: Path, rows: int, size: int) -> LatentDataset:
-    """Moments of a VAE with two latent channels: mean i / 100, log-variance -60 (no spread after clamping)."""
+    """Moments of a VAE with two latent channels; those of image i have the mean i / 100.
+
+    The log-variance is -60, which leaves no spread after clamping.
+    """
     info = DatasetInfo(
-        kind="moments", shape=(4, size, size), source="numbers", num_images=rows, class_names=("zero", "one"),
-        encoder="a-vae", encoder_revision="1", scaling_factor=0.5,
+        kind="moments", shape=(4, size, size), source="numbers", num_images=rows,
+        class_names=("zero", "one"), encoder="a-vae", encoder_revision="1", scaling_factor=0.5,
     )  # fmt: skip
     moments = np.full((rows, 4, size, size), -60, np.float16)
     moments[:, :2] = (np.arange(rows) / 100)[:, None, None, None]

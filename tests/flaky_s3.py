@@ -1,4 +1,7 @@
-"""A proxy in front of an S3 server that fails now and then; as a process of its own, one that can be killed."""
+"""A proxy in front of an S3 server that fails now and then.
+
+It can also run as a process of its own, which can be killed.
+"""
 
 import argparse
 import http.client
@@ -9,12 +12,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 Fault = Callable[[int], str]
-"""Number of the request -> "" to pass it on, "503" to answer so, "drop" to hang up."""
+"""From the number of a request to "" (pass it on), "503" (answer so) or "drop" (hang up)."""
 
 
 @contextmanager
 def flaky(endpoint: str, fault: Fault, port: int = 0) -> Iterator[tuple[str, list[str]]]:
-    """(the proxy's endpoint, the faults so far, one entry per request)."""
+    """Run the proxy; yields its endpoint, and what was done with each request so far."""
     target, faults, lock = urlsplit(endpoint), list[str](), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):

@@ -21,7 +21,8 @@ def in_processes(function: Callable[..., None], world_size: int, *arguments: Any
 def _start(rank: int, world_size: int, port: int, function: Callable[..., None], arguments: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
+        "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
     dist.init_process_group("gloo")

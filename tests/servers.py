@@ -17,7 +17,10 @@ from tests.waiting import wait_until
 
 
 def free_port() -> int:
-    """Below those that the system hands out itself: while the server is dead, nobody else takes it."""
+    """A free port below those that the system hands out itself.
+
+    While the server is dead, nobody else takes it.
+    """
     for port in random.sample(range(20000, 30000), 100):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
@@ -26,7 +29,7 @@ def free_port() -> int:
 
 
 class Server:
-    """Answers HTTP at ``uri`` between :meth:`start` and :meth:`kill`."""
+    """A server that answers HTTP at ``uri`` between :meth:`start` and :meth:`kill`."""
 
     def __init__(self, port: int, *arguments: str, **environment: str) -> None:
         self.uri = f"http://127.0.0.1:{port}"
@@ -35,7 +38,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server; returns when it answers."""
         self._process = subprocess.Popen(
             self._command, env=self._environment, start_new_session=True, cwd=Path(__file__).parents[1],
             stdout=subprocess.DEVNULL,
@@ -43,7 +46,7 @@ class Server:
         wait_until(self._answers, f"{' '.join(self._command)} answers")
 
     def kill(self) -> None:
-        """SIGKILL, if it runs: its connections break off, and new ones are refused."""
+        """Send SIGKILL, if it runs: its connections break off, and new ones are refused."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -63,7 +66,7 @@ class Server:
 
 @contextmanager
 def stopped_at_the_end(server: Server) -> Iterator[Server]:
-    """Nothing of it is left after the context."""
+    """Kill the server when the context ends."""
     try:
         yield server
     finally:
@@ -71,7 +74,7 @@ def stopped_at_the_end(server: Server) -> Iterator[Server]:
 
 
 def mlflow_server(folder: Path) -> Server:
-    """A tracking server with its database in ``folder``; not started yet."""
+    """An MLflow server with its database in ``folder``; it is not started yet."""
     return Server(
         free_port(), "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/server.db",
         "--artifacts-destination", f"{folder}/artifacts", "--host", "127.0.0.1", "--workers", "1",
@@ -80,5 +83,5 @@ def mlflow_server(folder: Path) -> Server:
 
 
 def s3_proxy(endpoint: str) -> Server:
-    """Passes everything on to an S3 server that keeps what it has while the proxy is dead; not started yet."""
+    """A proxy to an S3 server, which keeps what it has while the proxy is dead; it is not started yet."""
     return Server(free_port(), "tests.flaky_s3", "--endpoint", endpoint)

@@ -14,7 +14,10 @@ from orchestrator.training.state import fresh_state
 
 
 def whole_state(config: ExperimentConfig, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Every tensor of the run's newest checkpoint, whole, by its path: ``/model/...``, ``/optimizer/...``, ``/ema/...``."""
+    """Every tensor of the run's newest checkpoint, whole, by its path.
+
+    Paths are ``/model/...``, ``/optimizer/...`` and ``/ema/...``.
+    """
     checkpoint = newest_valid(config.directory)
     assert checkpoint is not None and checkpoint.images_seen == config.train.images
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -1,7 +1,8 @@
-"""The memory that real training steps take, measured in a process of their own: ``python -m tests.step_memory CONFIG.yaml RANK``.
+"""The memory that real training steps take, measured in a process of its own.
 
-Prints two numbers of bytes as JSON: the largest sum of what torch's CPU allocator had handed out, from its own records,
-and how far the process's resident memory rose above what it was before the network was built.
+``python -m tests.step_memory CONFIG.yaml RANK`` prints two numbers of bytes as JSON. The first is the largest
+sum of what torch's CPU allocator had handed out, from its own records. The second is how far the process's
+resident memory rose above what it was before the network was built.
 """
 
 import json
@@ -16,7 +17,10 @@ from orchestrator.config.schema import ExperimentConfig
 
 
 def measure(config: ExperimentConfig, folder: Path) -> tuple[int, int]:
-    """(bytes by torch's records, bytes by the kernel's) of two steps on CPU workers, in fresh processes; the first one's."""
+    """Bytes by torch's records and by the kernel's that two steps take, in a fresh process per worker.
+
+    They are those of the first worker; all run on CPUs.
+    """
     file = folder / "config.yaml"
     file.write_text(to_yaml(config))
     # One arena, and large blocks go back to the system when they are freed.
@@ -33,7 +37,7 @@ def measure(config: ExperimentConfig, folder: Path) -> tuple[int, int]:
 
 
 def train_two_steps(config: ExperimentConfig) -> None:
-    """As a worker does, on numbers that are drawn here."""
+    """Train as a worker does, on numbers that are drawn here."""
     import torch
 
     from dimr_model.diffusion import NoiseSchedule

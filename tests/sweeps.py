@@ -14,7 +14,10 @@ PAPER = {"fid": "9.9", "source": "Table 9"}
 SUITE: dict[str, Any] = {
     "title": "Branches by conditioning",
     "axes": [
-        {"name": "branches", "options": [{"name": "1R", "branches": 1, "match": "parameters"}, {"name": "2R"}]},
+        {"name": "branches", "options": [
+            {"name": "1R", "branches": 1, "match": "parameters"},
+            {"name": "2R"},
+        ]},
         {"name": "time", "options": [
             {"name": "token", "changes": {"model.time_conditioning": "token"}},
             {"name": "TD-LN", "changes": {"model.time_conditioning": "td_layernorm"}, "paper": PAPER},
@@ -25,7 +28,7 @@ SUITE: dict[str, Any] = {
 
 
 def arguments(folder: Path, dataset: LatentDataset, images: int = 64, **suite: Any) -> list[str]:
-    """Of a sweep in ``folder`` whose config and suite are files, as a user's own are."""
+    """The arguments of a sweep in ``folder``, whose config and suite are files, as a user's own are."""
     config, name = folder / "tiny.yaml", folder / "mine.yaml"
     train = {
         "images": images, "checkpoint_every_images": 32, "score_every_images": 32, "score_images": 8,

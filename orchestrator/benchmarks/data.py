@@ -1,4 +1,4 @@
-"""Speed of the data plane: samples/s into a training worker, against the released layout and against a bare read."""
+"""Speed of the data plane: samples/s into a training worker, against the released layout and a bare read."""
 
 import os
 import statistics
@@ -47,7 +47,7 @@ class Streamed:
 
 
 def measure_data(rows: int, console: Console) -> None:
-    """Make ``rows`` rows of ImageNet-256 latents and read them in each way, on the same cores; print a table of ratios."""
+    """Make ``rows`` latents as of ImageNet-256, read them in each way on the same cores, print the ratios."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_latents(f"{folder}/latents", rows)
         _write_released(Path(folder) / "npy")
@@ -75,11 +75,16 @@ def measure_data(rows: int, console: Console) -> None:
 def write_latents(
     path: str, rows: int, shape: tuple[int, int, int] = SHAPE, num_classes: int = 1
 ) -> LatentDataset:
-    """A dataset of random moments ``shape`` and labels."""
+    """Write a dataset of random moments ``shape`` and random labels."""
     info = DatasetInfo(
-        kind="moments", shape=shape, source="random numbers", num_images=rows, class_names=tuple(map(str, range(num_classes))), encoder="none",
+        kind="moments",
+        shape=shape,
+        source="random numbers",
+        num_images=rows,
+        class_names=tuple(map(str, range(num_classes))),
+        encoder="none",
         scaling_factor=0.18215,
-    )  # fmt: skip
+    )
     random = np.random.default_rng(0)
 
     def tables() -> Iterator[object]:
@@ -93,7 +98,7 @@ def write_latents(
 
 
 def _write_released(folder: Path) -> None:
-    """The released layout: moments and label of one sample pickled in one ``.npy``."""
+    """Write the released layout: moments and label of one sample, pickled in one ``.npy``."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(RELEASED_FILES):
@@ -103,7 +108,7 @@ def _write_released(folder: Path) -> None:
 
 
 def _stream_epochs(dataset: LatentDataset, cores: int) -> list[Streamed]:
-    """Several epochs as a training worker reads them: each from where the last one ended."""
+    """Read several epochs as a training worker does: each from where the last one ended."""
     order = make_order(dataset, seed=0, lanes=LANES, window=WINDOW)
     epoch_rows = order.lane_length * LANES // BATCH_SIZE * BATCH_SIZE
     measured = []

@@ -1,4 +1,4 @@
-"""Speed and memory of the network: this implementation against the same function computed as the released code does."""
+"""Speed and memory of the network: this implementation against the way in which the released one computes."""
 
 import copy
 import statistics
@@ -48,7 +48,7 @@ CASES = (
 
 @dataclass
 class Result:
-    """What was measured of a case; medians."""
+    """What was measured of a case; times are medians."""
 
     case: Case
     step_seconds: float
@@ -157,7 +157,10 @@ def compare(variant: str, batch_size: int, repeats: int, console: Console) -> li
 
 
 def _beside_baseline(case: Case, model: DiMR, batch_size: int, repeats: int, device: torch.device) -> Result:
-    """Measure a case in turns with the baseline, and with nothing else in memory, which would slow some more than others."""
+    """Measure a case in turns with the baseline.
+
+    Nothing else is in memory: it would slow some cases more than others.
+    """
     _, reference = measure(BASELINE, model, batch_size, device)
     result, tested = measure(case, model, batch_size, device)
     taken: dict[str, list[float]] = {
@@ -191,11 +194,13 @@ def _print(
     )
     columns = ["case", "step ms", "speed", "forward ms", "speed", "images/s", "kept MB", "of kept", "MFU"]
     table = Table(
-        *columns, *(["peak GB"] if device.type == "cuda" else []),
+        *columns,
+        *(["peak GB"] if device.type == "cuda" else []),
         title=f"{variant}, batch {batch_size}, {name}, torch {torch.__version__}",
-        caption="speed: against the first row, measured in turns with it; kept: for the backward pass, against the second row; "
-        "MFU: 3 forward passes of multiply-adds per step against a measured matrix product",
-    )  # fmt: skip
+        caption="speed: against the first row, measured in turns with it; kept: for the backward pass, "
+        "against the second row; MFU: 3 forward passes of multiply-adds per step against a measured "
+        "matrix product",
+    )
     for result in results:
         cells = [
             result.case.name,

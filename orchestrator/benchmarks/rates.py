@@ -6,9 +6,10 @@ from orchestrator.scoring.pipeline import Work
 
 
 def images_per_second(work: Work, skipped: int) -> float:
-    """From the moment that ``skipped`` ranges were finished to the last one; starting actors is not meant.
+    """Speed from the end of the first ``skipped`` ranges to the last one; starting actors does not count.
 
-    Read off the parts' times rather than from when word of them came: Ray Data hands on finished ranges several at a time.
+    The times are those of the parts' files. Ray Data hands on finished ranges several at a time, so the
+    moments at which they arrive here say less.
     """
     parts = sorted(Path(work.parts.folder).glob("*.safetensors"), key=lambda part: part.stat().st_mtime_ns)
     bounds = [part.stem.split("-") for part in parts[skipped:]]

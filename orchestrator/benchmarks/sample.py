@@ -1,4 +1,4 @@
-"""Sampling through the pipeline against the bare network, and what each kind of guidance costs."""
+"""Speed of sampling: the pipeline against the bare network, and what each kind of guidance costs."""
 
 import dataclasses
 import statistics
@@ -44,7 +44,7 @@ class Result:
     evaluations: int
     """Network evaluations per image."""
     bare: float
-    """Images/s of the network alone, as many evaluations in batches of the same size."""
+    """Images/s of the network alone, with as many evaluations in batches of the same size."""
     pipeline: float
     """Images/s of a sampling actor, from its first range to its last, parts written."""
 
@@ -88,16 +88,18 @@ def _config(
         model=model.architecture,
         train=TrainConfig(images=1024),
         sampling=SamplingConfig(
-            sampler=Sampler(steps=steps), batch_size=batch_size, use_gpu=use_gpu,
+            sampler=Sampler(steps=steps),
+            batch_size=batch_size,
+            use_gpu=use_gpu,
             precision="bf16" if use_gpu else "fp32",
         ),
         evaluation=EvaluationConfig(images=images),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
 def _bare(config: ExperimentConfig, model: DiMR, images: int) -> float:
-    """Images/s of nothing but forward passes, on one thread as an actor's."""
+    """Images/s of nothing but forward passes, on one thread as in an actor."""
     sampling, architecture = config.sampling, config.model
     device = torch.device("cuda" if sampling.use_gpu else "cpu")
     threads = torch.get_num_threads()
@@ -128,7 +130,10 @@ def _bare(config: ExperimentConfig, model: DiMR, images: int) -> float:
 
 
 def _pipeline(config: ExperimentConfig, model: DiMR, folder: str) -> float:
-    """Images/s from the end of the first range on; starting actors is paid once, however many images follow."""
+    """Images/s from the end of the first range on.
+
+    Starting actors is left out: it is paid once, however many images follow.
+    """
     size = config.sampling.batch_size
     ranges = ranges_of(config.evaluation.images + size, size)
     work = Work(config, Samples(model, None), tuple(ranges), folder, extract=False)
@@ -142,14 +147,24 @@ def _print(
 ) -> None:
     place = torch.cuda.get_device_name() if use_gpu else "one CPU core"
     table = Table(
-        "guidance", "evaluations per image", "network alone, images/s", "sampling actor, images/s", "share", "speed",
+        "guidance",
+        "evaluations per image",
+        "network alone, images/s",
+        "sampling actor, images/s",
+        "share",
+        "speed",
         title=f"{variant}, batch {batch_size}, {steps} steps, {place}, torch {torch.__version__}",
-        caption="share: of what the network alone would draw; speed: against constant guidance at every step",
-    )  # fmt: skip
+        caption="share: of what the network alone would sample; "
+        "speed: against constant guidance at every step",
+    )
     constant = next(result for result in results if result.name == "constant")
     for result in results:
         table.add_row(
-            result.name, str(result.evaluations), f"{result.bare:.2f}", f"{result.pipeline:.2f}",
-            f"{result.pipeline / result.bare:.0%}", f"{result.pipeline / constant.pipeline:.2f}x",
-        )  # fmt: skip
+            result.name,
+            str(result.evaluations),
+            f"{result.bare:.2f}",
+            f"{result.pipeline:.2f}",
+            f"{result.pipeline / result.bare:.0%}",
+            f"{result.pipeline / constant.pipeline:.2f}x",
+        )
     console.print(table)

@@ -5,16 +5,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import Dataset
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torch_fidelity.utils import get_featuresdict_from_dataset
 
 from dimr_model import DiMRConfig
 from orchestrator import cluster
@@ -28,9 +25,12 @@ from orchestrator.config.schema import (
     TrainConfig,
 )
 from orchestrator.images import to_rgb
-from orchestrator.scoring.extractors import EfficientNetLite0Features, weights_file
+from orchestrator.scoring.extractors import weights_file
 from orchestrator.scoring.pipeline import Work, run_here, run_on_actors
 from orchestrator.scoring.real_images import IMAGES_PER_RANGE, open_images
+
+if TYPE_CHECKING:
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 RESOLUTION = 64
 
@@ -46,19 +46,13 @@ class _Images(Dataset):  # type: ignore[type-arg]
         return len(self._images)
 
 
-class _Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
-    """Inception as it is built; weights do not change its speed."""
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Keeps what it has."""
-
-
 def untrained_inception(path: Path) -> Path:
-    """Write Inception's architecture at random weights as a file of the published one's form."""
+    """Write Inception with random weights to a file in the form of the published one.
+
+    Weights do not change its speed.
+    """
     torch.save({}, path)
-    # Without memory first: the usual way to draw these weights takes a minute.
-    with torch.device("meta"):
-        network = _Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    network = _inception_without_memory(path)
     network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
@@ -73,12 +67,25 @@ def untrained_inception(path: Path) -> Path:
     return path
 
 
+def _inception_without_memory(path: Path) -> Any:
+    """Inception's architecture on the meta device; nothing is read from the file at ``path``."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
+        def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
+            """Keep what is there."""
+
+    # Because the usual way to draw these weights takes a minute.
+    with torch.device("meta"):
+        return Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+
+
 def measure_scoring(extractor: str, images: int, repeats: int, console: Console) -> dict[str, float]:
-    """Images/s of every way to extract features; prints a table and returns the medians."""
+    """Measure images/s of every way to extract features, print a table and return the medians."""
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         config = _config(folder, extractor)
-        # As many more as actors' first ranges, which are not timed.
+        # The first range of each of two actors is not timed.
         count = images + 2 * IMAGES_PER_RANGE
         pixels = np.random.default_rng(0).integers(0, 256, (count, RESOLUTION, RESOLUTION, 3), np.uint8)
         np.savez(f"{folder}/images.npz", arr_0=pixels)
@@ -97,9 +104,12 @@ def measure_scoring(extractor: str, images: int, repeats: int, console: Console)
         torch.set_num_threads(threads)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     table = Table(
-        "", "images/s", "", title=f"{extractor}, {images} images of {RESOLUTION}x{RESOLUTION}, one thread a process, "
+        "",
+        "images/s",
+        "",
+        title=f"{extractor}, {images} images of {RESOLUTION}x{RESOLUTION}, one thread a process, "
         f"torch {torch.__version__}",
-    )  # fmt: skip
+    )
     baseline = medians["torch-fidelity alone"]
     for name, rate in medians.items():
         table.add_row(name, f"{rate:.1f}", f"{rate / baseline:.2f}x")
@@ -123,6 +133,10 @@ def _config(folder: str, extractor: str) -> ExperimentConfig:
 
 
 def _theirs(config: ExperimentConfig, pixels: Any) -> float:
+    """Images/s of torch-fidelity's own loop."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity.utils import get_featuresdict_from_dataset
+
     weights = weights_file(config.evaluation)
     network: FeatureExtractorBase
     if config.evaluation.extractor == "inception":
@@ -130,7 +144,7 @@ def _theirs(config: ExperimentConfig, pixels: Any) -> float:
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
         )
     else:
-        network = EfficientNetLite0Features(weights)
+        network = _as_theirs(weights)
     images = _Images(to_rgb(torch.from_numpy(pixels).movedim(-1, 1).contiguous()))
     started = time.perf_counter()
     get_featuresdict_from_dataset(
@@ -139,8 +153,29 @@ def _theirs(config: ExperimentConfig, pixels: Any) -> float:
     return len(pixels) / (time.perf_counter() - started)
 
 
+def _as_theirs(weights: Path) -> "FeatureExtractorBase":
+    """The embedded network as torch-fidelity's loop takes one."""
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    from orchestrator.scoring.efficientnet import LAYER, EfficientNetLite0Features
+
+    class Adapted(FeatureExtractorBase):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__("efficientnet-lite0", [LAYER])
+            self.features = EfficientNetLite0Features(weights)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return (LAYER,)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (self.features(images),)
+
+    return Adapted()
+
+
 def _ours(config: ExperimentConfig, folder: str, actors: int, count: int) -> float:
-    """Images/s from the end of the first range of each actor on, reading and writing parts included."""
+    """Images/s from the end of each actor's first range on, with reading images and writing parts."""
     evaluation = dataclasses.replace(config.evaluation, extractor_actors=max(1, actors))
     config = dataclasses.replace(config, evaluation=evaluation)
     images = open_images(f"{config.run.root}/images.npz", config)

@@ -1,4 +1,4 @@
-"""Speed of the training loop: with Ray against without, sharded against replicated, and where a step's time goes."""
+"""Speed of the training loop: with Ray and without, sharded and replicated, and where a step's time goes."""
 
 import dataclasses
 import json
@@ -71,8 +71,8 @@ def measure_training(
     console.print(_split(alone[0][0]), highlight=False)
     waiting, beside = stalls
     console.print(
-        f"checkpoint: training waits {waiting:.3f} s when it is written at once, {beside:.3f} s when it is written beside "
-        f"training ({beside / waiting:.2f}x)",
+        f"checkpoint: training waits {waiting:.3f} s when it is written at once, {beside:.3f} s when it is "
+        f"written beside training ({beside / waiting:.2f}x)",
         highlight=False,
     )
 
@@ -108,7 +108,7 @@ class _Jobs:
         return self._noted(job)
 
     def through_ray(self, workers: int, sharding: str) -> list[dict[str, float]]:
-        """The same through Ray Train and Ray Data."""
+        """Metrics of every interval but the first, through Ray Train and Ray Data."""
         job = self._job(workers, sharding)
         train(job, data_cpus=1)
         return self._noted(job)
@@ -120,11 +120,8 @@ class _Jobs:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         try:
             state = fresh_state(config, make_mesh(config.train, device.type, 1, 1), device)
-            writer, waiting, beside = (
-                CheckpointWriter(config, config.train.use_gpu),
-                list[float](),
-                list[float](),
-            )
+            writer = CheckpointWriter(config, config.train.use_gpu)
+            waiting, beside = list[float](), list[float]()
             for number in range(1 + repeats):
                 started = time.perf_counter()
                 writer.start(number, state.state_dict(), {})
@@ -153,9 +150,13 @@ class _Jobs:
 
 def _run_bare(rank: int, processes: int, port: int, job: TrainJob) -> None:
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     run_process(job)
 
 
@@ -164,12 +165,14 @@ def _rate(runs: Any) -> float:
 
 
 def _split(run: list[dict[str, float]]) -> str:
+    """Where a step's time goes, in words."""
     names = [name for name in run[0] if name.startswith("time/")]
+    shares = {name: statistics.median(metrics[name] for metrics in run) for name in names}
     parts = [
-        f"{name.removeprefix('time/').removesuffix('_fraction')} {statistics.median(m[name] for m in run):.1%}"
-        for name in names
+        f"{name.removeprefix('time/').removesuffix('_fraction')} {share:.1%}"
+        for name, share in shares.items()
     ]
-    rest = 1 - sum(statistics.median(m[name] for m in run) for name in names)
+    rest = 1 - sum(shares.values())
     mfu = statistics.median(m["train/mfu"] for m in run)
     memory = max(m.get("train/gpu_memory_gigabytes", 0.0) for m in run)
     shown = f", {memory:.1f} GB of GPU memory" if memory else ""

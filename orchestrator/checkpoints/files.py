@@ -1,6 +1,7 @@
-"""Torch's distributed checkpoint over :mod:`orchestrator.storage`: shards go straight to a disk or an object store.
+"""Torch's distributed checkpoint over :mod:`orchestrator.storage`.
 
-What is written is hashed on the way, so that the marker's checksums cost no second reading.
+Shards go straight to a disk or an object store. What is written is hashed on the way, so that the marker's
+checksums cost no second reading.
 """
 
 import hashlib
@@ -29,11 +30,11 @@ class HashingStream(io.RawIOBase):
         self._size = 0
 
     def writable(self) -> bool:
-        """It only writes."""
+        """Say that one can write."""
         return True
 
     def write(self, content: Any) -> int:
-        """Write all of it."""
+        """Write all of ``content``."""
         view = memoryview(content).cast("B")
         self._target.write(view)
         self._sha256.update(view)
@@ -50,11 +51,11 @@ class HashingStream(io.RawIOBase):
             self._target.flush()
 
     def fileno(self) -> int:
-        """For fsync; an object store has none, and raises what says so."""
+        """The file's descriptor, for fsync; an object store has none and raises OSError."""
         return int(self._target.fileno())
 
     def description(self) -> FileDescription:
-        """Of everything written."""
+        """Size and hash of everything written so far."""
         return FileDescription(self._size, self._sha256.hexdigest())
 
 
@@ -63,11 +64,11 @@ class CheckpointFiles(FileSystemBase):
 
     def __init__(self) -> None:
         self.written: dict[str, FileDescription] = {}
-        """Name -> size and hash."""
+        """File's name -> its size and hash."""
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
-        """A file to read (``rb``) or to write (``wb``)."""
+        """Open a file to read (``rb``) or to write (``wb``)."""
         filesystem, inner = storage.filesystem_of(str(path))
         if mode == "rb":
             with filesystem.open_input_file(inner) as source:
@@ -80,7 +81,7 @@ class CheckpointFiles(FileSystemBase):
         self.written[_name(path)] = hashing.description()
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str:
-        """Of a file in a folder."""
+        """The path of a file in a folder."""
         return storage.join(str(path), suffix)
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
@@ -90,17 +91,17 @@ class CheckpointFiles(FileSystemBase):
         self.written[_name(new_path)] = self.written.pop(_name(path))
 
     def init_path(self, path: str | os.PathLike[str]) -> str:
-        """Paths and URIs stay strings."""
+        """The path or URI as a plain string."""
         return str(path)
 
     def mkdir(self, path: str | os.PathLike[str]) -> None:
-        """Only disks have folders."""
+        """Make a folder on a disk; an object store has none."""
         if storage.is_local(str(path)):
             os.makedirs(path, exist_ok=True)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Any path or URI will do."""
+        """Take any path or URI."""
         return True
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
@@ -113,9 +114,9 @@ class CheckpointFiles(FileSystemBase):
 
 
 def writer(path: str, files: CheckpointFiles) -> FileSystemWriter:
-    """Writes a checkpoint's shards into the folder ``path``."""
+    """A writer of a checkpoint's shards into the folder ``path``."""
     made = FileSystemWriter("", sync_files=storage.is_local(path))
-    # Typed as the local one, though any will do; torch's own fsspec writer does the same.
+    # Torch types `fs` as the local filesystem, though any will do; its own fsspec writer sets it like this.
     made.fs, made.path = files, files.init_path(path)  # type: ignore[assignment]
     return made
 
@@ -125,7 +126,7 @@ def failures_as_errors() -> Generator[None, None, None]:
     """Raise OSError for what torch's checkpoints raise, which is no Exception and would end the process.
 
     Raises:
-        UserError: where that is what one of the ranks raised.
+        UserError: one of the ranks raised it.
     """
     try:
         yield

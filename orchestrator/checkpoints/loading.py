@@ -28,7 +28,7 @@ def load(checkpoint: Checkpoint, state: dict[str, Any]) -> None:
 
 
 def load_ema(checkpoint: Checkpoint) -> DiMR:
-    """The network with its EMA weights, float32 on the CPU, in eval mode; needs no process group."""
+    """Load the network with its EMA weights, float32 on the CPU, in eval mode; needs no process group."""
     model = DiMR(checkpoint.config.model)
     weights: dict[str, Tensor] = {name: torch.empty_like(p) for name, p in model.named_parameters()}
     with warnings.catch_warnings(), failures_as_errors():
@@ -45,7 +45,7 @@ def load_ema(checkpoint: Checkpoint) -> DiMR:
 
 
 def export(checkpoint: Checkpoint, directory: str) -> None:
-    """Write the EMA weights as safetensors with config.json, which ``DiMR.from_pretrained`` loads without Ray."""
+    """Write the EMA weights as safetensors, with config.json, for ``DiMR.from_pretrained``."""
     with tempfile.TemporaryDirectory() as folder:
         load_ema(checkpoint).save_pretrained(folder)
         for file in sorted(Path(folder).iterdir()):

@@ -1,7 +1,7 @@
-"""Torch's distributed checkpoint, read as data: its own reader would run whatever the files name.
+"""Torch's distributed checkpoint, read as data: torch's own reader would run whatever the files name.
 
-Torch keeps a checkpoint's table of contents (``.metadata``) and its plain numbers pickled. A checkpoint may come from
-somebody else, and its checksums would be theirs too.
+Torch keeps a checkpoint's table of contents (``.metadata``) and its plain numbers pickled. A checkpoint may
+come from somebody else, and its checksums would be theirs too.
 """
 
 import io
@@ -21,15 +21,25 @@ from orchestrator.storage.unpickling import RestrictedUnpickler
 
 METADATA_FILE = ".metadata"
 _FORMAT = "torch.distributed.checkpoint"
+_METADATA_CLASSES = (
+    "Metadata",
+    "TensorStorageMetadata",
+    "BytesStorageMetadata",
+    "ChunkStorageMetadata",
+    "TensorProperties",
+    "_MEM_FORMAT_ENCODING",
+    "MetadataIndex",
+    "StorageMeta",
+)
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_WHOLE_NUMBERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
 _ALLOWED = {
-    *((f"{_FORMAT}.metadata", name) for name in (
-        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
-        "_MEM_FORMAT_ENCODING", "MetadataIndex", "StorageMeta")),
+    *((f"{_FORMAT}.metadata", name) for name in _METADATA_CLASSES),
     (f"{_FORMAT}.filesystem", "_StorageInfo"),
     ("torch.serialization", "_get_layout"),
     ("torch", "Size"),
-    *(("torch", name) for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")),
-}  # fmt: skip
+    *(("torch", name) for name in _FLOATS + _WHOLE_NUMBERS),
+}
 
 
 class CheckpointReader(FileSystemReader):
@@ -43,9 +53,9 @@ class CheckpointReader(FileSystemReader):
     def __init__(self, path: str) -> None:
         super().__init__("")
         files = CheckpointFiles()
-        # Typed as the local one, though any will do; torch's own fsspec reader does the same.
+        # Torch types `fs` as the local filesystem, though any will do; its fsspec reader sets it like this.
         self.fs, self.path = files, files.init_path(path)  # type: ignore[assignment]
-        # At once, because torch would make an AssertionError of what this raises.
+        # Read at once: torch would make an AssertionError of what this raises.
         self._metadata = _read_metadata(path)
         self._metadata.storage_meta = self._metadata.storage_meta or StorageMeta()
         self._metadata.storage_meta.load_id = self.load_id
@@ -62,7 +72,7 @@ class DataLoadPlanner(DefaultLoadPlanner):
         """Put one plain value in its place.
 
         Raises:
-            UserError: it is something else.
+            UserError: the checkpoint holds something else there.
         """
         try:
             plain = torch.load(value, weights_only=True)
@@ -70,7 +80,7 @@ class DataLoadPlanner(DefaultLoadPlanner):
             raise UserError(
                 f"{read_item.dest_index.fqn} in the checkpoint is no plain value; it was not loaded. {error}"
             ) from error
-        # Torch's own method would unpickle anything; this it has just been told by us.
+        # Torch's own method would unpickle anything, so it gets what was read safely, pickled anew.
         again = io.BytesIO()
         torch.save(plain, again)
         again.seek(0)

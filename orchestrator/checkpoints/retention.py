@@ -1,4 +1,4 @@
-"""Which checkpoints stay."""
+"""Which checkpoints stay, and deleting the others."""
 
 import logging
 
@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 def prune(config: ExperimentConfig) -> None:
-    """Delete what need not stay; what cannot be looked at or deleted now is warned about."""
+    """Delete checkpoints that need not stay; warn about what cannot be looked at or deleted now."""
     try:
         checkpoints = marked(config.directory)
     except OSError as error:
@@ -39,7 +39,7 @@ def to_keep(checkpoints: list[Checkpoint], config: TrainConfig) -> list[Checkpoi
     if every:
         first: dict[int, Checkpoint] = {}
         for checkpoint in checkpoints:
-            # The first at or past each multiple: a batch need not end on it.
+            # The first one at or past each multiple stays, because a batch need not end on the multiple.
             first.setdefault(checkpoint.images_seen // every, checkpoint)
         kept |= {checkpoint for multiple, checkpoint in first.items() if multiple}
     if config.keep_best_by:

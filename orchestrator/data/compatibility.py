@@ -18,13 +18,15 @@ def check_model(config: ExperimentConfig, info: DatasetInfo) -> None:
     expected = (model.channels, model.input_size, model.input_size)
     if info.diffusion_shape != expected:
         raise UserError(
-            f"The dataset {config.data.path} holds {info.kind} of shape {list(info.diffusion_shape)}, the model takes "
-            f"{list(expected)}. Set model.channels and model.input_size to fit, or --data.path to another dataset."
+            f"The dataset {config.data.path} holds {info.kind} of shape {list(info.diffusion_shape)}, "
+            f"the model takes {list(expected)}. Set model.channels and model.input_size to fit, or "
+            "--data.path to another dataset."
         )
-    if len(info.class_names) != model.num_classes:
+    num_classes = len(info.class_names)
+    if num_classes != model.num_classes:
         raise UserError(
-            f"The dataset {config.data.path} has {len(info.class_names)} classes, the model {model.num_classes}. "
-            f"Set --model.num_classes {len(info.class_names)}, or --data.path to another dataset."
+            f"The dataset {config.data.path} has {num_classes} classes, the model {model.num_classes}. "
+            f"Set --model.num_classes {num_classes}, or --data.path to another dataset."
         )
     if (info.kind == "moments") != (config.sampling.vae is not None):
         wants = (
@@ -44,7 +46,10 @@ def check_model(config: ExperimentConfig, info: DatasetInfo) -> None:
 
 
 def _check_encoder(config: ExperimentConfig, info: DatasetInfo) -> None:
-    """Latents mean something to the VAE that made them alone; a local folder is known by its weights, a hub's by name."""
+    """Refuse latents that another VAE made: only the one that made them can decode them.
+
+    A VAE in a local folder is known by its weights, one of the hub by its name.
+    """
     vae = config.sampling.vae
     assert vae is not None
     if Path(vae).is_dir():
@@ -54,13 +59,14 @@ def _check_encoder(config: ExperimentConfig, info: DatasetInfo) -> None:
         fits = (info.encoder_revision or "").startswith("sha256:") or vae == info.encoder
     if not fits:
         raise UserError(
-            f"The dataset {config.data.path} was encoded by {info.encoder} ({info.encoder_revision}), and sampling.vae is "
-            f"{vae}, which is another. Set --sampling.vae to the one that made it, or --data.path to another dataset."
+            f"The dataset {config.data.path} was encoded by {info.encoder} ({info.encoder_revision}), and "
+            f"sampling.vae is {vae}, which is another. Set --sampling.vae to the one that made it, or "
+            "--data.path to another dataset."
         )
 
 
 def revision_of(vae: str, revision: str | None) -> str:
-    """The hub revision, or a checksum of a local folder's weights."""
+    """The VAE's revision on the hub, or a checksum of a local folder's weights."""
     folder = Path(vae)
     if not folder.is_dir():
         return revision or "main"

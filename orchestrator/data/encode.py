@@ -1,8 +1,8 @@
-"""A collection of encoded images to the parquet dataset: decoded on CPUs, encoded by a VAE where there is one.
+"""From a collection of encoded images to the parquet dataset, through a VAE where there is one.
 
-The listing is put into a fixed order and cut into chunks (the unit of decoding and encoding) and parts (one output file
-each). A part depends on the listing and the settings alone, so that a file that is there is finished, and the dataset is the
-same however many processes made it and however often they were stopped.
+The listing is put into a fixed order and cut into chunks (the unit of decoding and encoding) and parts (one
+output file each). A part depends on the listing and the settings alone. So a file that is there is finished,
+and the dataset is the same however many processes made it and however often they were stopped.
 """
 
 import json
@@ -37,19 +37,19 @@ SKIPPED_FILE = "skipped.json"
 
 @dataclass(frozen=True)
 class EncodePlan:
-    """What is to be made; picklable."""
+    """What is to be made; it can be pickled."""
 
     config: ExperimentConfig
     info: DatasetInfo
     num_rows: int
     order: npt.NDArray[np.int64]
-    """Row of the listing at every place."""
+    """Row of the listing at every place of the dataset."""
     image_shape: tuple[int, int]
     """Channels and size of the images to decode: the VAE's input, or what is stored where there is none."""
 
     @property
     def num_parts(self) -> int:
-        """Output files."""
+        """Number of output files."""
         return -(-self.num_rows // (CHUNK_ROWS * PART_CHUNKS))
 
     def chunks_of(self, part: int) -> range:
@@ -58,12 +58,15 @@ class EncodePlan:
         return range(part * PART_CHUNKS, min((part + 1) * PART_CHUNKS, last))
 
     def rows_of(self, part: int) -> int:
-        """Images of a part, undecodable ones included."""
+        """Number of a part's images, with those that cannot be decoded."""
         return min((part + 1) * CHUNK_ROWS * PART_CHUNKS, self.num_rows) - part * CHUNK_ROWS * PART_CHUNKS
 
 
 def plan_encoding(config: ExperimentConfig, info: DatasetInfo, listing: Listing) -> EncodePlan:
-    """Put a listing into the order in which it is stored: shuffled, so that row groups are fair samples of the classes."""
+    """Put a listing into the order in which it is stored.
+
+    It is shuffled, so that row groups are fair samples of the classes.
+    """
     count = listing.rows.num_rows
     if config.data.source == "parquet":
         # Neighbours share a row group, which is read as a whole: shuffle chunks of them.
@@ -87,7 +90,7 @@ def _image_shape(config: ExperimentConfig, info: DatasetInfo) -> tuple[int, int]
 
 
 def encode_collection(plan: EncodePlan, listing: Listing, progress: ImageProgress) -> list[DatasetFile]:
-    """Make every part that is not there yet, on the connected Ray; all parts' descriptions.
+    """Make every part that is not there yet, on the connected Ray; return all parts' descriptions.
 
     Raises:
         UserError: a finished part belongs to another dataset, or too many images cannot be decoded.
@@ -159,9 +162,10 @@ def _encoded_parts(plan: EncodePlan, listing: Listing, parts: list[int]) -> Iter
 
 
 def decode_chunk(plan: EncodePlan, rows: pa.Table) -> pa.Table:
-    """Rows of a listing with their ``image`` (uint8 ``[C, H, W]`` bytes, null where undecodable) and ``error``.
+    """Add ``image`` and ``error`` to the rows of a listing.
 
-    The released features are latents already: their ``image`` is the moments.
+    ``image`` holds the bytes of uint8 ``[C, H, W]``, and null where the image cannot be decoded. The released
+    features are latents already: their ``image`` is the moments.
     """
     from orchestrator.data.sources.decode import decode_image, read_encoded
     from orchestrator.data.sources.npy import read_released
@@ -193,7 +197,7 @@ def decode_chunk(plan: EncodePlan, rows: pa.Table) -> pa.Table:
 
 
 def _to_stored(info: DatasetInfo, rows: pa.Table) -> pa.Table:
-    """The dataset's columns; the flipped copy of an image follows it."""
+    """The rows as columns of the dataset; the flipped copy of an image follows it."""
     good = rows.filter(pa.compute.is_valid(rows["image"]))
     latents = [good["image"].to_pylist()]
     if info.flips:
@@ -225,8 +229,8 @@ def _refuse_too_many(plan: EncodePlan, skipped: int, latest: list[str]) -> None:
         shown = "\n  ".join(latest[:5])
         raise UserError(
             f"{skipped} of {plan.num_rows} images cannot be decoded, more than prepare.max_skipped "
-            f"{plan.config.prepare.max_skipped:.2%} allows. The latest:\n  {shown}\nMend the source, or raise "
-            "--prepare.max_skipped and start again: finished files are kept."
+            f"{plan.config.prepare.max_skipped:.2%} allows. The latest:\n  {shown}\n"
+            "Mend the source, or raise --prepare.max_skipped and start again: finished files are kept."
         )
 
 

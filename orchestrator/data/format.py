@@ -1,8 +1,9 @@
 """The latent dataset: a folder of parquet files whose schema metadata says everything a reader must know.
 
-Columns: ``latents`` FixedSizeBinary (little-endian bytes of one array, see :class:`DatasetInfo`), ``label`` int32,
-``index`` int64 (position in the source) and ``flipped`` bool. A row is unique by (index, flipped). Row groups are the
-unit of reading. A folder counts as a dataset only when it holds ``dataset.json``, which is written last.
+The columns are ``latents`` FixedSizeBinary (little-endian bytes of one array, see :class:`DatasetInfo`),
+``label`` int32, ``index`` int64 (position in the source) and ``flipped`` bool. A row is unique by (index,
+flipped). Row groups are the unit of reading. A folder counts as a dataset only when it holds
+``dataset.json``, which is written last.
 """
 
 import dataclasses
@@ -61,7 +62,7 @@ class DatasetInfo:
 
     @property
     def diffusion_shape(self) -> tuple[int, int, int]:
-        """Shape of what is diffused: pixels as stored, of moments the half that is a sample."""
+        """Shape of what is diffused: pixels as they are stored, half of the channels of moments."""
         channels, height, width = self.shape
         return (channels if self.kind == "pixels" else channels // 2, height, width)
 
@@ -83,18 +84,18 @@ class DatasetFile:
     """One parquet file of a dataset."""
 
     name: str
-    """Within the folder."""
+    """Its name within the folder."""
     row_groups: tuple[int, ...]
-    """Rows of each."""
+    """Number of rows of each row group."""
     size: int
-    """Bytes."""
+    """Its size in bytes."""
     sha256: str
-    """Of the whole file; checked by ``prepare_latents.py verify``, not when a dataset is opened."""
+    """Hash of the whole file; ``prepare_latents.py verify`` checks it, opening a dataset does not."""
 
 
 @dataclass(frozen=True)
 class LatentDataset:
-    """A dataset that was opened and checked; picklable, reads nothing by itself."""
+    """A dataset that was opened and checked; it can be pickled, and reads nothing by itself."""
 
     path: str
     info: DatasetInfo
@@ -107,7 +108,7 @@ class LatentDataset:
 
     @property
     def num_rows(self) -> int:
-        """Stored rows, flipped ones included."""
+        """Number of stored rows, flipped ones included."""
         return sum(rows for f in self.files for rows in f.row_groups)
 
     @property
@@ -118,7 +119,7 @@ class LatentDataset:
 
 
 def to_table(info: DatasetInfo, arrays: npt.NDArray[Any], labels: list[int], indices: list[int]) -> pa.Table:
-    """Unflipped rows as a table: ``arrays [N, *info.shape]`` with their labels and source positions."""
+    """Put ``arrays [N, *info.shape]``, their labels and source positions into a table; no row is flipped."""
     row_bytes = int(np.prod(info.shape)) * info.dtype.itemsize
     buffer = pa.py_buffer(np.ascontiguousarray(arrays, dtype=info.dtype).tobytes())
     latents = pa.FixedSizeBinaryArray.from_buffers(pa.binary(row_bytes), len(arrays), [None, buffer])
@@ -134,12 +135,12 @@ def to_table(info: DatasetInfo, arrays: npt.NDArray[Any], labels: list[int], ind
 def to_arrays(info: DatasetInfo, table: pa.Table) -> npt.NDArray[Any]:
     """The ``latents`` column as a read-only array ``[N, *info.shape]`` that shares the table's memory."""
     chunks = table["latents"]
-    # Combining copies, also where there is one chunk only.
+    # To combine chunks is to copy them, even where there is only one.
     column = chunks.chunk(0) if chunks.num_chunks == 1 else chunks.combine_chunks()
     # A slice of a column keeps the whole buffer and an offset into it.
     row_bytes = column.type.byte_width
-    flat = np.frombuffer(column.buffers()[1], info.dtype, offset=column.offset * row_bytes,
-                         count=len(column) * row_bytes // info.dtype.itemsize)  # fmt: skip
+    count = len(column) * row_bytes // info.dtype.itemsize
+    flat = np.frombuffer(column.buffers()[1], info.dtype, count, offset=column.offset * row_bytes)
     return flat.reshape(len(column), *info.shape)
 
 
@@ -176,9 +177,15 @@ def write_file(path: str, name: str, table: pa.Table, row_group_rows: int) -> Da
         UserError: ``path`` cannot be written.
     """
     sink = pa.BufferOutputStream()
-    # Latents are noise to a compressor; reading them uncompressed is free of decoding.
-    pq.write_table(table, sink, row_group_size=row_group_rows, compression="NONE", use_dictionary=False,
-                   write_statistics=["label"])  # fmt: skip
+    # Latents look like noise to a compressor, and without compression reading needs no decoding.
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=row_group_rows,
+        compression="NONE",
+        use_dictionary=False,
+        write_statistics=["label"],
+    )
     content = sink.getvalue()
     _write(path, name, content)
     groups = [min(row_group_rows, len(table) - start) for start in range(0, len(table), row_group_rows)]
@@ -186,10 +193,10 @@ def write_file(path: str, name: str, table: pa.Table, row_group_rows: int) -> Da
 
 
 def finished_file(path: str, name: str, info: DatasetInfo) -> DatasetFile | None:
-    """A file that an earlier run finished, or None.
+    """The description of a file that an earlier run finished, or None if there is none.
 
     Raises:
-        UserError: it is there and belongs to another dataset.
+        UserError: the file belongs to another dataset.
     """
     if not storage.is_file(storage.join(path, name)):
         return None
@@ -224,7 +231,8 @@ def open_dataset(path: str) -> LatentDataset:
     raw = description["info"]
     if raw["format_version"] != FORMAT_VERSION:
         raise UserError(
-            f"The dataset at {path} has format version {raw['format_version']}; this code reads {FORMAT_VERSION}."
+            f"The dataset at {path} has format version {raw['format_version']}; "
+            f"this code reads {FORMAT_VERSION}."
         )
     info = DatasetInfo(**{**raw, "shape": tuple(raw["shape"]), "class_names": tuple(raw["class_names"])})
     files = tuple(
@@ -263,21 +271,22 @@ def _describe_file(filesystem: pa.fs.FileSystem, root: str, name: str, info: Dat
 
 
 def _check_labels(name: str, footer: pq.FileMetaData, info: DatasetInfo) -> None:
-    """Refuse labels that there is no class for, by the footer's smallest and largest."""
+    """Refuse labels that have no class; the footer tells the smallest and the largest."""
     column = info.schema.get_field_index("label")
     for group in range(footer.num_row_groups):
         statistics = footer.row_group(group).column(column).statistics
         if statistics is None or not statistics.has_min_max:
             continue
-        if statistics.min < 0 or statistics.max >= len(info.class_names):
+        last = len(info.class_names) - 1
+        if statistics.min < 0 or statistics.max > last:
             raise UserError(
-                f"{name} holds labels {statistics.min}..{statistics.max}, outside of 0..{len(info.class_names) - 1}. "
+                f"{name} holds labels {statistics.min}..{statistics.max}, outside of 0..{last}. "
                 "Correct the source's labels and prepare the dataset again."
             )
 
 
 def read_rows(dataset: LatentDataset, batch_size: int) -> Iterator[pa.Table]:
-    """All rows in stored order, as tables of at most ``batch_size`` rows."""
+    """Read all rows in stored order, as tables of at most ``batch_size`` rows."""
     filesystem, root = storage.filesystem_of(dataset.path)
     for file in dataset.files:
         reader = pq.ParquetFile(f"{root}/{file.name}", filesystem=filesystem)

@@ -1,4 +1,4 @@
-"""Datasets as jobs open them: there, and what the config's network takes."""
+"""Datasets as jobs open them: they must be there, and fit the config's network."""
 
 from rich.console import Console
 
@@ -10,7 +10,7 @@ from orchestrator.errors import UserError
 
 
 def open_or_prepare_dataset(config: ExperimentConfig, console: Console) -> LatentDataset:
-    """The dataset to train on; one that is made in seconds is made now where it is missing.
+    """Open the dataset to train on; a missing one that can be made in seconds is made now.
 
     Raises:
         UserError: there is none, or it does not suit the config.
@@ -18,9 +18,10 @@ def open_or_prepare_dataset(config: ExperimentConfig, console: Console) -> Laten
     if not exists(config.data.path):
         if config.data.source == "none":
             raise UserError(
-                f"There is no dataset at {config.data.path}. Make it with `python jobs/prepare_latents.py --config ...` "
-                "(with the same --config, and data.source set), name another with --data.path, or try the whole system "
-                "on a laptop first: `uv run jobs/train_g.py --config quickstart`."
+                f"There is no dataset at {config.data.path}. Make it with "
+                "`python jobs/prepare_latents.py --config ...` (with the same --config, and data.source "
+                "set), name another with --data.path, or try the whole system on a laptop first: "
+                "`uv run jobs/train_g.py --config quickstart`."
             )
         if config.data.source not in IN_MEMORY_SOURCES:
             raise UserError(
@@ -42,7 +43,7 @@ def open_or_prepare_dataset(config: ExperimentConfig, console: Console) -> Laten
 
 
 def open_held_out(config: ExperimentConfig) -> LatentDataset | None:
-    """The dataset of the held-out loss, or None where the config names none.
+    """Open the dataset of the held-out loss; None where the config names none.
 
     Raises:
         UserError: it is not there, or it does not suit the config.
@@ -51,8 +52,9 @@ def open_held_out(config: ExperimentConfig) -> LatentDataset | None:
         return None
     if not exists(config.data.held_out_path):
         raise UserError(
-            f"There is no dataset at {config.data.held_out_path}. Prepare it like the one to train on, with --data.path "
-            "set to it and --data.source_path to the held-out images, or leave out --data.held_out_path."
+            f"There is no dataset at {config.data.held_out_path}. Prepare it like the one to train on, with "
+            "--data.path set to it and --data.source_path to the held-out images, or leave out "
+            "--data.held_out_path."
         )
     held_out = open_dataset(config.data.held_out_path)
     check_model(config, held_out.info)
@@ -60,7 +62,7 @@ def open_held_out(config: ExperimentConfig) -> LatentDataset | None:
 
 
 def open_if_there(config: ExperimentConfig) -> LatentDataset | None:
-    """The training dataset, or None where there is none.
+    """Open the training dataset; None where there is none.
 
     Raises:
         UserError: it is not what the network was made for.

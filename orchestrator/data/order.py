@@ -1,8 +1,9 @@
-"""Which row is drawn when: a pure function of (dataset, seed, position), the same at every world size.
+"""Which row comes when: a pure function of (dataset, seed, position), the same at every world size.
 
-Each epoch permutes the row groups, strings their rows together and cuts the string into ``lanes`` equal lanes (the few
-rows left over change each epoch). Rows are shuffled within windows of a lane. Every global batch takes the next
-``batch_size / lanes`` rows of every lane, so a position in training is one number, ``images_seen``.
+Each epoch permutes the row groups, strings their rows together and cuts the string into ``lanes`` equal lanes
+(the few rows left over change each epoch). Rows are shuffled within windows of a lane. Every global batch
+takes the next ``batch_size / lanes`` rows of every lane, so a position in training is one number,
+``images_seen``.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,10 @@ class RowGroupSlice:
 
 @dataclass(frozen=True)
 class Window:
-    """A shuffled stretch of one lane: read the slices, string them together, take rows in ``permutation`` order."""
+    """A shuffled stretch of one lane.
+
+    To get it, read the slices, string them together, and take the rows in the order of ``permutation``.
+    """
 
     lane: int
     start: int
@@ -46,12 +50,12 @@ class Order:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the dataset."""
+        """Number of the dataset's rows."""
         return sum(self.row_group_rows)
 
     @property
     def lane_length(self) -> int:
-        """Rows of a lane in one epoch.
+        """Number of a lane's rows in one epoch.
 
         Raises:
             ValueError: there are more lanes than rows.
@@ -64,7 +68,7 @@ class Order:
 
     @cached_property
     def windows_per_epoch(self) -> int:
-        """Windows of a lane in one epoch; the last one may be short."""
+        """Number of a lane's windows in one epoch; the last one may be short."""
         return -(-self.lane_length // self.window)
 
     def window_at(self, position: int) -> int:
@@ -95,7 +99,10 @@ class Order:
 def _epoch_row_groups(
     row_group_rows: tuple[int, ...], seed: int, epoch: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The epoch's permutation of row groups, and where each begins (and the last ends) in the string of all rows."""
+    """The epoch's permutation of row groups, and where each begins in the string of all rows.
+
+    After the last beginning comes the end of the string.
+    """
     permuted = randomness.generator(seed, "data-epoch", epoch).permutation(len(row_group_rows))
     edges = np.concatenate([[0], np.cumsum(np.asarray(row_group_rows)[permuted])])
     return permuted, edges

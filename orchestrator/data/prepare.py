@@ -29,9 +29,9 @@ IN_MEMORY_SOURCES = ("mnist5k", "idx")
 def prepare_dataset(config: ExperimentConfig, console: Console | None = None) -> LatentDataset:
     """Write the configured source to ``data.path``.
 
-    Rows are written in a shuffled order that is the same for every run, so that each row group is a fair sample of the
-    classes although sources are often sorted by class. Collections of encoded images go through Ray Data, and continue
-    where an earlier run stopped.
+    Sources are often sorted by class. Rows are written in a shuffled order, the same for every run, so that
+    each row group is a fair sample of the classes. Collections of encoded images go through Ray Data, and
+    continue where an earlier run stopped.
 
     Raises:
         UserError: the source is not there or does not fit the model, or the folder cannot be written.
@@ -99,7 +99,7 @@ def _collection_info(
         encoder=vae,
         encoder_revision=revision_of(vae, config.prepare.vae_revision),
         scaling_factor=float(settings["scaling_factor"]),
-        # The released features hold the flips as images of their own.
+        # The released features hold flipped images as images of their own.
         flips=config.prepare.flips and not imported,
     )
 
@@ -108,7 +108,7 @@ def prepare_and_report(config: ExperimentConfig) -> None:
     """Make the dataset and print what it holds; an existing one is left as it is.
 
     Raises:
-        UserError: as :func:`prepare_dataset`.
+        UserError: the source is not there or does not fit the model, or the folder cannot be written.
     """
     config = with_absolute_paths(config)
     if exists(config.data.path):
@@ -117,6 +117,8 @@ def prepare_and_report(config: ExperimentConfig) -> None:
     else:
         dataset = prepare_dataset(config)
     info = dataset.info
-    print(f"{dataset.path}: {info.num_images} images as {info.kind} {list(info.shape)} from {info.source}, "
-          f"{len(info.class_names)} classes, {len(dataset.row_groups)} row groups in {len(dataset.files)} files, "
-          f"fingerprint {dataset.fingerprint}")  # fmt: skip
+    print(
+        f"{dataset.path}: {info.num_images} images as {info.kind} {list(info.shape)} from {info.source}, "
+        f"{len(info.class_names)} classes, {len(dataset.row_groups)} row groups in "
+        f"{len(dataset.files)} files, fingerprint {dataset.fingerprint}"
+    )

@@ -29,7 +29,7 @@ class Batch:
     """One rank's part of a global batch, in order."""
 
     arrays: npt.NDArray[Any]
-    """``[B / world_size, *shape]`` as stored."""
+    """``[B / world_size, *shape]``, in the stored form."""
     labels: npt.NDArray[np.int32]
     indices: npt.NDArray[np.int64]
     flipped: npt.NDArray[np.bool_]
@@ -42,7 +42,7 @@ class Batch:
 
     @staticmethod
     def of(info: DatasetInfo, rows: pa.Table) -> "Batch":
-        """A table's rows; their arrays share its memory where it is in one piece."""
+        """Take a table's rows; their arrays share its memory where it is in one piece."""
         return Batch(
             arrays=to_arrays(info, rows),
             labels=rows["label"].to_numpy(),
@@ -52,7 +52,7 @@ class Batch:
 
     @staticmethod
     def joined(parts: list["Batch"]) -> "Batch":
-        """One after another, copied into memory that can be written."""
+        """Join batches one after another, in memory that can be written."""
         columns = zip(
             *((part.arrays, part.labels, part.indices, part.flipped) for part in parts), strict=True
         )
@@ -76,7 +76,7 @@ class StreamPlan:
 
     @property
     def stop(self) -> int:
-        """Row of every lane at which the last batch ends."""
+        """Row of every lane before which the last batch ends."""
         batches = -(-(self.images - self.images_seen) // self.batch_size)
         return self.start + batches * self.batch_size // self.order.lanes
 
@@ -87,7 +87,10 @@ def make_order(dataset: LatentDataset, *, seed: int, lanes: int, window: int) ->
 
 
 def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Dataset:
-    """The windows of a rank's lanes, in order, one or more to an Arrow block; nothing runs before it is iterated."""
+    """The windows of a rank's lanes, in order, one or more to an Arrow block.
+
+    Nothing runs before one iterates over it.
+    """
     lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
     first = plan.order.window_at(plan.start)
     count = (plan.order.window_at(plan.stop - 1) - first + 1) * len(lanes) if plan.stop > plan.start else 0
@@ -107,7 +110,7 @@ def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Datas
 
 
 def read_directly(plan: StreamPlan, rank: int, world_size: int) -> Iterator[pa.Table]:
-    """The same windows in the same order, read by the caller itself instead of Ray Data."""
+    """Read the windows of :func:`rank_dataset` in the same order, without Ray Data."""
     lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
     for number in range(
         plan.order.window_at(plan.start), plan.order.window_at(max(plan.start, plan.stop - 1)) + 1
@@ -117,7 +120,7 @@ def read_directly(plan: StreamPlan, rank: int, world_size: int) -> Iterator[pa.T
 
 
 def read_spread(dataset: LatentDataset, rows: int) -> Batch:
-    """About ``rows`` rows from row groups spread evenly over a dataset; the same ones every time."""
+    """Read about ``rows`` rows from row groups spread evenly over a dataset, the same ones every time."""
     groups = dataset.row_groups
     chosen = sorted({round(place) for place in np.linspace(0, len(groups) - 1, SPREAD_ROW_GROUPS)})
     share = -(-rows // len(chosen))
@@ -128,7 +131,7 @@ def read_spread(dataset: LatentDataset, rows: int) -> Batch:
 
 
 def read_window(plan: StreamPlan, lane: int, number: int) -> pa.Table:
-    """Read one window from parquet: the dataset's columns, with ``lane`` and ``position`` (in the lane) added."""
+    """Read one window from parquet: the dataset's columns, and ``lane`` and ``position`` (in the lane)."""
     window = plan.order.read_plan(lane, number)
     parts = []
     for piece in window.slices:
@@ -151,7 +154,7 @@ def read_window(plan: StreamPlan, lane: int, number: int) -> pa.Table:
 def _shuffled_latents(
     info: DatasetInfo, parts: list[pa.Table], permutation: npt.NDArray[np.int64]
 ) -> pa.FixedSizeBinaryArray:
-    """The parts' latents strung together and permuted, copied once."""
+    """String the parts' latents together in permuted order, copying them once."""
     row_type = info.schema.field("latents").type
     row = np.dtype((np.void, row_type.byte_width))
     shuffled = np.empty(len(permutation), dtype=row)
@@ -175,7 +178,8 @@ def batches(plan: StreamPlan, tables: Iterator[pa.Table], rank: int, world_size:
     """Cut a rank's windows into its parts of the global batches.
 
     Raises:
-        RuntimeError: the windows do not follow each other from where the plan starts; training on them would be wrong.
+        RuntimeError: the windows do not follow each other from where the plan starts, so training would be
+            wrong.
     """
     lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
     per_lane = plan.batch_size // plan.order.lanes

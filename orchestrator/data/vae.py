@@ -1,4 +1,4 @@
-"""The VAE that makes latents of images."""
+"""The VAE that makes latents of images, and images of latents to look at."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from orchestrator.data.format import DatasetInfo
 from orchestrator.errors import UserError
 from orchestrator.precision import compute_precision
 
+IMAGES_AT_ONCE = 4
+
 
 def vae_config(vae: str) -> dict[str, Any]:
-    """The configuration of an ``AutoencoderKL`` by folder or hub name.
+    """Read the configuration of an ``AutoencoderKL``, by folder or hub name.
 
     Raises:
         UserError: there is none.
@@ -25,8 +27,8 @@ def vae_config(vae: str) -> dict[str, Any]:
         config: dict[str, Any] = dict(AutoencoderKL.load_config(vae))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"There is no AutoencoderKL at {vae} ({error}). sampling.vae must be a folder that save_pretrained wrote, or a "
-            "hub name that can be downloaded from here."
+            f"There is no AutoencoderKL at {vae} ({error}). sampling.vae must be a folder that "
+            "save_pretrained wrote, or a hub name that can be downloaded from here."
         ) from error
     return config
 
@@ -37,7 +39,7 @@ def downsampling(config: dict[str, Any]) -> int:
 
 
 class VAEEncoder:
-    """Encodes chunks of decoded images; the class of a Ray Data actor pool."""
+    """Encodes chunks of decoded images; a pool of Ray Data's actors is made of this class."""
 
     def __init__(self, vae: str, config: PrepareConfig, info: DatasetInfo) -> None:
         from diffusers import AutoencoderKL
@@ -52,7 +54,7 @@ class VAEEncoder:
         self._config, self._info = config, info
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Replaces ``image`` (uint8 pixels) by moments, and adds those of the mirrored image as ``flipped_image``."""
+        """Replace the uint8 pixels in ``image`` by moments, and add ``flipped_image`` for mirrored images."""
         images = rows["image"].to_pylist()
         good = [place for place, image in enumerate(images) if image is not None]
         if good:
@@ -79,3 +81,23 @@ class VAEEncoder:
         with compute_precision(self._config.precision, self._device):
             moments = self._vae.encode(pixels).latent_dist.parameters
         return moments.float().cpu().numpy().astype(self._info.dtype)
+
+
+@torch.no_grad()
+def decode_means(vae: str, moments: torch.Tensor) -> torch.Tensor:
+    """Stored moments ``[B, 2C, h, w]`` -> uint8 images ``[B, 3, H, W]`` of their means.
+
+    Raises:
+        UserError: an image is not finite.
+    """
+    from diffusers import AutoencoderKL
+
+    network: Any = AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False).eval()
+    # A stored mean is what the VAE encoded: the scaling factor belongs to diffusion, and is not in it.
+    means = moments.float().chunk(2, dim=1)[0]
+    pixels = torch.cat([network.decode(few).sample for few in means.split(IMAGES_AT_ONCE)])
+    if not torch.isfinite(pixels).all():
+        raise UserError(
+            f"{vae} decodes latents to images that are not finite. Name the VAE that made them with --vae."
+        )
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Reading every byte of a dataset: is each file what it should be, and what do the rows hold."""
+"""Reading every byte of a dataset: is each file what it should be, and what do the rows hold?"""
 
 import hashlib
 from collections import Counter
@@ -23,7 +23,7 @@ from orchestrator.errors import UserError
 from orchestrator.storage import filesystem_of
 
 LARGEST_MEAN = 300.0
-"""Means of a VAE's moments lie far within; beyond, half precision or the encoder went wrong."""
+"""Largest absolute value of a plausible mean; beyond it, half precision or the encoder went wrong."""
 SHEET_ROWS, SHEET_COLUMNS = 4, 8
 SHOWN_CLASSES = 10
 
@@ -34,8 +34,10 @@ class Findings:
 
     rows: int = 0
     classes: Counter[int] = field(default_factory=Counter)
+    """Label -> number of its rows."""
     problems: list[str] = field(default_factory=list)
     seen: set[tuple[int, bool]] = field(default_factory=set)
+    """(index, flipped) of every row so far."""
 
 
 def verify(path: str, sheet: str | None = None, vae: str | None = None) -> None:
@@ -57,7 +59,8 @@ def verify(path: str, sheet: str | None = None, vae: str | None = None) -> None:
     if findings.problems:
         shown = "\n  ".join(findings.problems[:20])
         raise UserError(
-            f"{path} has {len(findings.problems)} problems:\n  {shown}\nDelete the files named and prepare it again."
+            f"{path} has {len(findings.problems)} problems:\n  {shown}\n"
+            "Delete the files named and prepare it again."
         )
     _summarize(dataset, findings, console)
     if sheet is not None:
@@ -101,9 +104,10 @@ def _wrong_values(info: DatasetInfo, table: pa.Table) -> list[str]:
 
 def _summarize(dataset: LatentDataset, findings: Findings, console: Console) -> None:
     info, counts = dataset.info, findings.classes
+    megabytes = sum(file.size for file in dataset.files) / 1e6
     console.print(
-        f"{dataset.path} is whole: {findings.rows} rows of {info.num_images} images, {info.kind} {list(info.shape)}, "
-        f"{len(dataset.files)} files, {sum(file.size for file in dataset.files) / 1e6:.1f} MB, from {info.source}"
+        f"{dataset.path} is whole: {findings.rows} rows of {info.num_images} images, "
+        f"{info.kind} {list(info.shape)}, {len(dataset.files)} files, {megabytes:.1f} MB, from {info.source}"
         + (f", encoded by {info.encoder} ({info.encoder_revision})" if info.encoder else ""),
         soft_wrap=True,
     )
@@ -126,8 +130,8 @@ def write_sheet(dataset: LatentDataset, path: Path, vae: str | None) -> None:
     """
     import torch
 
+    from orchestrator.data.vae import decode_means
     from orchestrator.images import save_grid
-    from orchestrator.sampling.decoder import Decoder
 
     info = dataset.info
     if info.kind == "moments" and vae is None:
@@ -137,10 +141,6 @@ def write_sheet(dataset: LatentDataset, path: Path, vae: str | None) -> None:
         tables.append(table)
         if sum(len(t) for t in tables) >= wanted:
             break
-    arrays = to_arrays(info, pa.concat_tables(tables).slice(0, wanted))
-    if info.kind == "pixels":
-        images = torch.from_numpy(arrays.copy())
-    else:
-        decoder = Decoder(vae, info.scaling_factor, torch.device("cpu"))
-        images = decoder.decode_means(torch.from_numpy(arrays.copy()))
+    stored = torch.from_numpy(to_arrays(info, pa.concat_tables(tables).slice(0, wanted)).copy())
+    images = stored if info.kind == "pixels" or vae is None else decode_means(vae, stored)
     save_grid(images, str(path), SHEET_COLUMNS)

@@ -1,4 +1,4 @@
-"""What a classifier's probabilities of the conditioned classes say about one or several models."""
+"""What a judge's probabilities of the conditioned classes say about one or several models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,32 +11,35 @@ from dimr_model import randomness
 
 RESAMPLES = 10_000
 COVERED = (2.5, 97.5)
+"""Percentiles between which 95% of the resamples lie."""
 
 
 @dataclass(frozen=True)
 class ClassProbabilities:
-    """A classifier's verdict on a set of images, in the order of their indices."""
+    """A judge's verdict on a set of images, in the order of their indices."""
 
     name: str
     labels: npt.NDArray[np.int64]
     """``[N]``: the class that was asked for, or that a real image has."""
     probabilities: npt.NDArray[np.float32]
-    """``[N]``: of that class."""
+    """``[N]``: the probability of that class."""
     predicted: npt.NDArray[np.int64]
     """``[N]``: the most likely class."""
     pairing: str = ""
-    """Images of the same place show the same class and began as the same noise in sets where this is the same and not empty."""
+    """What two sets must have in common, and not empty, so that their images of the same place are a pair. A
+    pair shows the same class and began as the same noise."""
 
     def is_low(self, threshold: float) -> npt.NDArray[np.bool_]:
-        """Which images are low-fidelity: the probability of their class is under ``threshold``."""
+        """Tell which images are low-fidelity: the probability of their class is under ``threshold``."""
+        # The paper's Section 5.3, where the threshold is 0.2.
         return self.probabilities < threshold
 
     def rate(self, threshold: float) -> float:
-        """The low-fidelity rate."""
+        """The low-fidelity rate: the share of images whose class has a probability under ``threshold``."""
         return float(self.is_low(threshold).mean())
 
     def rates_by_class(self, threshold: float, num_classes: int) -> npt.NDArray[np.float64]:
-        """``[num_classes]``; NaN where no image shows the class."""
+        """The low-fidelity rate of each class, ``[num_classes]``; NaN where no image shows the class."""
         counts = np.bincount(self.labels, minlength=num_classes)
         low = np.bincount(self.labels[self.is_low(threshold)], minlength=num_classes)
         return np.divide(low, counts, out=np.full(num_classes, np.nan), where=counts > 0)
@@ -48,7 +51,7 @@ class ClassProbabilities:
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and where 95% of its bootstrap lies."""
+    """A number, and the interval in which 95% of its bootstrap lies."""
 
     value: float
     low: float
@@ -56,16 +59,16 @@ class Interval:
 
 
 def rate_intervals(scored: Sequence[ClassProbabilities], threshold: float, seed: int) -> list[Interval]:
-    """Each set's low-fidelity rate, with a bootstrap over its images."""
+    """The low-fidelity rate of each set, with a bootstrap over its images."""
     return [_interval(s.rate(threshold), _resampled([s.is_low(threshold)], seed)[:, 0]) for s in scored]
 
 
 def difference_interval(
     one: ClassProbabilities, other: ClassProbabilities, threshold: float, seed: int
 ) -> Interval:
-    """The rate of ``one`` minus that of ``other``.
+    """The low-fidelity rate of ``one`` minus that of ``other``.
 
-    Where images of the same place began as the same noise in both, pairs are resampled.
+    Where images of the same place began as the same noise in both sets, pairs are resampled.
     """
     low = [one.is_low(threshold), other.is_low(threshold)]
     value = one.rate(threshold) - other.rate(threshold)
@@ -77,9 +80,10 @@ def difference_interval(
 
 
 def _resampled(flags: Sequence[npt.NDArray[np.bool_]], seed: int) -> npt.NDArray[np.float64]:
-    """Rates ``[RESAMPLES, len(flags)]`` of resampled images.
+    """The low-fidelity rates ``[RESAMPLES, len(flags)]`` of resampled images.
 
-    Images with the same flags are alike, so how often each kind is drawn decides a resample, and that is multinomial.
+    Images with the same flags are alike. So a resample is decided by how often each kind is drawn, and that
+    is multinomial.
     """
     kinds, counts = np.unique(np.stack(flags, axis=1), axis=0, return_counts=True)
     total = counts.sum()
@@ -94,15 +98,17 @@ def _interval(value: float, resampled: npt.NDArray[np.float64]) -> Interval:
 
 @dataclass(frozen=True)
 class EqualRate:
-    """Models compared where each rejects the same share of its images (the paper's Figure 1)."""
+    """Models compared where each has the same share of its images rejected (the paper's Figure 1, bottom)."""
 
     rate: float
+    """Share of a model's images that is rejected."""
     thresholds: dict[str, float]
-    """Model -> the probability under which that share of its images lies: a better model's worst images look surer."""
+    """Model -> the probability under which that share of its images lies. It is higher for a better model."""
 
 
 def at_equal_rate(scored: Sequence[ClassProbabilities], threshold: float) -> EqualRate:
-    """At the smallest of the models' own rates, so that every model's images there are low-fidelity ones."""
+    """Compare at the smallest of the models' rates, so that all rejected images are low-fidelity."""
+    # The same rejection rate for all models, as in the paper's Figure 1, bottom.
     rate = min(s.rate(threshold) for s in scored)
     return EqualRate(rate, {s.name: _quantile(s, rate) for s in scored})
 
@@ -116,7 +122,7 @@ def _quantile(scored: ClassProbabilities, rate: float) -> float:
 def as_rows(
     scored: Sequence[ClassProbabilities], intervals: Sequence[Interval], threshold: float
 ) -> list[dict[str, Any]]:
-    """A row for each set of images."""
+    """Make a table with a row for each set of images."""
     return [
         {
             "images_of": s.name,

@@ -27,24 +27,27 @@ from orchestrator.run.folder import parse_beside, write_text
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 if TYPE_CHECKING:
-    from orchestrator.distortion.study import Model
+    from orchestrator.distortion.classifiers import Judge
+    from orchestrator.distortion.results import Study
+    from orchestrator.distortion.study import Model, Verdicts
 
 CLASSES_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistortionOptions:
-    """Of a study."""
+    """The options of a study."""
 
+    # The numbers of images and of raters, and the threshold, are those of the paper's Section 5.3.
     images: int = 80_000
-    """Images to draw with each model."""
+    """Images to sample with each model."""
     threshold: float = 0.2
     """An image is low-fidelity where the classifier gives its class a lower probability."""
     classifier: str | None = None
-    """dataset (trained on the images of data.path), efficientnet_lite0 (ships in a package) or any of timm's pretrained ones;
-    null: a Vision Transformer for ImageNet's thousand classes, dataset for others."""
+    """dataset (trained on the images of data.path), efficientnet_lite0 (ships in a package) or any of timm's
+    pretrained ones; null: a Vision Transformer for ImageNet's thousand classes, dataset for others."""
     classifier_weights: str | None = None
-    """File with the weights of timm's, where they cannot be downloaded."""
+    """File with the weights of timm's classifier, where they cannot be downloaded."""
     images_for_raters: int = 500
     """Low-fidelity images on the raters' page, of all models together."""
     raters: int = RATERS_PER_IMAGE
@@ -62,7 +65,7 @@ class DistortionOptions:
 
 
 def main() -> None:
-    """Run the study of the command line, or ``rates``."""
+    """Run the study that the command line describes, or ``rates``."""
     logging.getLogger("orchestrator").setLevel(logging.INFO)
     with mistakes_explained():
         arguments = sys.argv[1:]
@@ -73,10 +76,10 @@ def main() -> None:
 
 
 def distortion(arguments: Sequence[str]) -> None:
-    """Draw images with each checkpoint named before the options, have a classifier judge them, and compare.
+    """Sample images with each checkpoint named before the options, have a classifier judge them, and compare.
 
     Raises:
-        UserError: something that the user can mend; what was drawn before stays.
+        UserError: something is wrong that the user can mend; what was sampled before stays.
     """
     checkpoints, written = _split(arguments)
     if not checkpoints and not {"-h", "--help"} & set(written):
@@ -103,59 +106,92 @@ def distortion(arguments: Sequence[str]) -> None:
 def _study(
     models: list["Model"], datasets: list[LatentDataset | None], options: DistortionOptions, console: Console
 ) -> None:
+    from orchestrator.distortion.results import write_study
+
+    study = _judged(models, datasets, options, console)
+    pictures = write_study(study, options.images_for_raters, options.raters)
+    _track(study, pictures, models, console)
+    _show(study, models[0].config, console)
+
+
+def _judged(
+    models: list["Model"], datasets: list[LatentDataset | None], options: DistortionOptions, console: Console
+) -> "Study":
+    """Have one judge look at every model's samples and at real images, where there are any."""
     from orchestrator.distortion.classifiers import default_name, load_judge
-    from orchestrator.distortion.results import (
-        PAGE_FILE,
-        Study,
-        log_study,
-        print_study,
-        table_of_classes,
-        write_study,
-    )
+    from orchestrator.distortion.results import Study
     from orchestrator.distortion.study import judge_real, judge_samples
 
     config, dataset = models[0].config, datasets[0]
     name = options.classifier or default_name(config)
     judge = load_judge(name, options.classifier_weights, config, dataset)
-    judged = [
+    judged = tuple(
         judge_samples(model, own, judge, options.images, options.threshold, console)
         for model, own in zip(models, datasets, strict=True)
-    ]
+    )
     real = None
     if dataset is not None:
         real = judge_real(config, dataset, judge, name, options.images, options.threshold, console)
-    classes = dataset.info.class_names if dataset else tuple(map(str, range(config.model.num_classes)))
-    key = [[one.protocol for one in judged], judge.about, options.threshold]
+    return Study(
+        folder=_folder(models, judged, judge, options.threshold),
+        models=judged,
+        real=real,
+        threshold=options.threshold,
+        classifier=judge.about,
+        class_names=dataset.info.class_names if dataset else tuple(map(str, range(config.model.num_classes))),
+        seed=config.run.seed,
+        runs=tuple(model.config.run.name for model in models),
+    )
+
+
+def _folder(models: list["Model"], judged: Sequence["Verdicts"], judge: "Judge", threshold: float) -> str:
+    """The study's folder, whose name tells the models and ends in a hash of what decides the verdicts."""
+    key = [[one.protocol for one in judged], judge.about, threshold]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
-    title = "-vs-".join(model.name for model in models)
-    folder = storage.join(config.run.root, "distortion", f"{title}-{digest}")
-    study = Study(
-        folder=folder, models=tuple(judged), real=real, threshold=options.threshold, classifier=judge.about,
-        class_names=classes, seed=config.run.seed, runs=tuple(model.config.run.name for model in models),
-    )  # fmt: skip
-    pictures = write_study(study, options.images_for_raters, options.raters)
+    return storage.join(models[0].config.run.root, "distortion", f"{_title(models)}-{digest}")
+
+
+def _title(models: list["Model"]) -> str:
+    return "-vs-".join(model.name for model in models)
+
+
+def _track(study: "Study", pictures: dict[str, str], models: list["Model"], console: Console) -> None:
+    """Log the study in an MLflow run of its own; that of one model alone belongs to the model's run."""
+    from orchestrator.distortion.results import log_study
+
+    config, name = models[0].config, f"distortion {_title(models)}"
     uri = tracking_uri(config)
     parent = config.directory if len(models) == 1 else None
-    tracker = start_tracker(folder, f"distortion {title}", config.tracking.experiment, uri, parent=parent)
+    tracker = start_tracker(study.folder, name, config.tracking.experiment, uri, parent=parent)
     with ending(tracker, uri, console):
         log_study(study, pictures, tracker)
         tracker.log_status.remote("FINISHED")
+
+
+def _show(study: "Study", config: ExperimentConfig, console: Console) -> None:
+    """Print the rates, and say where everything lies and what raters can do next."""
+    from orchestrator.distortion.results import PAGE_FILE, print_study, table_of_classes
+
     print_study(study, console)
     console.print(table_of_classes(study, CLASSES_SHOWN))
-    if real is None:
+    if study.real is None:
         console.print(
             f"There is no dataset at {config.data.path}, so the rate of real images, the floor, is not known."
         )
-    console.print(f"Everything lies in {folder}", soft_wrap=True, highlight=False)
-    if storage.is_file(storage.join(folder, PAGE_FILE)):
-        console.print(f"For raters: {storage.join(folder, PAGE_FILE)}; afterwards jobs/distortion.py rates votes/*.json",
-                      soft_wrap=True, highlight=False)  # fmt: skip
+    console.print(f"Everything lies in {study.folder}", soft_wrap=True, highlight=False)
+    page = storage.join(study.folder, PAGE_FILE)
+    if storage.is_file(page):
+        console.print(
+            f"For raters: {page}; afterwards jobs/distortion.py rates votes/*.json",
+            soft_wrap=True,
+            highlight=False,
+        )
     else:
         console.print("No image is low-fidelity, so there is nothing for raters to judge.")
 
 
 def rates(arguments: Sequence[str]) -> None:
-    """Distortion rates by the files that raters saved.
+    """Print distortion rates by the files that raters saved, and write them into the study's folder.
 
     Raises:
         UserError: the files, or their study, are not as they must be.
@@ -185,8 +221,13 @@ def rates(arguments: Sequence[str]) -> None:
     means = (found.mean.get(model) for model in models)
     table.add_row("mean over raters", *("" if mean is None else f"{mean:.1%}" for mean in means))
     console.print(table)
-    console.print(f"Two raters of the same image agree on {found.agreement:.0%}. The paper's: DiMR 29.2%, its baselines "
-                  "63.5% and 71.0% (ImageNet 256x256, five raters per image).", soft_wrap=True, highlight=False)  # fmt: skip
+    # The paper's rates are those of its Figure 5 (and of Section 5.3).
+    console.print(
+        f"Two raters of the same image agree on {found.agreement:.0%}. The paper's: DiMR 29.2%, its "
+        "baselines 63.5% and 71.0% (ImageNet 256x256, five raters per image).",
+        soft_wrap=True,
+        highlight=False,
+    )
     if found.judged_too_seldom:
         console.print(
             f"Warning: {found.judged_too_seldom} images were judged by fewer than {RATERS_PER_IMAGE} raters.",
@@ -196,7 +237,7 @@ def rates(arguments: Sequence[str]) -> None:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first option, and the rest."""
+    """Split a command line into what stands before the first option, and the rest."""
     first = next((place for place, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     return list(arguments[:first]), list(arguments[first:])
 
@@ -208,9 +249,9 @@ def _parse(checkpoint: str, written: list[str]) -> tuple[ExperimentConfig, Disto
 
 
 def _names(checkpoints: list[str], configs: list[ExperimentConfig], seen: list[int | None]) -> list[str]:
-    """Of runs, with images seen where a run comes twice; of other weights their folder's."""
+    """Name the models: by their run, with images seen where a run comes twice, or by the weights' folder."""
     names = [
-        # MLflow takes no other letters.
+        # MLflow takes no other letters than these.
         config.run.name if images is not None else re.sub(r"[^A-Za-z0-9._-]", "_", Path(path).stem)
         for path, config, images in zip(checkpoints, configs, seen, strict=True)
     ]

@@ -1,28 +1,30 @@
-"""The page that people judge images on, and the key that tells which model drew which."""
+"""The page that people judge images on, and the key that tells which model each image is of."""
 
 import base64
 import io
 import json
 from collections.abc import Sequence
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dimr_model import randomness
-from orchestrator.distortion.pictures import as_picture
-from orchestrator.distortion.study import Verdicts
+
+if TYPE_CHECKING:
+    from orchestrator.distortion.study import Verdicts
 
 RATERS_PER_IMAGE = 5
-"""As in the paper."""
+"""How many people judge each image, as in the paper (Section 5.3)."""
 SMOOTH_FROM = 128
-"""Pixels; smaller images are shown with their pixels as squares."""
+"""Pixels of a side; smaller images are shown with their pixels as squares."""
 
 
 def choose_images(
-    verdicts: Sequence[Verdicts], threshold: float, per_model: int, seed: int
+    verdicts: "Sequence[Verdicts]", threshold: float, per_model: int, seed: int
 ) -> list[tuple[str, int]]:
-    """(model, place) of as many low-fidelity images of each model, at random and mixed."""
+    """Choose equally many low-fidelity images of each model at random, mixed: (model, place) of each."""
+    # Images of all models are merged, so that a rater cannot tell them apart (the paper's Section 5.3).
     chosen: list[tuple[str, int]] = []
     for number, one in enumerate(verdicts):
         low = np.flatnonzero(one.scored.is_low(threshold))
@@ -32,7 +34,9 @@ def choose_images(
 
 
 def assignments(images: int, raters: int, seed: int) -> list[list[int]]:
-    """What each rater sees, in an order of his own: every image goes to five raters, and raters get as many each.
+    """Say which images each rater sees, and in which order.
+
+    Every image goes to five raters, and the raters get equally many.
 
     Raises:
         ValueError: there are fewer than five raters.
@@ -52,14 +56,14 @@ def assignments(images: int, raters: int, seed: int) -> list[list[int]]:
 
 def make_page(
     study: str,
-    verdicts: Sequence[Verdicts],
+    verdicts: "Sequence[Verdicts]",
     chosen: Sequence[tuple[str, int]],
     threshold: float,
     class_names: Sequence[str],
     raters: int,
     seed: int,
 ) -> tuple[str, dict[str, Any]]:
-    """The page, which names no model, and the key to its images."""
+    """Make the page, which names no model, and the key to its images."""
     by_name = {one.scored.name: one for one in verdicts}
     images, key = [], {}
     for number, (name, place) in enumerate(chosen):
@@ -82,6 +86,9 @@ def make_page(
 
 
 def _data_uri(pixels: Any) -> str:
+    # Imported here: the command line needs this module, and pictures need torch.
+    from orchestrator.distortion.pictures import as_picture
+
     content = io.BytesIO()
     as_picture(pixels).save(content, format="WEBP", lossless=True)
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"

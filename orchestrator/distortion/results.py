@@ -35,10 +35,13 @@ class Study:
     """Everything that was found."""
 
     folder: str
+    """Where the study's files go, a path or URI."""
     models: tuple[Verdicts, ...]
     real: Verdicts | None
+    """Verdicts on real images, where there is a dataset."""
     threshold: float
     classifier: dict[str, Any]
+    """What one must know of the judge."""
     class_names: tuple[str, ...]
     seed: int
     runs: tuple[str, ...]
@@ -46,18 +49,18 @@ class Study:
 
     @property
     def all(self) -> list[Verdicts]:
-        """Models, and real images behind them."""
+        """The verdicts on each model's samples, and those on real images after them."""
         return [*self.models, *([self.real] if self.real else [])]
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each model, and one for real images: the floor."""
+        """The table of rates: a row for each model, and one for real images, which is the floor."""
         scored = [one.scored for one in self.all]
         return as_rows(scored, rate_intervals(scored, self.threshold, self.seed), self.threshold)
 
     @cached_property
     def differences(self) -> dict[str, Interval]:
-        """Each model's rate minus that of the first."""
+        """The low-fidelity rate of each model minus that of the first."""
         first, *others = (one.scored for one in self.models)
         return {
             f"{other.name} - {first.name}": difference_interval(other, first, self.threshold, self.seed)
@@ -66,17 +69,21 @@ class Study:
 
     @cached_property
     def rates_by_class(self) -> list[npt.NDArray[np.float64]]:
-        """``[num_classes]`` for each set of images."""
+        """The low-fidelity rates ``[num_classes]`` of each set of images."""
         return [one.scored.rates_by_class(self.threshold, len(self.class_names)) for one in self.all]
 
     @cached_property
     def equal_rate(self) -> EqualRate:
-        """The models where each rejects as many."""
+        """The models compared where the same share of the images of each is rejected."""
         return at_equal_rate([one.scored for one in self.models], self.threshold)
 
 
 def write_study(study: Study, images_for_raters: int, raters: int) -> dict[str, str]:
-    """Write numbers, pictures and the raters' page into the study's folder; returns the pictures' MLflow keys and files."""
+    """Write numbers, pictures and the raters' page into the study's folder.
+
+    Returns:
+        MLflow's key of each picture, and the name of its file.
+    """
     rows, names = study.rows, study.class_names
     content = {
         "runs": study.runs,
@@ -114,7 +121,7 @@ def _write_pictures(study: Study) -> dict[str, str]:
         sheets = {f"worst {name}": one.scored.worst(min(low, SHEET_IMAGES))}
         if len(study.models) > 1 and one is not study.real:
             worst = one.scored.worst(round(equal * len(one.scored.labels)))
-            # As the paper's Figure 1: not the worst of all, but a sample of what was rejected.
+            # As in the paper's Figure 1, bottom: not the worst of all, but some of all that was rejected.
             sheets[f"equal rate {name}"] = worst[:: max(1, len(worst) // SHEET_IMAGES)][:SHEET_IMAGES]
         for title, places in sheets.items():
             if len(places):
@@ -138,7 +145,7 @@ def _write_page(study: Study, images: int, raters: int) -> None:
 
 
 def log_study(study: Study, pictures: dict[str, str], tracker: Any) -> None:
-    """Send rates with their protocol and the pictures to the tracker of the study's folder."""
+    """Send the rates with their protocol, and the pictures, to the tracker of the study's folder."""
     step = 0
     for one, row in zip(study.all, study.rows, strict=True):
         name = one.scored.name.replace(" ", "_")
@@ -155,16 +162,26 @@ def log_study(study: Study, pictures: dict[str, str], tracker: Any) -> None:
 
 
 def print_study(study: Study, console: Console) -> None:
-    """The rates side by side, with their intervals."""
+    """Print the rates side by side, with their intervals."""
+    judge = study.classifier["name"]
     table = Table(
-        "images of", "images", "low fidelity", "rate", "95% interval", "classified as asked",
-        title=f"Probability of the conditioned class under {study.threshold:g}, by {study.classifier['name']}",
-    )  # fmt: skip
+        "images of",
+        "images",
+        "low fidelity",
+        "rate",
+        "95% interval",
+        "classified as asked",
+        title=f"Probability of the conditioned class under {study.threshold:g}, by {judge}",
+    )
     for row in study.rows:
         table.add_row(
-            row["images_of"], f"{row['images']:,}", f"{row['low_fidelity']:,}", f"{row['rate']:.2%}",
-            f"{row['rate_low']:.2%} to {row['rate_high']:.2%}", f"{row['accuracy']:.1%}",
-        )  # fmt: skip
+            row["images_of"],
+            f"{row['images']:,}",
+            f"{row['low_fidelity']:,}",
+            f"{row['rate']:.2%}",
+            f"{row['rate_low']:.2%} to {row['rate_high']:.2%}",
+            f"{row['accuracy']:.1%}",
+        )
     console.print(table)
     lines = [
         f"{name}: {i.value:+.2%}, 95% interval {i.low:+.2%} to {i.high:+.2%}"
@@ -173,7 +190,7 @@ def print_study(study: Study, console: Console) -> None:
     equal = study.equal_rate
     if len(study.models) > 1 and equal.rate:
         below = ", ".join(f"{name} under {value:.3g}" for name, value in equal.thresholds.items())
-        lines.append(
+        lines.append(  # The paper's Figure 1, bottom, in numbers.
             f"At an equal rejection rate of {equal.rate:.2%} the rejected images' probabilities are: {below}"
         )
     for line in lines:
@@ -181,7 +198,7 @@ def print_study(study: Study, console: Console) -> None:
 
 
 def table_of_classes(study: Study, worst: int) -> Table:
-    """The classes with the highest rates of the first model."""
+    """Make a table of the classes in which the first model has the highest low-fidelity rates."""
     rates = study.rates_by_class
     table = Table("class", *(one.scored.name for one in study.all), title="Classes with the highest rates")
     order = np.argsort(-np.nan_to_num(rates[0]), kind="stable")[:worst]

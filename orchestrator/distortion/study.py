@@ -1,4 +1,4 @@
-"""Draw images with each model, and have a classifier say how likely each shows the class that it was drawn for."""
+"""Sample images with each model, and have a judge say how likely each image shows the class asked for."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from orchestrator.errors import UserError
 from orchestrator.sampling.parts import ranges_of
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.baselines import HELD_OUT_FRACTION, held_out_mask
+from orchestrator.scoring.cache import cache_path
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.pipeline import Samples, Work
 from orchestrator.scoring.protocol import sample_protocol, samples_name
 from orchestrator.scoring.real_images import dataset_images, image_resolution
-from orchestrator.scoring.reference import statistics_path
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A classifier's verdicts on one model's images, or on real ones."""
+    """A judge's verdicts on one model's samples, or on real images."""
 
     scored: ClassProbabilities
     doubtful: npt.NDArray[np.uint8]
-    """``[K, C, H, W]``: the images whose probability is under the threshold, in the order of their places."""
+    """``[K, C, H, W]``: the low-fidelity images, in the order of their places."""
     protocol: dict[str, Any]
+    """What decided the images."""
 
     def images(self, places: npt.NDArray[np.intp], threshold: float) -> npt.NDArray[np.uint8]:
         """The images at ``places``, all of which must be under ``threshold``."""
@@ -51,10 +52,10 @@ class Verdicts:
 
 
 def check_comparable(models: Sequence[Model]) -> None:
-    """Refuse to compare what is not alike.
+    """Refuse to compare models that are not alike.
 
     Raises:
-        UserError: networks of other classes or resolutions.
+        UserError: they have other numbers of classes, or other resolutions.
     """
     first = models[0].config
     for model in models[1:]:
@@ -62,8 +63,9 @@ def check_comparable(models: Sequence[Model]) -> None:
         theirs = (model.config.model.num_classes, image_resolution(model.config))
         if ours != theirs:
             raise UserError(
-                f"{models[0].name} draws {ours[0]} classes at {ours[1]}x{ours[1]} and {model.name} {theirs[0]} at "
-                f"{theirs[1]}x{theirs[1]}: their rates cannot be compared. Study them one at a time."
+                f"{models[0].name} samples {ours[0]} classes at {ours[1]}x{ours[1]} and {model.name} "
+                f"{theirs[0]} at {theirs[1]}x{theirs[1]}: their rates cannot be compared. "
+                "Study them one at a time."
             )
 
 
@@ -75,7 +77,7 @@ def judge_samples(
     threshold: float,
     console: Console,
 ) -> Verdicts:
-    """Draw ``images`` images with ``model``; what was drawn and judged before is not done again.
+    """Sample ``images`` images with ``model`` and judge them; what was judged before is not done again.
 
     Raises:
         UserError: an image is not finite, or the classifier cannot be loaded.
@@ -84,10 +86,8 @@ def judge_samples(
     key = {"classifier": judge.about, "threshold": threshold}
     folder = storage.join(config.directory, "distortion", samples_name(config, model.tested, key))
     samples = Samples(model.tested.model, dataset.info.scaling_factor if dataset else None)
-    work = Work(
-        config, samples, tuple(ranges_of(images, config.sampling.batch_size)), folder, judge.classifier,
-        extract=False, keep_below=threshold,
-    )  # fmt: skip
+    ranges = tuple(ranges_of(images, config.sampling.batch_size))
+    work = Work(config, samples, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
     pipeline.run(work, model.name, False, console)
     protocol = sample_protocol(config, model.tested)
     pairing = f"seed {config.run.seed}, labels {config.sampling.labels}"
@@ -95,13 +95,18 @@ def judge_samples(
 
 
 def judge_real(
-    config: ExperimentConfig, dataset: LatentDataset, judge: Judge, name: str, images: int, threshold: float,
+    config: ExperimentConfig,
+    dataset: LatentDataset,
+    judge: Judge,
+    name: str,
+    images: int,
+    threshold: float,
     console: Console,
-) -> Verdicts:  # fmt: skip
-    """As many real images, if there are so many: the rate that no model can be asked to undercut.
+) -> Verdicts:
+    """Judge as many real images, if there are so many: no model can be asked for a rate below theirs.
 
-    They are those of ``data.held_out_path``; where there is none and the classifier was trained on the dataset, the fifth of
-    it that it has not seen.
+    They are those of ``data.held_out_path``. Where there is none, they are the training dataset's; of them
+    only the fifth that the classifier has not seen, if it was trained on this dataset.
     """
     held_out = config.data.held_out_path
     source = open_dataset(held_out) if held_out else dataset
@@ -110,11 +115,10 @@ def judge_real(
     share = images / (found.count * (HELD_OUT_FRACTION if is_part else 1.0))
     order = randomness.generator(0, "real-images-judged").permutation(len(found.ranges))
     chosen = sorted(order[: math.ceil(share * len(found.ranges))].tolist())
+    ranges = tuple(found.ranges[place] for place in chosen)
     key = [found.fingerprint, judge.about, threshold, config.sampling.vae]
-    work = Work(
-        config, found, tuple(found.ranges[place] for place in chosen), statistics_path(config, key, "judged"),
-        judge.classifier, extract=False, keep_below=threshold,
-    )  # fmt: skip
+    folder = cache_path(config, key, "judged")
+    work = Work(config, found, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
     pipeline.run(work, "real images", False, console)
     which = held_out or ("held out of the classifier's training" if is_part else "the training dataset's own")
     protocol = {"source": source.info.source, "fingerprint": found.fingerprint, "part": which}
@@ -124,7 +128,7 @@ def judge_real(
 def _verdicts(
     name: str, pairing: str, work: Work, protocol: dict[str, Any], chosen: npt.NDArray[np.bool_] | None = None
 ) -> Verdicts:
-    """Of all parts; ``chosen`` says by index which images count."""
+    """Read the verdicts from all parts; ``chosen`` says by index which images count."""
     found: dict[str, list[npt.NDArray[Any]]] = {}
     for columns in work.parts.read(list(work.ranges)):
         counted = np.ones(len(columns["label"]), bool) if chosen is None else chosen[columns["index"]]

@@ -1,4 +1,4 @@
-"""From raters' files to each model's distortion rate: per rater, then the mean over raters, as the paper does."""
+"""From raters' files to each model's distortion rate, as the paper computes it (Section 5.3)."""
 
 import json
 import re
@@ -24,6 +24,7 @@ class Ballot:
     votes: dict[str, str]
     """Image's id -> ``fine`` or ``distorted``."""
     file: str
+    """The file that holds the votes."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,22 @@ class DistortionRates:
     """What raters say of each model's low-fidelity images."""
 
     by_rater: dict[str, dict[int, float]]
-    """Model -> rater -> share of the images he judged that he calls distorted."""
+    """Model -> rater -> share of its images that the rater calls distorted, of those that the rater
+    judged."""
     mean: dict[str, float]
-    """Model -> mean over raters."""
+    """Model -> mean over raters: the distortion rate."""
     agreement: float
-    """Over pairs of raters and images that both judged, the share on which they say the same; NaN without such."""
+    """How often two raters say the same of an image that both judged; NaN if there is no such image."""
     judged_too_seldom: int
     """Images that fewer than five raters judged."""
 
 
 def read_ballots(files: Sequence[str]) -> tuple[str, list[Ballot]]:
-    """The study that the files belong to, and their votes.
+    """Read raters' files: the study that they belong to, and their votes.
 
     Raises:
-        UserError: a file is none that the page saved, of another study, or of a rater whose votes another file holds.
+        UserError: a file was not saved by the page, the files are of several studies, or two are of the same
+            rater.
     """
     if not files:
         raise UserError("Name the files that raters saved: jobs/distortion.py rates votes/*.json")
@@ -58,8 +61,8 @@ def read_ballots(files: Sequence[str]) -> tuple[str, list[Ballot]]:
     for _, ballot in found:
         if ballot.rater in seen:
             raise UserError(
-                f"{ballot.file} and {seen[ballot.rater]} are both of rater {ballot.rater}. Keep the later one, or have one of "
-                "them rate again under another number."
+                f"{ballot.file} and {seen[ballot.rater]} are both of rater {ballot.rater}. Keep the later "
+                "one, or have one of them rate again under another number."
             )
         seen[ballot.rater] = ballot.file
     return studies.pop(), [ballot for _, ballot in found]
@@ -82,10 +85,10 @@ def _read(file: str) -> tuple[str, Ballot]:
 
 
 def distortion_rates(key: dict[str, Any], ballots: Sequence[Ballot]) -> DistortionRates:
-    """Join votes with the key that tells which model drew which image.
+    """Join votes with the key that tells which model each image is of.
 
     Raises:
-        UserError: a vote on an image that the study does not have.
+        UserError: a vote is on an image that the study does not have.
     """
     model_of = {identity: image["model"] for identity, image in key["images"].items()}
     by_rater: dict[str, dict[int, float]] = {model: {} for model in dict.fromkeys(model_of.values())}
@@ -101,6 +104,8 @@ def distortion_rates(key: dict[str, Any], ballots: Sequence[Ballot]) -> Distorti
             mine = [vote for identity, vote in ballot.votes.items() if model_of[identity] == model]
             if mine:
                 rates[ballot.rater] = mine.count("distorted") / len(mine)
+    # The distortion rate of the paper's Section 5.3 and Figure 5: a rate per rater, then the mean over
+    # raters.
     mean = {model: statistics.fmean(rates.values()) for model, rates in by_rater.items() if rates}
     seldom = sum(judged[identity] < RATERS_PER_IMAGE for identity in model_of)
     return DistortionRates(by_rater, mean, _agreement(ballots), seldom)

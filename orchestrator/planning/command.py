@@ -16,7 +16,7 @@ from orchestrator.planning.machine import (
     PlanOptions,
     machine_of,
 )
-from orchestrator.sampling.sinks import PREVIEW_ROWS, grid_columns
+from orchestrator.sampling.grids import PREVIEW_ROWS, grid_columns
 
 BYTES_PER_GIGABYTE = 1e9
 PAPER_SAMPLES = 50_000

@@ -10,7 +10,7 @@ from orchestrator import storage
 from orchestrator.checkpoints.selection import MARKER, Checkpoint
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
-from orchestrator.sampling.sinks import PREVIEW_ROWS, grid_columns
+from orchestrator.sampling.grids import PREVIEW_ROWS, grid_columns
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +27,9 @@ class Background:
         self._dataset = dataset
         self._tracker = tracker
 
-    def draw(self, checkpoint: Checkpoint) -> None:
+    def preview(self, checkpoint: Checkpoint) -> None:
         """Write ``previews/<images_seen>.png``, always from the same noise, into the run's folder and log it."""
-        self._attempt("preview", self._draw, checkpoint, f"previews/{checkpoint.images_seen}.png")
+        self._attempt("preview", self._preview, checkpoint, f"previews/{checkpoint.images_seen}.png")
 
     def export(self, checkpoint: Checkpoint) -> None:
         """Write the EMA weights into ``exports/<images_seen>/``."""
@@ -54,7 +54,7 @@ class Background:
         except Exception as error:  # Whatever sampling or storage raises, it must not stop a run.
             logger.warning("There is no %s of %s: %s: %s", what, checkpoint.path, type(error).__name__, error)
 
-    def _draw(self, checkpoint: Checkpoint) -> None:
+    def _preview(self, checkpoint: Checkpoint) -> None:
         # Imported at the first preview, not while the training workers start.
         from orchestrator.images import save_grid
         from orchestrator.sampling.sampler import ImageSampler
@@ -63,7 +63,7 @@ class Background:
         columns = grid_columns(self._config)
         model = checkpoint_under_test(checkpoint, self._config).model
         sampler = ImageSampler(self._config, model, self._dataset.info.scaling_factor)
-        images, _ = sampler.draw(list(range(PREVIEW_ROWS * columns)))
+        images, _ = sampler.sample(list(range(PREVIEW_ROWS * columns)))
         file = f"previews/{checkpoint.images_seen}.png"
         save_grid(images, storage.join(self._config.directory, file), columns)
         self._tracker.log_image.remote("samples", file, checkpoint.images_seen)

@@ -12,50 +12,13 @@ from orchestrator import storage
 from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
 from orchestrator.config.command_line import names_config, parse_with
 from orchestrator.config.plain import flatten, from_dict, to_yaml
-from orchestrator.config.schema import ExperimentConfig, RunConfig
+from orchestrator.config.schema import ExperimentConfig, RunConfig, keys_that_may_change
 from orchestrator.errors import UserError
 
 Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 DATASET_FILE = "dataset.json"
-# What may differ when a run goes on: where things are, how many hands there are, length, cadences, tracking.
-FREE_KEYS = (
-    "run.root",
-    "data.path",
-    "data.source_path",
-    "train.images",
-    "train.workers",
-    "train.min_workers",
-    "train.sharding",
-    "train.micro_batches",
-    "train.compile",
-    "train.recompute_branches",
-    "train.profile_steps",
-    "train.keep_checkpoints",
-    "train.keep_every_images",
-    "train.keep_best_by",
-    "train.export_every_images",
-    "data.held_out_path",
-    "train.use_gpu",
-    "train.threads_per_worker",
-    "train.max_restarts",
-    "train.log_every_images",
-    "train.checkpoint_every_images",
-    "train.preview_every_images",
-    "train.score_every_images",
-    "train.score_images",
-    "sampling.actors",
-    "sampling.use_gpu",
-    "evaluation.extractor_weights",
-    "evaluation.extractor_actors",
-    "evaluation.extractor_use_gpu",
-    "evaluation.save",
-    "evaluation.grid_classes",
-    "tracking.uri",
-    "tracking.experiment",
-    "cluster.address",
-)
 
 
 @dataclass(frozen=True)
@@ -158,11 +121,12 @@ def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> 
     path = storage.join(config.directory, CONFIG_FILE)
     if not storage.is_file(path):
         return
+    free = keys_that_may_change(ExperimentConfig)
     before, now = flatten(from_dict(yaml.safe_load(storage.read_bytes(path)))), flatten(config)
     differing = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
         for key in sorted(before.keys() | now.keys())
-        if key not in FREE_KEYS and before.get(key) != now.get(key)
+        if key not in free and before.get(key) != now.get(key)
     ]
     recorded = json.loads(storage.read_bytes(storage.join(config.directory, DATASET_FILE)))["fingerprint"]
     if recorded != dataset_fingerprint:

@@ -17,7 +17,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class RemoteHooks:
-    """Makes a worker's hooks: messages to the tracker and the actor background, which return at once."""
+    """Makes a worker's hooks: messages to the tracker and the background actor, which return at once."""
 
     tracker: Any
     background: Any
@@ -41,10 +41,10 @@ class RemoteHooks:
 
 
 def ask(background: Any, train: TrainConfig, checkpoint: Checkpoint) -> None:
-    """Send the actor background what is to be made of a checkpoint; it passes over what is there already."""
+    """Send the background actor what is to be made of a checkpoint; it passes over what is there already."""
     seen = checkpoint.images_seen
     for method, every in (
-        (background.draw, train.preview_every_images),
+        (background.preview, train.preview_every_images),
         (background.export, train.export_every_images),
         (background.score, train.score_every_images),
     ):

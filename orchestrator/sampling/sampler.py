@@ -1,4 +1,4 @@
-"""Sampling actors: images by index, the same whoever draws them."""
+"""Sampling actors: images by index, the same whoever samples them."""
 
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dimr_model import DiMR
 from dimr_model.diffusion import NoiseSchedule
-from dimr_model.sampling import balanced_labels, initial_noise, random_labels, sample, step_noise
+from dimr_model.sampling import balanced_labels, initial_noise, random_labels, step_noise
+from dimr_model.sampling import sample as solve
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.precision import compute_precision
 from orchestrator.sampling.decoder import Decoder
@@ -23,7 +24,7 @@ def labels_of(config: ExperimentConfig, indices: list[int]) -> Tensor:
 
 
 class ImageSampler:
-    """Draws images; image i depends on (``run.seed``, i) and the weights alone."""
+    """Samples images; image i depends on (``run.seed``, i) and the weights alone."""
 
     def __init__(self, config: ExperimentConfig, model: DiMR, scaling_factor: float | None) -> None:
         use_gpu = config.sampling.use_gpu and torch.cuda.is_available()
@@ -34,7 +35,7 @@ class ImageSampler:
         self._model = model.to(self._device)
         self._decoder = Decoder(config.sampling.vae, scaling_factor, self._device)
 
-    def draw(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+    def sample(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """(uint8 images ``[N, C, H, W]``, labels ``[N]``).
 
         Raises:
@@ -44,7 +45,7 @@ class ImageSampler:
         shape = (model.channels, model.input_size, model.input_size)
         labels = labels_of(config, indices)
         with compute_precision(config.sampling.precision, self._device):
-            clean = sample(
+            clean = solve(
                 self._model,
                 noise=initial_noise(config.run.seed, indices, shape).to(self._device),
                 labels=labels.to(self._device),
@@ -59,5 +60,5 @@ class ImageSampler:
 
     def __call__(self, indices: list[int]) -> dict[str, npt.NDArray[Any]]:
         """``index`` int64, ``image`` uint8 and ``label`` int64 of each."""
-        images, labels = self.draw(indices)
+        images, labels = self.sample(indices)
         return {"index": np.array(indices), "image": images.numpy(), "label": labels.numpy()}

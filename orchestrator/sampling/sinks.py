@@ -11,20 +11,13 @@ from torch import Tensor
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.images import save_grid, to_pixels, to_rgb
+from orchestrator.sampling.grids import GRID_IMAGES, grid_columns
 from orchestrator.sampling.parts import Parts, Range
 from orchestrator.sampling.sampler import labels_of
 
-GRID_IMAGES = 100
 IMAGES_FOLDER = "images"
-PREVIEW_ROWS = 3
-MAX_GRID_COLUMNS = 10
 CLASS_GRID_IMAGES = 24
 CLASS_GRID_COLUMNS = 6
-
-
-def grid_columns(config: ExperimentConfig) -> int:
-    """Columns of a grid of all classes: with few, one for each."""
-    return min(config.model.num_classes, MAX_GRID_COLUMNS)
 
 
 def save_first(config: ExperimentConfig, parts: Parts, ranges: list[Range], path: str) -> None:

@@ -1,4 +1,4 @@
-"""What the training dataset says about scores: real images held out, noise, and a classifier; all kept beside it."""
+"""Baselines of a score: real images held out (the floor), noise (the ceiling), and a classifier of the dataset."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.sampling.parts import Columns
 from orchestrator.scoring import pipeline
+from orchestrator.scoring.cache import cache_path, get_or_make
 from orchestrator.scoring.classifier import SmallClassifier, class_agreement, train_classifier
 from orchestrator.scoring.extractors import describe_extractor
 from orchestrator.scoring.features import FEATURES_FOLDER, Choose, collect
@@ -27,7 +28,6 @@ from orchestrator.scoring.reference import (
     kept,
     make_reference,
     read_reference,
-    statistics_path,
     write_reference,
 )
 
@@ -73,16 +73,18 @@ def load_baselines(
     """Statistics from the cache, or made now; held-out and noise images are as many as will be scored, if there are."""
     images, described = dataset_images(dataset, config), asdict(describe_extractor(config.evaluation))
     count = min(config.evaluation.images, len(held_out_order(dataset.info.num_images)))
-    base = statistics_path(
-        config, [dataset.fingerprint, described, count, config.sampling.vae], f"{described['name']}-controls"
-    )
+    key = [dataset.fingerprint, described, count, config.sampling.vae]
+    base = cache_path(config, key, f"{described['name']}-controls")
     files = {name: f"{base}-{name}.npz" for name in ("real", "held_out")}
-    if not all(storage.is_file(file) for file in files.values()):
+
+    def make() -> None:
         logger.info("Extracting %s features of %d real images.", described["name"], images.count)
         _make(Work(config, images, images.ranges, base), images, count, files, described, here, console)
+
+    real, held_out = get_or_make(list(files.values()), make, read_reference)
     channels = dataset.info.diffusion_shape[0] if dataset.info.kind == "pixels" else 3
     noise = make_reference(noise_images(count, images, channels), config, described, here, console)
-    return Baselines(read_reference(files["real"]), read_reference(files["held_out"]), noise)
+    return Baselines(real, held_out, noise)
 
 
 def _make(
@@ -113,33 +115,44 @@ def _make(
 def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
     """The dataset's classifier from the cache, or trained now on the images that are not held out."""
     torch.set_num_threads(1)
-    file = f"{statistics_path(config, [dataset.fingerprint], 'classifier')}.safetensors"
-    if not storage.is_file(file):
-        images = dataset_images(dataset, config)
-        reader = ImageReader(images, config)
-        columns = [reader.read(piece) for piece in images.ranges]
-        pixels, labels, indices = (
-            np.concatenate([c[name] for c in columns]) for name in ("image", "label", "index")
-        )
-        held_out = held_out_mask(dataset.info.num_images)[indices]
-        logger.info("Training a classifier on %d images.", int((~held_out).sum()))
-        network = train_classifier(
-            torch.from_numpy(pixels[~held_out]), torch.from_numpy(labels[~held_out]),
-            len(dataset.info.class_names), seed=0,
-        )  # fmt: skip
-        right = class_agreement(
-            network, torch.from_numpy(pixels[held_out]), torch.from_numpy(labels[held_out])
-        )
-        facts = {
-            "right": right, "held_out": int(held_out.sum()), "trained_on": int((~held_out).sum()),
-            "channels": pixels.shape[1],
-        }  # fmt: skip
-        tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
-        storage.write_bytes(file, safetensors.torch.save(tensors))
+    file = f"{cache_path(config, [dataset.fingerprint], 'classifier')}.safetensors"
+    num_classes = len(dataset.info.class_names)
+    return get_or_make(
+        [file],
+        lambda: _train_classifier(config, dataset, file),
+        lambda path: _read_classifier(path, num_classes),
+    )[0]
+
+
+def _train_classifier(config: ExperimentConfig, dataset: LatentDataset, file: str) -> None:
+    images = dataset_images(dataset, config)
+    reader = ImageReader(images, config)
+    columns = [reader.read(piece) for piece in images.ranges]
+    pixels, labels, indices = (
+        np.concatenate([c[name] for c in columns]) for name in ("image", "label", "index")
+    )
+    held_out = held_out_mask(dataset.info.num_images)[indices]
+    logger.info("Training a classifier on %d images.", int((~held_out).sum()))
+    network = train_classifier(
+        torch.from_numpy(pixels[~held_out]), torch.from_numpy(labels[~held_out]),
+        len(dataset.info.class_names), seed=0,
+    )  # fmt: skip
+    right = class_agreement(network, torch.from_numpy(pixels[held_out]), torch.from_numpy(labels[held_out]))
+    facts = {
+        "right": right,
+        "held_out": int(held_out.sum()),
+        "trained_on": int((~held_out).sum()),
+        "channels": pixels.shape[1],
+    }
+    tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
+    storage.write_bytes(file, safetensors.torch.save(tensors))
+
+
+def _read_classifier(file: str, num_classes: int) -> TrainedClassifier:
     stored = safetensors.torch.load(storage.read_bytes(file))
     right, count, trained_on, channels = (
         int(stored.pop(name)) for name in ("right", "held_out", "trained_on", "channels")
     )
-    network = SmallClassifier(channels, len(dataset.info.class_names))
+    network = SmallClassifier(channels, num_classes)
     network.load_state_dict(stored)
     return TrainedClassifier(network.eval(), right / count, trained_on, count)

@@ -1,4 +1,4 @@
-"""The command line of jobs/evaluate.py: draw and score a checkpoint, only draw, make a reference, or sweep guidance."""
+"""The command line of jobs/evaluate.py: sample and score a checkpoint, only sample, make a reference, or sweep guidance."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ Options = TypeVar("Options", bound=CheckpointOptions)
 
 
 def main() -> None:
-    """Run the subcommand of the command line; without one, draw and score."""
+    """Run the subcommand of the command line; without one, sample and score."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "score": score, "sample": sample, "reference": reference, "sweep": sweep,
     }  # fmt: skip
@@ -36,12 +36,12 @@ def main() -> None:
 
 
 def score(arguments: Sequence[str]) -> None:
-    """Draw images with a checkpoint, compare them with real ones, and log the numbers with their protocol.
+    """Sample images with a checkpoint, compare them with real ones, and log the numbers with their protocol.
 
     Raises:
-        UserError: something that the user can mend; what was drawn before stays.
+        UserError: something that the user can mend; what was sampled before stays.
     """
-    config, checkpoint = _parse("Draw images with a checkpoint and score them.", arguments)
+    config, checkpoint = _parse("Sample images with a checkpoint and score them.", arguments)
     from orchestrator.scoring.extractors import weights_file
     from orchestrator.scoring.model_under_test import load_model_under_test
 
@@ -68,12 +68,12 @@ def score(arguments: Sequence[str]) -> None:
 
 
 def sample(arguments: Sequence[str]) -> None:
-    """Draw images with a checkpoint into grids, parquet files or an .npz, without scoring them.
+    """Sample images with a checkpoint into grids, parquet files or an .npz, without scoring them.
 
     Raises:
-        UserError: something that the user can mend; what was drawn before stays.
+        UserError: something that the user can mend; what was sampled before stays.
     """
-    config, checkpoint = _parse("Draw images with a checkpoint.", arguments)
+    config, checkpoint = _parse("Sample images with a checkpoint.", arguments)
     config = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, class_agreement=False)
     )
@@ -83,13 +83,13 @@ def sample(arguments: Sequence[str]) -> None:
     tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
     with cluster.connect(config):
         cluster.check_evaluation(config)
-        from orchestrator.scoring.evaluate import Evaluation, draw
+        from orchestrator.scoring.evaluate import Evaluation, sample_images
 
-        drawn = draw(Evaluation(config, tested, dataset, console), extractor=None)
+        made = sample_images(Evaluation(config, tested, dataset, console), extractor=None)
     console.print(
-        f"Drew {config.evaluation.images} images; everything lies in {drawn.folder}", soft_wrap=True
+        f"Sampled {config.evaluation.images} images; everything lies in {made.folder}", soft_wrap=True
     )
-    for picture in drawn.pictures.values():
+    for picture in made.pictures.values():
         console.print(f"Grid      {picture}", soft_wrap=True, highlight=False)
     if not config.evaluation.save:
         console.print("Only grids were kept; --evaluation.save '[parquet]' or '[npz]' keeps the images.")

@@ -21,14 +21,13 @@ from orchestrator.scoring.baselines import Baselines, TrainedClassifier, load_ba
 from orchestrator.scoring.extractors import describe_extractor
 from orchestrator.scoring.features import collect
 from orchestrator.scoring.frechet import frechet_distance
-from orchestrator.scoring.metrics import Collected, all_scores
+from orchestrator.scoring.metrics import Collected, all_metrics
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.paper_numbers import paper_value
 from orchestrator.scoring.pipeline import Samples, Work
 from orchestrator.scoring.protocol import (
     Measurement,
     count_name,
-    metric_name,
     sample_protocol,
     samples_name,
 )
@@ -54,7 +53,7 @@ class EvaluationResult:
 
     measurements: list[Measurement]
     seconds: dict[str, float]
-    drawn: SampleSet
+    samples: SampleSet
     warnings: list[str] = field(default_factory=list)
 
 
@@ -92,21 +91,21 @@ def evaluate(job: Evaluation) -> EvaluationResult:
     started = time.perf_counter()
     references, classifier = prepare(job)
     prepared = time.perf_counter()
-    drawn = draw(job, asdict(describe_extractor(config.evaluation)), classifier)
+    made = sample_images(job, asdict(describe_extractor(config.evaluation)), classifier)
     sampled = time.perf_counter()
-    found = collect(drawn.work.parts, list(drawn.work.ranges))
+    found = collect(made.work.parts, list(made.work.ranges))
     measurements = _measure(job, references, found)
     if classifier is not None:
-        measurements += _agreement(job, classifier, drawn)
+        measurements += _agreement(job, classifier, made)
     seconds = {
         "reference": prepared - started,
         "sampling": sampled - prepared,
         "scoring": time.perf_counter() - sampled,
     }
-    return EvaluationResult(measurements, seconds, drawn, _warnings(found))
+    return EvaluationResult(measurements, seconds, made, _warnings(found))
 
 
-def draw(
+def sample_images(
     job: Evaluation, extractor: dict[str, Any] | None, classifier: TrainedClassifier | None = None
 ) -> SampleSet:
     """Draw what is missing of the samples, extract their features, and write the sinks.
@@ -145,7 +144,7 @@ def _sample_classes(
     config: ExperimentConfig, samples: Samples, classes: tuple[int, ...]
 ) -> list[torch.Tensor]:
     sampler = ImageSampler(config, samples.model, samples.scaling_factor)
-    return [sampler.draw(class_indices(config, label))[0] for label in classes]
+    return [sampler.sample(class_indices(config, label))[0] for label in classes]
 
 
 def _start_classifier(job: Evaluation) -> Any:
@@ -184,12 +183,17 @@ def _measure(job: Evaluation, references: Baselines | Reference, found: Collecte
     guided = config.sampling.guidance.kind != "none"
     measured = [
         Measurement(
-            metric_name(score.name, found.count, name, "ema"), score.value, score.meaning,
-            protocol | ({"settings": score.settings} if score.settings else {}),
-            paper_value(config.model, score.name, guided, found.count, name),
+            metric=metric.name,
+            count=found.count,
+            extractor=name,
+            images="ema",
+            value=metric.value,
+            meaning=metric.meaning,
+            protocol=protocol | ({"settings": metric.settings} if metric.settings else {}),
+            paper=paper_value(config.model, metric.name, guided, found.count, name),
         )
-        for score in all_scores(found, reference.target, is_fid)
-    ]  # fmt: skip
+        for metric in all_metrics(found, reference.target, is_fid)
+    ]
     if isinstance(references, Baselines):
         others = {
             "real": (references.held_out, "the Fréchet distance of real images held out: the floor"),
@@ -198,35 +202,47 @@ def _measure(job: Evaluation, references: Baselines | Reference, found: Collecte
         for images, (other, meaning) in others.items():
             measured.append(
                 Measurement(
-                    metric_name("fid" if is_fid else "fd", other.about["images"], name, images),
-                    frechet_distance(other.target.gaussian, reference.target.gaussian), meaning,
-                    {"images": {**other.about, "sha256": other.sha256}, **against},
+                    metric="fid" if is_fid else "fd",
+                    count=other.about["images"],
+                    extractor=name,
+                    images=images,
+                    value=frechet_distance(other.target.gaussian, reference.target.gaussian),
+                    meaning=meaning,
+                    protocol={"images": {**other.about, "sha256": other.sha256}, **against},
                 )
-            )  # fmt: skip
+            )
     return measured
 
 
-def _agreement(job: Evaluation, classifier: TrainedClassifier, drawn: SampleSet) -> list[Measurement]:
+def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) -> list[Measurement]:
     count = job.config.evaluation.images
     agreed = sum(
         int((columns["predicted"] == columns["label"]).sum())
-        for columns in drawn.work.parts.read(list(drawn.work.ranges))
+        for columns in made.work.parts.read(list(made.work.ranges))
     )
     facts = {
         "classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"
     }
     return [
         Measurement(
-            metric_name("class_agreement", count, None, "ema"), agreed / count,
-            "fraction of samples that a classifier puts into the class asked for",
-            {**sample_protocol(job.config, job.tested), "samples": count, **facts},
+            metric="class_agreement",
+            count=count,
+            extractor=None,
+            images="ema",
+            value=agreed / count,
+            meaning="fraction of samples that a classifier puts into the class asked for",
+            protocol={**sample_protocol(job.config, job.tested), "samples": count, **facts},
         ),
         Measurement(
-            "classifier_accuracy_held_out", classifier.held_out_accuracy,
-            "the classifier's accuracy on real images it has not seen",
-            {"images": f"{classifier.held_out} held-out real images", **facts},
+            metric="classifier_accuracy_held_out",
+            count=None,
+            extractor=None,
+            images="",
+            value=classifier.held_out_accuracy,
+            meaning="the classifier's accuracy on real images it has not seen",
+            protocol={"images": f"{classifier.held_out} held-out real images", **facts},
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _warnings(found: Collected) -> list[str]:

@@ -12,8 +12,9 @@ import torch
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.images import to_png
+from orchestrator.sampling.grids import GRID_IMAGES
 from orchestrator.sampling.parts import Columns, Parts, Range
-from orchestrator.sampling.sinks import GRID_IMAGES, IMAGES_FOLDER
+from orchestrator.sampling.sinks import IMAGES_FOLDER
 from orchestrator.scoring.classifier import Classifier
 from orchestrator.scoring.extractors import load_extractor
 from orchestrator.scoring.frechet import FeatureStatistics

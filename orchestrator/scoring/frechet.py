@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
 
 @dataclass(frozen=True)
@@ -41,5 +40,7 @@ class FeatureStatistics:
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """Fréchet distance of two Gaussians, by torch-fidelity's formula."""
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
     one, two = ({"mu": g.mean, "sigma": g.covariance} for g in (first, second))
     return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])

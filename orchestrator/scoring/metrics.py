@@ -6,9 +6,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
 
 from orchestrator.scoring.frechet import FeatureStatistics, Gaussian, frechet_distance
 
@@ -60,7 +57,7 @@ class Metric:
     settings: dict[str, Any]
 
 
-def all_scores(samples: Collected, target: Target, is_fid: bool) -> list[Metric]:
+def all_metrics(samples: Collected, target: Target, is_fid: bool) -> list[Metric]:
     """Everything that the features of ``samples`` allow.
 
     Args:
@@ -80,6 +77,8 @@ def all_scores(samples: Collected, target: Target, is_fid: bool) -> list[Metric]
 
 
 def _inception_score(logits: npt.NDArray[np.float32]) -> Metric:
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
     settings = {"splits": INCEPTION_SCORE_SPLITS, "shuffle": True, "rng_seed": SEED}
     found = isc_features_to_metric(torch.from_numpy(logits), **settings)
     meaning = "Inception Metric: sharp and varied classes; higher is better"
@@ -87,6 +86,8 @@ def _inception_score(logits: npt.NDArray[np.float32]) -> Metric:
 
 
 def _kid(samples: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> Metric:
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
     size = min(MAX_KID_SUBSET_SIZE, len(samples), len(real))
     settings = {"kid_subsets": KID_SUBSETS, "kid_subset_size": size, "rng_seed": SEED}
     found = kid_features_to_metric(
@@ -97,6 +98,8 @@ def _kid(samples: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> Met
 
 
 def _prc(samples: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> list[Metric]:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
     # In blocks: all distances between 50,000 images at once take 29 GB.
     found = prc_features_to_metric(
         torch.from_numpy(samples), torch.from_numpy(real), prc_neighborhood=NEIGHBORS,

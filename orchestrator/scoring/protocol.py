@@ -16,11 +16,18 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A metric's name, value, meaning in words, and protocol."""
+    """A number, what it means, and its protocol."""
 
-    name: str
+    metric: str
+    """Which one, such as fid."""
+    count: int | None
+    """Images that it was made of; None where its name does not say."""
+    extractor: str | None
+    """Whose features it compares; None for those of no extractor."""
+    images: str
+    """What was measured: ``ema`` (samples), ``real`` or ``noise``; nothing where the metric's name says it."""
     value: float
     meaning: str
     protocol: dict[str, Any]
@@ -28,25 +35,26 @@ class Measurement:
     """What the paper reports for this model under this protocol, if it does."""
 
     @property
+    def name(self) -> str:
+        """For example ``fid50k_inception_ema``, or ``class_agreement_1k_ema``."""
+        count = "" if self.count is None else count_name(self.count)
+        stem = f"{self.metric}{count}" if self.extractor else "_".join(filter(None, (self.metric, count)))
+        return "_".join(part for part in (stem, self.extractor, self.images) if part)
+
+    @property
+    def name_without_count(self) -> str:
+        """The name for tables that have the number of samples in a column of its own."""
+        return dataclasses.replace(self, count=None).name
+
+    @property
     def is_of_samples(self) -> bool:
         """Rather than of real images or noise."""
         return "samples" in self.protocol
-
-    @property
-    def bare_name(self) -> str:
-        """The name without the number of samples, for tables that have it in a column of its own."""
-        return self.name.replace(count_name(self.protocol["samples"]), "", 1).replace("__", "_")
 
 
 def count_name(count: int) -> str:
     """50,000 -> 50k; n images are never called another n (1,234 stays 1234)."""
     return f"{count // 1000}k" if count % 1000 == 0 and count else str(count)
-
-
-def metric_name(metric: str, count: int, extractor: str | None, images: str) -> str:
-    """For example ``fid50k_inception_ema``."""
-    stem = f"{metric}{count_name(count)}" if extractor else f"{metric}_{count_name(count)}"
-    return "_".join(part for part in (stem, extractor, images) if part)
 
 
 def sample_protocol(config: ExperimentConfig, tested: ModelUnderTest) -> dict[str, Any]:

@@ -5,7 +5,6 @@ KID, precision and recall, and ``about``, which says what everything was made fr
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.scoring import pipeline
+from orchestrator.scoring.cache import cache_path, get_or_make
 from orchestrator.scoring.extractors import ExtractorDescription, describe_extractor
 from orchestrator.scoring.features import FEATURES_FOLDER, Choose, collect
 from orchestrator.scoring.frechet import Gaussian
@@ -44,14 +44,6 @@ class Reference:
     path: str
 
 
-def statistics_path(config: ExperimentConfig, key: list[Any], name: str) -> str:
-    """Where statistics that ``key`` decides are kept: beside a local dataset's files, else with the runs."""
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    data = config.data.path
-    is_beside = storage.is_local(data) and storage.sizes(data)
-    return storage.join(data if is_beside else config.run.root, "statistics", f"{name}-{digest}")
-
-
 def load_reference(path: str, config: ExperimentConfig, here: bool, console: Console) -> Reference:
     """The reference that ``evaluation.reference`` names; of images, the statistics are made now and kept.
 
@@ -72,14 +64,16 @@ def make_reference(
     images: RealImages, config: ExperimentConfig, described: dict[str, Any], here: bool, console: Console
 ) -> Reference:
     """Statistics of all of ``images``, from the file where they were made before."""
-    folder = statistics_path(config, [images.fingerprint, described, config.sampling.vae], described["name"])
-    if not storage.is_file(f"{folder}.npz"):
+    folder = cache_path(config, [images.fingerprint, described, config.sampling.vae], described["name"])
+
+    def make() -> None:
         work = Work(config, images, images.ranges, folder)
         pipeline.run(work, "reference", here, console)
         found = collect(work.parts, list(images.ranges), keep=kept(images.count))
         write_reference(f"{folder}.npz", found, about(images, described))
         storage.delete_folder(storage.join(folder, FEATURES_FOLDER))
-    return read_reference(f"{folder}.npz")
+
+    return get_or_make([f"{folder}.npz"], make, read_reference)[0]
 
 
 def kept(count: int) -> Choose:

@@ -15,7 +15,7 @@ def results_folder(scores: "EvaluationResult") -> str:
     """Where an evaluation's numbers lie: with its samples, by their count and what they were compared with."""
     protocol = scores.measurements[0].protocol
     return storage.join(
-        scores.drawn.folder, f"{count_name(protocol['samples'])}-{protocol['reference']['sha256'][:8]}"
+        scores.samples.folder, f"{count_name(protocol['samples'])}-{protocol['reference']['sha256'][:8]}"
     )
 
 
@@ -29,11 +29,11 @@ def write_scores(
         "images_seen": images_seen,
         "metrics": plain(scores.measurements),
         "warnings": scores.warnings,
-        "samples": scores.drawn.folder,
+        "samples": scores.samples.folder,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
-    for path in scores.drawn.pictures.values():
-        name = path.removeprefix(f"{scores.drawn.folder}/")
+    for path in scores.samples.pictures.values():
+        name = path.removeprefix(f"{scores.samples.folder}/")
         storage.write_bytes(storage.join(folder, name), storage.read_bytes(path))
     write_text(folder, METRICS_FILE, json.dumps(content, indent=1))
 
@@ -44,6 +44,6 @@ def log_scores(folder: str, scores: "EvaluationResult", step: int, tracker: Any)
     protocols = {f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements}
     # The paper's numbers as tags, so that nothing draws them among what was measured.
     tracker.log_tags.remote(protocols | {f"paper.{m.name}": m.paper for m in scores.measurements if m.paper})
-    for key, path in scores.drawn.pictures.items():
-        tracker.log_image.remote(key, path.removeprefix(f"{scores.drawn.folder}/"), step)
+    for key, path in scores.samples.pictures.items():
+        tracker.log_image.remote(key, path.removeprefix(f"{scores.samples.folder}/"), step)
     tracker.log_artifact.remote(METRICS_FILE)

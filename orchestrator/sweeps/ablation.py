@@ -22,8 +22,9 @@ from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, write_text
 from orchestrator.scoring.prerequisites import require_all
 from orchestrator.sweeps.live_table import LiveTable
-from orchestrator.sweeps.results import Finalist, TrialResult, results_of, write_results, write_table
+from orchestrator.sweeps.results import Finalist, TrialResult, results_of
 from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
+from orchestrator.sweeps.table import write_results, write_table
 from orchestrator.sweeps.trial import PRUNED_FILE, Trials, final_distance, pruned_at, run_trial
 from orchestrator.tracking.journal import read_records
 from orchestrator.tracking.tracker import close_tracker, ending, start_tracker, tracking_uri

@@ -130,7 +130,7 @@ def _evaluated(
             evaluation=dataclasses.replace(config.evaluation, images=images),
         )
         scored = evaluate(Evaluation(point, tested, dataset, console))
-        metrics = {m.bare_name: m.value for m in scored.measurements if m.is_of_samples}
+        metrics = {m.name_without_count: m.value for m in scored.measurements if m.is_of_samples}
         found.append(GuidanceResult(setting, images, metrics))
     return found
 

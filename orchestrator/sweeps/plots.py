@@ -4,22 +4,19 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
 from orchestrator import storage
 from orchestrator.artifacts import COLOURS, line_style, png_of
+from orchestrator.sweeps.results import TrialResult
 from orchestrator.sweeps.suites import Suite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from orchestrator.sweeps.results import TrialResult
-
 LONG_NAME = 12
-"""Letters."""
+"""Letters of an option's name from which on it is slanted."""
 
 
-def draw_plots(suite: Suite, results: list["TrialResult"], folder: str, distance: str) -> list[str]:
+def draw_plots(suite: Suite, results: list[TrialResult], folder: str, distance: str) -> list[str]:
     """Write the plots that there are numbers for as PNGs; returns their names."""
     scored = [result for result in results if result.distance is not None]
     if not scored:
@@ -34,7 +31,7 @@ def draw_plots(suite: Suite, results: list["TrialResult"], folder: str, distance
     return list(plots)
 
 
-def _by_option(suite: Suite, scored: list["TrialResult"], distance: str) -> "Figure":
+def _by_option(suite: Suite, scored: list[TrialResult], distance: str) -> "Figure":
     """First axis along x, a line for each option of the others; the quick scores, which all trials have alike."""
     figure, axes = _figure(1, 6.4)
     names = [option.name for option in suite.axes[0].options]
@@ -59,7 +56,7 @@ def _by_option(suite: Suite, scored: list["TrialResult"], distance: str) -> "Fig
     return figure
 
 
-def _by_size(suite: Suite, scored: list["TrialResult"], distance: str) -> "Figure":
+def _by_size(suite: Suite, scored: list[TrialResult], distance: str) -> "Figure":
     figure, axes = _figure(2, 10)
     for axis, (what, unit) in zip(axes, {"parameters": 1e6, "macs": 1e6}.items(), strict=True):
         for number, (line, members) in enumerate(_groups(scored).items()):
@@ -85,7 +82,7 @@ def _by_size(suite: Suite, scored: list["TrialResult"], distance: str) -> "Figur
     return figure
 
 
-def _curves(scored: list["TrialResult"], distance: str) -> "Figure":
+def _curves(scored: list[TrialResult], distance: str) -> "Figure":
     figure, axes = _figure(2, 11)
     for number, result in enumerate(scored):
         style = line_style(number) | {"linestyle": ("-", "--", ":")[number // len(COLOURS) % 3]}
@@ -100,8 +97,8 @@ def _curves(scored: list["TrialResult"], distance: str) -> "Figure":
     return figure
 
 
-def _groups(scored: list["TrialResult"]) -> dict[str, list["TrialResult"]]:
-    """Outcomes by their options of all axes but the first."""
+def _groups(scored: list[TrialResult]) -> dict[str, list[TrialResult]]:
+    """Results by their options of all axes but the first."""
     groups: dict[str, list[TrialResult]] = {}
     for result in scored:
         groups.setdefault(", ".join(option.name for option in result.cell.options[1:]), []).append(result)
@@ -113,11 +110,10 @@ def _columns(points: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
 
 
 def _figure(columns: int, width: float) -> tuple["Figure", list[Any]]:
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, 4.2), layout="constrained", squeeze=False)
-    for axis in axes[0]:
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
         axis.grid(alpha=0.3)
-    pyplot.close(figure)
-    return figure, list(axes[0])
+    return figure, list(axes)

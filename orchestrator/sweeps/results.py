@@ -1,23 +1,14 @@
-"""What a sweep found: one table as CSV, Markdown and in MLflow, with the paper's numbers in columns of their own."""
+"""What became of a sweep's trials, as their folders tell."""
 
 import dataclasses
-import json
-import statistics
 from dataclasses import dataclass, field
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator import storage
-from orchestrator.artifacts import csv_of, millions
 from orchestrator.config.schema import ExperimentConfig
-from orchestrator.run.folder import METRICS_FILE, write_text
-from orchestrator.scoring.protocol import Measurement, count_name
-from orchestrator.sweeps.suites import TABLE_FILE, Cell, Suite
+from orchestrator.run.folder import METRICS_FILE
+from orchestrator.scoring.protocol import Measurement
+from orchestrator.sweeps.suites import Cell
 from orchestrator.sweeps.trial import final_distance, losses_of, pruned_at, scores_of
-
-TABLE_FILES = (TABLE_FILE, "table.md", "table.json")
 
 
 @dataclass(frozen=True)
@@ -28,8 +19,8 @@ class Finalist:
     measurements: list[Measurement]
 
     def values(self) -> dict[str, float]:
-        """Metric without count and extractor -> value."""
-        return {_plain_name(m): m.value for m in self.measurements}
+        """Metric -> value."""
+        return {m.metric: m.value for m in self.measurements}
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class TrialResult:
 
     @property
     def distance(self) -> float | None:
-        """With few samples, at the last score."""
+        """The distance with few samples, at the last score."""
         return self.scores[-1][1] if self.scores else None
 
 
@@ -67,13 +58,11 @@ def results_of(
             found[cell.name] = dataclasses.replace(found[cell.same_as], cell=cell, note=note)
         else:
             failure, finals = failures.get(cell.name), finalists.get(cell.name, [])
-            found[cell.name] = _outcome(cell, trials[cell.name], failure, finals)
+            found[cell.name] = _result(cell, trials[cell.name], failure, finals)
     return list(found.values())
 
 
-def _outcome(
-    cell: Cell, config: ExperimentConfig, failure: str | None, finals: list[Finalist]
-) -> TrialResult:
+def _result(cell: Cell, config: ExperimentConfig, failure: str | None, finals: list[Finalist]) -> TrialResult:
     from dimr_model.complexity import count_macs, count_parameters
 
     scores, status = scores_of(config.directory), "not run"
@@ -87,115 +76,3 @@ def _outcome(
         status = "pruned"
     sizes = count_parameters(config.model), count_macs(config.model)
     return TrialResult(cell, status, *sizes, scores, losses_of(config.directory), finals, failure or "")
-
-
-def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
-    """The table: column -> value, None where there is nothing."""
-    quick, full = count_name(config.train.score_images), count_name(config.evaluation.images)
-    distance = _distance_name(config)
-    paper = sorted({key for result in results for key in result.cell.paper} - {"source"})
-    rows = []
-    for result in results:
-        row: dict[str, Any] = {
-            axis.name: option.name for axis, option in zip(suite.axes, result.cell.options, strict=True)
-        }
-        row |= {"parameters": result.parameters, "macs": result.macs, "status": result.status}
-        row["images_seen"] = result.scores[-1][0] if result.scores else None
-        row[f"{distance}{quick}"] = result.distance
-        for name in (distance, *suite.metrics):
-            values = [final.values()[name] for final in result.finals if name in final.values()]
-            row[f"{name}{full}_mean"] = statistics.mean(values) if values else None
-            row[f"{name}{full}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
-        row["seeds"] = len(result.finals) or None
-        row |= {f"paper_{key}": result.cell.paper.get(key) for key in paper}
-        if paper:
-            row["paper_source"] = result.cell.paper.get("source")
-        row["note"] = result.note
-        rows.append(row)
-    return rows
-
-
-def write_results(
-    suite: Suite, config: ExperimentConfig, results: list[TrialResult], tracker: Any, console: Console
-) -> None:
-    """Write table and plots into the sweep's folder and to MLflow, and print the table."""
-    from orchestrator.sweeps.plots import draw_plots
-
-    rows, folder = write_table(suite, config, results), config.directory
-    for file in TABLE_FILES:
-        tracker.log_artifact.remote(file)
-    tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
-    quick = f"{_distance_name(config)}{count_name(config.train.score_images)}"
-    for name in draw_plots(suite, results, folder, quick):
-        tracker.log_image.remote(name, f"{name}.png", 0)
-    _print(suite, rows, folder, console)
-
-
-def write_table(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
-    """Write the table alone into the sweep's folder, in its three forms; its rows."""
-    rows, folder = rows_of(suite, config, results), config.directory
-    storage.write_bytes(storage.join(folder, TABLE_FILE), csv_of(rows))
-    write_text(folder, "table.md", markdown(shown(suite, rows)))
-    # The form of MLflow's own tables, which its UI shows.
-    table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
-    write_text(folder, "table.json", json.dumps(table))
-    return rows
-
-
-def shown(suite: Suite, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The table for people: sizes in millions, mean and deviation in one column, without what is empty throughout."""
-    table = [_shown(suite, row) for row in rows]
-    columns = [column for column in table[0] if any(row[column] for row in table)]
-    return [{column: row[column] for column in columns} for row in table]
-
-
-def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
-    is_partial = row["status"] != "finished" and row["images_seen"] is not None
-    text = {axis.name: row[axis.name] for axis in suite.axes}
-    text |= {
-        "parameters": millions(row["parameters"]),
-        "MACs": millions(row["macs"]),
-        "status": f"{row['status']} at {row['images_seen']:,}" if is_partial else row["status"],
-    }
-    for name, value in row.items():
-        if name.endswith("_mean"):
-            deviation = row[name.replace("_mean", "_deviation")]
-            spread = "" if deviation is None else f" ± {deviation:.2g}"
-            text[name.removesuffix("_mean")] = "" if value is None else f"{value:.4g}{spread}"
-        elif name.startswith("paper_"):
-            text[f"the paper's {name.removeprefix('paper_')}"] = value or ""
-        elif isinstance(value, float) and not name.endswith("_deviation"):
-            text[name] = f"{value:.4g}"
-        elif name not in (*text, "macs", "images_seen", "seeds", "note") and not name.endswith("_deviation"):
-            text[name] = ""
-    return text
-
-
-def markdown(table: list[dict[str, str]]) -> str:
-    """A table of text as Markdown."""
-    lines = [
-        "| " + " | ".join(row.values()) + " |" for row in [dict(zip(table[0], table[0], strict=True)), *table]
-    ]
-    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]]) + "\n"
-
-
-def _print(suite: Suite, rows: list[dict[str, Any]], folder: str, console: Console) -> None:
-    text = shown(suite, rows)
-    table = Table(*text[0], title=suite.title)
-    for line in text:
-        table.add_row(*line.values())
-    console.print(table)
-    for row in rows:
-        if row["note"]:
-            name = " ".join(str(row[axis.name]) for axis in suite.axes)
-            console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
-    console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
-
-
-def _distance_name(config: ExperimentConfig) -> str:
-    return "fid" if config.evaluation.extractor == "inception" else "fd"
-
-
-def _plain_name(measurement: Measurement) -> str:
-    """``fd1k_efficientnet_lite0_ema`` -> ``fd``; ``class_agreement_1k_ema`` -> ``class_agreement``."""
-    return measurement.name.split(count_name(measurement.protocol["samples"]))[0].rstrip("_")

@@ -46,63 +46,101 @@ def run_loop(
         DivergenceError: ``MAX_SKIPPED_STEPS`` steps in a row had a gradient that is not finite.
         PreemptedError: nodes are about to leave; there is a checkpoint to go on from elsewhere.
     """
-    train, schedule = config.train, NoiseSchedule(config.diffusion.schedule)
-    rank, share = dist.get_rank(), train.batch_size // dist.get_world_size()
-    interval, stopwatch = Interval(config, info.num_images, state.device), Stopwatch(state.device)
-    stop = _StopForAll(hooks)
-    writer, profiler = CheckpointWriter(config, on_gpu=state.device.type == "cuda"), Profiler(config, rank)
-    newest_metrics: dict[str, float] = {}
+    loop = _Loop(config, info, state, hooks, held_out)
+    loop.run(batches)
+    loop.end()
 
-    def report(metrics: dict[str, float]) -> None:
-        newest_metrics.update(metrics)
-        if rank == 0:
-            hooks.on_metrics(metrics, state.images_seen)
 
-    def announce(checkpoint: Checkpoint | None) -> bool:
-        if checkpoint is not None and rank == 0:
-            hooks.on_checkpoint(checkpoint)
-        return checkpoint is not None
+class _Loop:
+    """The parts of :func:`run_loop`."""
 
-    is_last, skipped_in_a_row = False, 0
-    while state.images_seen < train.images and not is_last:
-        with stopwatch.part("data"):
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        info: DatasetInfo,
+        state: TrainState,
+        hooks: Hooks,
+        held_out: Batch | None,
+    ) -> None:
+        self._config, self._info, self._state = config, info, state
+        self._hooks, self._held_out = hooks, held_out
+        self._schedule = NoiseSchedule(config.diffusion.schedule)
+        self._rank, self._share = dist.get_rank(), config.train.batch_size // dist.get_world_size()
+        self._interval = Interval(config, info.num_images, state.device)
+        self._stopwatch = Stopwatch(state.device)
+        self._stop = _StopForAll(hooks)
+        self._writer = CheckpointWriter(config, on_gpu=state.device.type == "cuda")
+        self._profiler = Profiler(config, self._rank)
+        self._newest_metrics: dict[str, float] = {}
+        self._skipped_in_a_row = 0
+        self._is_last = False
+
+    def run(self, batches: Iterator[Batch]) -> None:
+        """Step by step, to the last one."""
+        train, state = self._config.train, self._state
+        while state.images_seen < train.images and not self._is_last:
+            before = state.images_seen
+            self._step(batches)
+            self._is_last = state.images_seen >= train.images or self._stop.is_asked()
+            is_saved = self._is_last or crossed(before, state.images_seen, train.checkpoint_every_images)
+            # Also at a checkpoint: the means that follow it are the same in a run that goes on from there.
+            if is_saved or crossed(before, state.images_seen, train.log_every_images):
+                self._report(self._interval.close(state, self._stopwatch))
+            self._announce(self._writer.completed())
+            if is_saved:
+                self._save()
+
+    def end(self) -> None:
+        """Wait for the last checkpoint, and say what calls for other workers."""
+        # Without a step there is nothing to write.
+        is_written = not self._is_last or self._announce(self._writer.finish())
+        self._writer.close()
+        seen = self._state.images_seen
+        if not is_written:
+            raise UserError(
+                f"The last checkpoint, at {seen} images, could not be written to {self._config.directory}; the log "
+                "says why. Make room and run the same command again: it goes on from the newest complete one."
+            )
+        if self._stop.leaving_nodes and seen < self._config.train.images:
+            raise PreemptedError(seen, self._stop.leaving_nodes)
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        state = self._state
+        with self._stopwatch.part("data"):
             batch = next(batches)
-        with stopwatch.part("draws"):
-            draws = draw(config, info, batch, state.images_seen + rank * share, state.attempt)
-        before = state.images_seen
-        result = train_step(config, state, draws, schedule, stopwatch)
-        interval.add(result)
-        profiler.step()
-        skipped_in_a_row = skipped_in_a_row + 1 if result.skipped else 0
-        if skipped_in_a_row >= MAX_SKIPPED_STEPS:
-            announce(writer.finish())
-            writer.close()
+        with self._stopwatch.part("draws"):
+            first = state.images_seen + self._rank * self._share
+            draws = draw(self._config, self._info, batch, first, state.attempt)
+        result = train_step(self._config, state, draws, self._schedule, self._stopwatch)
+        self._interval.add(result)
+        self._profiler.step()
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if result.skipped else 0
+        if self._skipped_in_a_row >= MAX_SKIPPED_STEPS:
+            self._announce(self._writer.finish())
+            self._writer.close()
             raise DivergenceError(state.images_seen, state.attempt)
 
-        is_last = state.images_seen >= train.images or stop.is_asked()
-        is_saved = is_last or crossed(before, state.images_seen, train.checkpoint_every_images)
-        # Also at a checkpoint: the means that follow it are the same in a run that goes on from there.
-        if is_saved or crossed(before, state.images_seen, train.log_every_images):
-            report(interval.close(state, stopwatch))
-        announce(writer.completed())
-        if is_saved:
-            if held_out is not None:
-                with interval.pause():
-                    report(held_out_losses(config, info, state, held_out))
-            with interval.pause(for_checkpoint=True):
-                # The last one waits for as long as it takes.
-                if is_last or writer.is_free(state.images_seen):
-                    announce(writer.finish())
-                    writer.start(state.images_seen, state.state_dict(), dict(newest_metrics))
-    is_written = not is_last or announce(writer.finish())  # Without a step there is nothing to write.
-    writer.close()
-    if not is_written:
-        raise UserError(
-            f"The last checkpoint, at {state.images_seen} images, could not be written to {config.directory}; the log "
-            "says why. Make room and run the same command again: it goes on from the newest complete one."
-        )
-    if stop.leaving_nodes and state.images_seen < train.images:
-        raise PreemptedError(state.images_seen, stop.leaving_nodes)
+    def _save(self) -> None:
+        """The held-out loss, then a checkpoint beside training."""
+        state = self._state
+        if self._held_out is not None:
+            with self._interval.pause():
+                self._report(held_out_losses(self._config, self._info, state, self._held_out))
+        with self._interval.pause(for_checkpoint=True):
+            # The last one waits for as long as it takes.
+            if self._is_last or self._writer.is_free(state.images_seen):
+                self._announce(self._writer.finish())
+                self._writer.start(state.images_seen, state.state_dict(), dict(self._newest_metrics))
+
+    def _report(self, metrics: dict[str, float]) -> None:
+        self._newest_metrics.update(metrics)
+        if self._rank == 0:
+            self._hooks.on_metrics(metrics, self._state.images_seen)
+
+    def _announce(self, checkpoint: Checkpoint | None) -> bool:
+        if checkpoint is not None and self._rank == 0:
+            self._hooks.on_checkpoint(checkpoint)
+        return checkpoint is not None
 
 
 class _StopForAll:

@@ -1,10 +1,12 @@
 """One training step: what is drawn for it, and what it does to the state."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from dimr_model import randomness
@@ -134,7 +136,7 @@ def train_step(
     losses = []
     for number, part in enumerate(parts):
         # Gradients add up in place and are reduced over the ranks once, with the last part.
-        state.model.set_requires_gradient_sync(number == len(parts) - 1)
+        cast(FSDPModule, state.model).set_requires_gradient_sync(number == len(parts) - 1)
         with stopwatch.part("forward"):
             part_losses = forward_losses(config, state, part, schedule)
             loss = multi_scale_loss(part_losses, config.diffusion.multi_scale_loss).mean() / len(parts)

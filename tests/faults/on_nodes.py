@@ -1,6 +1,7 @@
-"""Training on a Ray cluster of several nodes on this machine, one of which is taken away: a script, for a process of its own.
+"""A script that trains on a Ray cluster of several local nodes and takes one of them away.
 
-``python -m tests.faults.on_nodes SCENARIO FOLDER``; the folder holds ``config.yaml`` and the dataset in ``data``.
+It runs in a process of its own, as ``python -m tests.faults.on_nodes SCENARIO FOLDER``. The folder holds
+``config.yaml`` and the dataset in ``data``.
 """
 
 import dataclasses
@@ -38,7 +39,7 @@ class Watched:
 
     folder: str
     waits_for_notice: bool
-    """At ``STRUCK_AT`` images, until Ray has told of a preemption; else until the fault has happened."""
+    """Whether to wait, at ``STRUCK_AT`` images, for Ray's notice of a preemption; else for the fault."""
 
     def __call__(self) -> Hooks:
         self.note("workers", ray.get_runtime_context().get_node_id())
@@ -62,7 +63,10 @@ class Watched:
 
 
 def is_noticed() -> bool:
-    """In a worker: whether Ray Train has told it of a preemption; its public function asks all workers together."""
+    """Whether Ray Train has told this worker of a preemption.
+
+    Ray's public function for it asks all workers together.
+    """
     return get_train_context().preemption_context.preemption_info is not None
 
 
@@ -73,21 +77,24 @@ def run(folder: str, waits_for_notice: bool) -> None:
 
 
 def replace(cluster: Cluster, node: Any, folder: Path) -> None:
-    """The node vanishes, and another comes."""
+    """Let the node vanish and another come."""
     cluster.remove_node(node, allow_graceful=False)
     cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
 
 
 def lose(cluster: Cluster, node: Any, folder: Path) -> None:
-    """The node vanishes, for good."""
+    """Let the node vanish for good."""
     cluster.remove_node(node, allow_graceful=False)
 
 
 def preempt(cluster: Cluster, node: Any, folder: Path) -> None:
-    """The node is announced to go, another comes, and it goes when the time is over or nobody uses it any more."""
+    """Announce that the node will go, and let another come.
+
+    The node goes when its time is over or nobody uses it any more.
+    """
     subprocess.run(
-        [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", cluster.address, "--node-id", node.node_id,
-         "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test",
+        [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", cluster.address,
+         "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test",
          "--deadline-remaining-seconds", str(NOTICE_SECONDS)],
         check=True,
     )  # fmt: skip

@@ -29,7 +29,10 @@ def dataset(tmp_path: Path) -> LatentDataset:
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, is_spoiled: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """Make the noise of (images seen, attempt) infinite where told; returns the steps taken, as they are taken."""
+    """Make the noise of the spoiled steps infinite; a step is (images seen, attempt).
+
+    Returns a list to which each step is added when it is taken.
+    """
     real, taken = loop.draw, list[tuple[int, int]]()
 
     def draw(config: Any, info: Any, batch: Any, first: int, attempt: int = 0, held_out: bool = False) -> Any:

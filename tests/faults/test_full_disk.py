@@ -1,4 +1,4 @@
-"""A disk that is really full: checkpoints are given up, training and the journal go on, and nothing is lost of them."""
+"""A disk that is really full: checkpoints are given up, and training and the journal go on without loss."""
 
 import json
 import shutil
@@ -57,7 +57,10 @@ def config(root: Path, dataset: LatentDataset, workers: int) -> ExperimentConfig
 
 
 def train(config_: ExperimentConfig, dataset: LatentDataset, disk: Path, leave: float) -> None:
-    """Fill the disk after the checkpoint at 16 images, but for some part of one; make room after the one due at 64."""
+    """Train, and fill the disk after the checkpoint at 16 images; make room after the one that is due at 64.
+
+    What stays free is ``leave`` times the size of a checkpoint.
+    """
     folder = Path(config_.directory) / "checkpoints"
 
     def act(metrics: dict[str, float], images_seen: int) -> None:

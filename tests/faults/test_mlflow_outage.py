@@ -1,4 +1,4 @@
-"""A real run goes on while MLflow is gone, also when it is killed itself; afterwards MLflow has all of it once."""
+"""A real run goes on while MLflow is gone, even if it is killed; afterwards MLflow has all of it once."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def start(config: ExperimentConfig, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def last_step(config: ExperimentConfig) -> int:
-    """Images seen, as the run's journal has it."""
+    """The number of images seen, as the run's journal has it."""
     journal = Path(config.directory) / "journal.jsonl"
     lines = journal.read_bytes().splitlines() if journal.exists() else []
     records = [json.loads(line) for line in lines if line.endswith(b"}")]
@@ -46,14 +46,14 @@ def last_step(config: ExperimentConfig) -> int:
 
 
 def wait_for_training(config: ExperimentConfig, intervals: int) -> int:
-    """Until so many more intervals of training are logged; returns images seen."""
+    """Wait until so many more intervals of training are logged; returns the number of images seen."""
     begin = last_step(config)
     wait_until(lambda: last_step(config) >= begin + intervals * LOGGED_EVERY, f"training past {begin} images")
     return last_step(config)
 
 
 def histories(client: mlflow.MlflowClient) -> dict[str, list[Any]]:
-    """Points by metric, of what is a function of the config alone; there is one run."""
+    """The points of each metric that the config alone determines, of the only run."""
     experiment = client.get_experiment_by_name("dimr")
     if experiment is None:
         return {}
@@ -92,7 +92,10 @@ def test_a_server_that_dies_while_the_run_is_killed_and_resumed_has_every_step_o
     with stopped_at_the_end(mlflow_server(tmp_path)) as server:
         config = tiny(
             tmp_path, dataset.path, tracking={"uri": server.uri},
-            train={"images": 10**6, "log_every_images": LOGGED_EVERY, "checkpoint_every_images": 2 * LOGGED_EVERY},
+            train={
+                "images": 10**6, "log_every_images": LOGGED_EVERY,
+                "checkpoint_every_images": 2 * LOGGED_EVERY,
+            },
         )  # fmt: skip
         server.start()
         client = mlflow.MlflowClient(server.uri)
@@ -122,7 +125,8 @@ def test_a_server_that_dies_while_the_run_is_killed_and_resumed_has_every_step_o
     stopped = newest_valid(config.directory)
     assert stopped is not None
     undisturbed = tiny(tmp_path / "undisturbed", dataset.path, train={
-        **dataclasses.asdict(config.train), "images": stopped.images_seen, "checkpoint_every_images": 10**6 * LOGGED_EVERY,
+        **dataclasses.asdict(config.train), "images": stopped.images_seen,
+        "checkpoint_every_images": 10**6 * LOGGED_EVERY,
     })  # fmt: skip
     expected = curves_of(undisturbed, dataset)
     assert {"loss/total", "loss/branch0", "loss/branch1"} < found.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""S3 is gone for several checkpoints: training goes on, waits for none of them, and the later ones are good."""
+"""S3 is gone for several checkpoints: training waits for none of them, and the later ones are good."""
 
 import itertools
 import os
@@ -28,14 +28,14 @@ GIVEN_UP = "could not be written and was given up; training goes on"
 
 @pytest.fixture
 def few_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that is gone is given up after seconds, not after more than a minute."""
+    """Give up a store that is gone after seconds, not after more than a minute."""
     monkeypatch.setattr(storage, "S3_ATTEMPTS", 4)
     monkeypatch.setattr(saving, "PATIENCE_SECONDS", 0.5)
 
 
 @pytest.fixture(autouse=True)
 def own_connections() -> Any:
-    """Those of other tests lead to another address."""
+    """Connect afresh: the connections of other tests lead to another address."""
     for cached in (storage.connect_to_s3, storage.s3_objects):
         cached.cache_clear()
     yield
@@ -75,7 +75,8 @@ def test_training_goes_on_and_later_checkpoints_are_good(
         assert all(problem_of(checkpoint) is None for checkpoint in found)
         assert unfinished(config.directory) == []
         # The same command goes on from there.
-        longer = tiny(tmp_path, dataset.path, train={**settings, "images": 832}, run={"name": "outage", "root": f"{s3_server}/runs"})  # fmt: skip
+        runs = {"name": "outage", "root": f"{s3_server}/runs"}
+        longer = tiny(tmp_path, dataset.path, train={**settings, "images": 832}, run=runs)
         run_process(TrainJob(longer, dataset, no_hooks))
         state = whole_state(longer)
     undisturbed = tiny(tmp_path / "undisturbed", dataset.path, train={**settings, "images": 832})

@@ -1,4 +1,7 @@
-"""Workers that are killed or hang: the run starts again from its checkpoint and ends in the bits of an undisturbed one."""
+"""Workers that are killed or hang: the run starts again from its checkpoint.
+
+It ends in the bits of an undisturbed run.
+"""
 
 import os
 import signal

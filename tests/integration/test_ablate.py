@@ -1,4 +1,7 @@
-"""A sweep of four trials: real Tune, real trainings and scores, real MLflow; interrupted ones end in the same table."""
+"""A sweep of four trials, with real Tune, trainings, scores and MLflow.
+
+A sweep that is killed and resumed ends in the same table.
+"""
 
 import json
 import os
@@ -28,7 +31,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, dataset: LatentDataset, ray_session: None) -> Path:
-    """A finished sweep."""
+    """The folder of a finished sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     ablate([*arguments(folder, dataset), "--prune", "false"])
     return folder

@@ -1,4 +1,7 @@
-"""Scores of checkpoints while training goes on: never in its way, done again after a crash, one curve in one run."""
+"""Scores of checkpoints while training goes on: they never hold it up, and are one curve in one run.
+
+A score is done again after a crash.
+"""
 
 import dataclasses
 import json
@@ -76,7 +79,7 @@ def test_training_goes_on_while_an_evaluation_is_blocked(tmp_path: Path, dataset
         )
 
     def block() -> None:
-        """Stop the process that scores before it has done anything, and let it go when training has reached its end."""
+        """Stop the process that scores before it does anything, until training has reached its end."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline and not blocked:
             blocked.extend(

@@ -1,4 +1,7 @@
-"""Checkpoints written beside training: kept by rule, given up where they cannot be written, begun from by others."""
+"""Checkpoints written beside training: kept by rule, given up where they cannot be written.
+
+Other runs begin from them.
+"""
 
 import gzip
 import json
@@ -33,7 +36,7 @@ def dataset(tmp_path: Path) -> LatentDataset:
 def train(
     config: ExperimentConfig, dataset: LatentDataset, held_out: LatentDataset | None = None
 ) -> dict[int, dict[str, float]]:
-    """Metrics by images seen."""
+    """The metrics of a run, by images seen."""
     reported: dict[int, dict[str, float]] = {}
 
     def note(metrics: dict[str, float], images_seen: int) -> None:
@@ -163,7 +166,8 @@ def test_what_is_seen_of_training(tmp_path: Path, dataset: LatentDataset) -> Non
     assert metrics["train/checkpoint_stall_seconds"] >= 0
     assert 0 <= metrics["train/data_wait_fraction"] <= 1
     parts = {key for key in metrics if key.startswith("time/")}
-    assert parts == {f"time/{name}_fraction" for name in ("data", "draws", "forward", "backward", "optimizer", "ema")}  # fmt: skip
+    stages = ("data", "draws", "forward", "backward", "optimizer", "ema")
+    assert parts == {f"time/{stage}_fraction" for stage in stages}
     assert sum(metrics[key] for key in parts) <= 1
     assert 0 < metrics["system/node0/system_memory_usage_percentage"] <= 100
     by_noise = {key: value for key, value in metrics.items() if key.startswith("loss_by_noise/")}

@@ -27,7 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
 
 
 def export(folder: Path, dataset: LatentDataset, seed: int, **model: Any) -> str:
-    """Untrained weights with the config that belongs to them."""
+    """Untrained weights, with the config that belongs to them."""
     root = folder.parent
     config = tiny(
         root, dataset.path, run={"name": folder.name, "root": str(root)}, model={"input_size": 8, **model}
@@ -138,7 +138,10 @@ def share(votes: dict[str, str], images: set[str]) -> float:
 
 
 def judge(page: Any, rater: int, file: Path) -> None:
-    """Ten images: the second and third distorted, or all by the first rater; a wrong key taken back, and a pause."""
+    """Judge ten images: the first rater calls all distorted, the others the second and the third.
+
+    A wrong key is taken back, and there is a pause.
+    """
     is_strict = rater == 1
     page.keyboard.press("d")
     page.keyboard.press("b")

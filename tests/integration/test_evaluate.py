@@ -23,7 +23,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.sampling.parts import Parts
 from orchestrator.scoring.command import main
-from orchestrator.scoring.evaluate import Evaluation, draw, evaluate, plain
+from orchestrator.scoring.evaluate import Evaluation, evaluate, plain, sample_images
 from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
 from orchestrator.sweeps.guidance import Setting, SweepOptions, distance, refine, run_sweep
 from tests.configs import tiny
@@ -84,7 +84,7 @@ def test_images_do_not_depend_on_the_actors_that_draw_them_or_on_their_deaths(
             folder = found[0].folder.replace(alone.directory, one.directory)
             killer = threading.Thread(target=kill_a_sampler_when, args=(Parts(f"{folder}/features"), killed))
             killer.start()
-        found.append(draw(job, extractor=None))
+        found.append(sample_images(job, extractor=None))
     killer.join()
     assert len(killed) == 1
     first, second = (images_in(drawn.folder) for drawn in found)
@@ -100,8 +100,8 @@ def test_another_batch_size_changes_no_image_by_more_than_a_grey_level(
     small, large = config(tmp_path, dataset), config(tmp_path, dataset, batch_size=7)
     tested = subject_of(small, tmp_path)
     indices = list(range(14))
-    parts = [ImageSampler(small, tested.model, None).draw(indices[i : i + 4])[0] for i in range(0, 14, 4)]
-    whole, _ = ImageSampler(large, tested.model, None).draw(indices)
+    parts = [ImageSampler(small, tested.model, None).sample(indices[i : i + 4])[0] for i in range(0, 14, 4)]
+    whole, _ = ImageSampler(large, tested.model, None).sample(indices)
     assert (torch.cat(parts).int() - whole.int()).abs().max() <= 1
 
 

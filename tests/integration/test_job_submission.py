@@ -1,4 +1,4 @@
-"""`ray job submit` to a cluster of several nodes does what the command does alone."""
+"""``ray job submit`` to a cluster of several nodes does what the command does alone."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ PLANTED = {
     "AWS_SECRET_ACCESS_KEY": "planted-storage-key-51c0",
     "MLFLOW_TRACKING_PASSWORD": "planted-tracking-password-77ab",
 }
-"""Secrets of the cluster's environment, as those of its nodes would be."""
+"""Secrets in the environment of the cluster, as its nodes would have them."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def head() -> Iterator[dict[str, str]]:
 
 
 def submit(environment: dict[str, str], *entry: str) -> str:
-    """Have a job run to its end; what it printed."""
+    """Run a job to its end; returns what it printed."""
     submitted = subprocess.run(
         [RAY, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, *entry],
         env=environment, capture_output=True, text=True, timeout=1000, check=False, cwd=ROOT,
@@ -42,7 +42,10 @@ def submit(environment: dict[str, str], *entry: str) -> str:
 
 
 def tells_no_secret(environment: dict[str, str], said: str, folder: Path) -> None:
-    """Not in what a job said, Ray tells of it, its folder has (runs, MLflow's database), or the cluster logged."""
+    """Assert that no secret is in what a job printed, Ray tells of it, its folder has, or the cluster logged.
+
+    The folder has its runs and MLflow's database.
+    """
     told = said.encode() + asked(environment, "job", "list").stdout
     for secret in (*PLANTED.values(), environment["RAY_AUTH_TOKEN"]):
         assert secret.encode() not in told

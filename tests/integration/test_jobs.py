@@ -68,16 +68,17 @@ def test_more_workers_than_cpus(tmp_path: Path) -> None:
 
     count = 2 ** (max(4, os.cpu_count() or 1)).bit_length()
     message = refused(
-        "--config", "quickstart", "--run.root", str(tmp_path / "runs"), "--data.path", str(tmp_path / "digits"),
-        f"--train.workers={count}", f"--data.lanes={count}", f"--train.batch_size={count}",
+        "--config", "quickstart", "--run.root", str(tmp_path / "runs"),
+        "--data.path", str(tmp_path / "digits"), f"--train.workers={count}",
+        f"--data.lanes={count}", f"--train.batch_size={count}",
     )  # fmt: skip
     assert f"{count} training workers" in message and "Lower --train.workers to" in message
 
 
 def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
     message = refused(
-        "--config", "quickstart", "--run.root", str(tmp_path / "runs"), "--data.path", str(tmp_path / "digits"),
-        "--cluster.address", "127.0.0.1:9",
+        "--config", "quickstart", "--run.root", str(tmp_path / "runs"),
+        "--data.path", str(tmp_path / "digits"), "--cluster.address", "127.0.0.1:9",
     )  # fmt: skip
     assert "No Ray cluster answers at 127.0.0.1:9" in message
 

@@ -1,4 +1,4 @@
-"""From JPEGs to a score at 256x256 through a VAE of Stable Diffusion's true architecture, at random weights."""
+"""From JPEGs to a score at 256x256, through a VAE of Stable Diffusion's architecture with random weights."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ IMAGES = 10
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """84 million parameters; 8 times smaller, 4 channels."""
+    """A VAE with 84 million parameters; its latents are 8 times smaller and have 4 channels."""
     path = tmp_path_factory.mktemp("vae")
     torch.manual_seed(0)
     AutoencoderKL(
@@ -44,7 +44,8 @@ def write_photographs(folder: Path) -> Path:
 
 def test_images_become_latents_are_trained_on_drawn_decoded_and_scored(tmp_path: Path, vae: Path) -> None:
     model = {
-        "input_size": 32, "channels": 4, "num_classes": 2, "depths": [1, 1], "widths": [16, 8], "num_heads": 2,
+        "input_size": 32, "channels": 4, "num_classes": 2, "depths": [1, 1], "widths": [16, 8],
+        "num_heads": 2,
     }  # fmt: skip
     config = tiny(
         tmp_path, str(tmp_path / "latents"),

@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of its own on loopback; the URI of its database."""
+    """A PostgreSQL of its own on loopback; yields the URI of its database."""
     folder, port = tmp_path_factory.mktemp("postgres"), free_port()
     is_root = os.geteuid() == 0
     user = "postgres" if is_root else None  # PostgreSQL refuses to run as root.
@@ -92,7 +92,7 @@ def answers(address: str) -> bool:
 
 
 def log(folder: Path, server: str) -> str | None:
-    """A small run; why it could not be written, or None."""
+    """Track a small run; returns why it could not be written, or None."""
     tracker = Tracker(str(folder / "run"), "team", "shared", server)
     Image.new("L", (8, 8)).save(folder / "run" / "samples.png")
     tracker.log_metrics({"loss/total": 0.5}, 100)

@@ -32,7 +32,7 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def trained(model: DiMR, share: slice) -> dict[str, Tensor]:
-    """Weights after two plain steps, each on this process's share of the batch."""
+    """The weights after two plain steps, each on this process's share of the batch."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for _ in range(2):
         noisy, level, labels = (tensor[share] for tensor in inputs())
@@ -44,7 +44,7 @@ def trained(model: DiMR, share: slice) -> dict[str, Tensor]:
 
 
 def compare_with_one_process(sharding: str, smallest_unit: int, units: int, copies: int) -> None:
-    """On four processes, as if two to a node."""
+    """Compare the sharded network on four processes, two to a node, with a whole one."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     config = TrainConfig(images=1, sharding=sharding)  # type: ignore[arg-type]
     mesh = make_mesh(config, "cpu", world_size, workers_per_node=2)

@@ -12,10 +12,12 @@ from tests.step_memory import measure
 
 WITHIN = 0.15
 TWO_BRANCHES = {
-    "input_size": 32, "channels": 4, "num_classes": 10, "depths": [5, 3], "widths": [288, 144], "num_heads": 6,
+    "input_size": 32, "channels": 4, "num_classes": 10, "depths": [5, 3], "widths": [288, 144],
+    "num_heads": 6,
 }  # fmt: skip
 THREE_BRANCHES = {
-    "input_size": 28, "channels": 3, "num_classes": 100, "depths": [3, 3, 3], "widths": [256, 160, 64], "num_heads": 4,
+    "input_size": 28, "channels": 3, "num_classes": 100, "depths": [3, 3, 3], "widths": [256, 160, 64],
+    "num_heads": 4,
 }  # fmt: skip
 
 

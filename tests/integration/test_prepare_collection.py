@@ -1,4 +1,7 @@
-"""Collections of encoded images become datasets: pixels or latents, skipped files reported, stopped and continued."""
+"""Collections of encoded images become datasets of pixels or latents.
+
+Skipped files are reported, and a stopped preparation is continued.
+"""
 
 import dataclasses
 import io
@@ -59,7 +62,10 @@ def write_image_folder(folder: Path, count: int = COUNT) -> Path:
 def config(tmp_path: Path, source: str, path: Path, name: str = "data", **sections: Any) -> ExperimentConfig:
     base = {
         "data": {"path": str(tmp_path / name), "source": source, "source_path": str(path), "lanes": 4},
-        "model": {"input_size": 16, "channels": 3, "num_classes": 3, "depths": [1, 1], "widths": [8, 8], "num_heads": 2},
+        "model": {
+            "input_size": 16, "channels": 3, "num_classes": 3, "depths": [1, 1], "widths": [8, 8],
+            "num_heads": 2,
+        },
         "prepare": {"use_gpu": False},
     }  # fmt: skip
     for section, values in sections.items():
@@ -68,12 +74,11 @@ def config(tmp_path: Path, source: str, path: Path, name: str = "data", **sectio
 
 
 def rows_of(dataset: LatentDataset) -> dict[tuple[int, bool], tuple[int, Any]]:
-    """(index, flipped) -> (label, array) of every row."""
+    """The rows as a map: (index, flipped) -> (label, array)."""
     rows = {}
     for table in read_rows(dataset, 512):
-        for array, label, index, flipped in zip(
-            to_arrays(dataset.info, table), *(table[name].to_pylist() for name in ("label", "index", "flipped")), strict=True
-        ):  # fmt: skip
+        columns = (table[name].to_pylist() for name in ("label", "index", "flipped"))
+        for array, label, index, flipped in zip(to_arrays(dataset.info, table), *columns, strict=True):
             assert (index, flipped) not in rows
             rows[index, flipped] = (label, array)
     return rows
@@ -137,8 +142,10 @@ def test_shards_hold_the_same_images(source: str, write: Any, tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    model = AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
-                          down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    model = AutoencoderKL(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
     folder = tmp_path_factory.mktemp("vae")
     model.save_pretrained(folder)
     return folder

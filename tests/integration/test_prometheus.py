@@ -62,7 +62,7 @@ def test_the_newest_numbers_of_a_run_are_exported(tmp_path: Path) -> None:
 
 @contextmanager
 def prometheus(folder: Path) -> Iterator[str]:
-    """A real one with our configuration, which reads this test's Ray only; yields its address."""
+    """A real Prometheus with our configuration, which reads this test's Ray only; yields its address."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
     assert job.pop("file_sd_configs")

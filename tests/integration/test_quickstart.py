@@ -22,8 +22,8 @@ LENGTH = 2400
 
 def config(root: Path, digits: LatentDataset, *arguments: str) -> ExperimentConfig:
     short = {
-        "run.root": root, "data.path": digits.path, "train.images": LENGTH, "train.checkpoint_every_images": 1200,
-        "train.preview_every_images": 1200, "evaluation.images": 100,
+        "run.root": root, "data.path": digits.path, "train.images": LENGTH,
+        "train.checkpoint_every_images": 1200, "train.preview_every_images": 1200, "evaluation.images": 100,
     }  # fmt: skip
     return parse("Test.", "quickstart", [*(f"--{key}={value}" for key, value in short.items()), *arguments])
 

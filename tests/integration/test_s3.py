@@ -1,4 +1,7 @@
-"""Datasets on S3: prepared there, trained from there, through a server that fails now and then, and no secret anywhere."""
+"""Datasets on S3: prepared there and trained from there, through a server that fails now and then.
+
+No secret is written anywhere.
+"""
 
 import json
 import os
@@ -52,8 +55,14 @@ def test_prepared_from_and_to_s3_it_is_the_same_dataset(tmp_path: Path, s3_serve
     local = prepare_dataset(config(tmp_path, "image_folder", images))
     remote = prepare_dataset(
         tiny(tmp_path, f"{s3_server}/prepared", **{
-            "data": {"path": f"{s3_server}/prepared", "source": "image_folder", "source_path": f"{s3_server}/images", "lanes": 4},
-            "model": {"input_size": 16, "channels": 3, "num_classes": 3, "depths": [1, 1], "widths": [8, 8], "num_heads": 2},
+            "data": {
+                "path": f"{s3_server}/prepared", "source": "image_folder",
+                "source_path": f"{s3_server}/images", "lanes": 4,
+            },
+            "model": {
+                "input_size": 16, "channels": 3, "num_classes": 3, "depths": [1, 1], "widths": [8, 8],
+                "num_heads": 2,
+            },
             "prepare": {"use_gpu": False},
         })
     )  # fmt: skip
@@ -139,7 +148,8 @@ def test_the_journal_on_s3_outlives_its_writer(tmp_path: Path, s3_server: str) -
 
 def test_mlflow_has_nothing_that_the_journal_on_s3_could_lose(tmp_path: Path, s3_server: str) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
-    # The journal cannot be sent: the bucket is not there. With this machine it would be lost, and its steps repeated.
+    # The journal cannot be sent: the bucket is not there. With this machine it would be lost, and its steps
+    # repeated.
     writer = Tracker("s3://not-there/runs/journal", "journal", "experiment", store)
     writer.log_metrics({"loss": 1.0}, 1)
     writer.close(60)

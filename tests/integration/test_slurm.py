@@ -1,4 +1,4 @@
-"""cluster/slurm/run.sh on a real Slurm: two nodes on this machine, each in a network of its own as machines are."""
+"""cluster/slurm/run.sh on a real Slurm of two nodes, each in a network of its own as machines are."""
 
 import json
 import os
@@ -52,20 +52,20 @@ pytestmark = [
 
 @dataclass(frozen=True)
 class Slurm:
-    """The cluster, as its users have it before them."""
+    """The cluster, as its users see it."""
 
     folder: Path
     environment: dict[str, str]
 
     def run(self, *command: str) -> str:
-        """What a command prints on the first node."""
+        """Run a command on the first node; returns what it prints."""
         return subprocess.run(
             on_node(0, *command), env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=60,
             check=True,
         ).stdout  # fmt: skip
 
     def submit(self, *job: str) -> str:
-        """Queue the script with a job of ours; its number."""
+        """Queue the script with a job of ours; returns the job's number."""
         options = ["--parsable", "--nodes=2", "--gpus-per-node=0", f"--output={self.folder}/%j.out"]
         return self.run("sbatch", *options, "cluster/slurm/run.sh", *job).strip()
 
@@ -74,11 +74,11 @@ class Slurm:
         return path.read_text() if path.exists() else ""
 
     def terminate(self, job: str) -> None:
-        """As ``--signal=B:TERM@300`` does when the time is nearly up."""
+        """Terminate a job, as ``--signal=B:TERM@300`` does when the time is nearly up."""
         self.run("scancel", "--signal=TERM", "--batch", job)
 
     def ended(self, job: str) -> tuple[str, str]:
-        """Wait for a job's end; its state and exit code."""
+        """Wait for a job's end; returns its state and exit code."""
         state, code = "", ""
 
         def has_ended() -> bool:
@@ -92,18 +92,22 @@ class Slurm:
 
 
 def on_node(node: int, *command: str) -> list[str]:
-    """A command in a node's network; ``ip netns exec`` would hide the control groups that slurmd asks for."""
+    """The command, made to run in a node's network.
+
+    ``ip netns exec`` would hide the control groups that slurmd asks for.
+    """
     return ["nsenter", f"--net=/run/netns/{NETWORKS[node]}", *command]
 
 
 def connect_nodes() -> None:
-    """Two networks with a cable between them, and nothing else."""
+    """Make two networks with a cable between them, and nothing else."""
     first, second = NETWORKS
     commands = [f"netns add {first}", f"netns add {second}",
                 f"link add cable netns {first} type veth peer name cable netns {second}"]  # fmt: skip
     for number, network in enumerate(NETWORKS, 1):
         commands += [f"-n {network} addr add 10.99.0.{number}/24 dev cable", f"-n {network} link set lo up",
-                     f"-n {network} link set cable up", f"-n {network} route add default dev cable"]  # fmt: skip
+                     f"-n {network} link set cable up",
+                     f"-n {network} route add default dev cable"]  # fmt: skip
     for command in commands:
         subprocess.run(["ip", *command.split()], check=True)
 

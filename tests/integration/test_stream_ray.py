@@ -1,4 +1,7 @@
-"""Ray Data brings a rank's windows in order, and Ray Train's workers the same global batches however many they are."""
+"""Ray Data brings a rank's windows in order.
+
+Any number of Ray Train's workers gets the same global batches.
+"""
 
 import json
 from functools import partial
@@ -32,7 +35,7 @@ def test_order_through_ray_data_is_the_planned_order(tmp_path: Path, rank: int, 
 
 
 def write_global_batches(settings: dict[str, Any]) -> None:
-    """In every Ray Train worker: what it reads, gathered into global batches."""
+    """Run in every Ray Train worker: gather what each reads into global batches, and write them."""
     shard = ray.train.get_dataset_shard("train")
     plan, rank, world_size = shard.start.plan, dist.get_rank(), dist.get_world_size()
     tables = shard.data.iter_batches(batch_size=None, batch_format="pyarrow")

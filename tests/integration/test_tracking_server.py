@@ -1,4 +1,7 @@
-"""Tracking against a real MLflow server that is down at first, then comes, and goes away while training logs."""
+"""Tracking against a real MLflow server.
+
+It is down at first, then comes, and goes away while training logs.
+"""
 
 from pathlib import Path
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 class Curve:
-    """Hooks that keep the metrics by images seen; only of use where training is in this process."""
+    """Hooks that keep the metrics by images seen; they only work if training runs in this process."""
 
     def __init__(self) -> None:
         self.metrics: dict[int, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Images to make a dataset from."""
+"""Images that come as whole arrays: MNIST-5k, and data sets in IDX files."""
 
 import gzip
 from pathlib import Path
@@ -25,7 +25,7 @@ FASHION_CLASSES = (
 
 
 def read_source(config: DataConfig) -> tuple[str, npt.NDArray[np.uint8], list[int]]:
-    """(description, images ``[N, C, H, W]``, labels) of the configured source.
+    """Read the configured source: (description, images ``[N, C, H, W]``, labels).
 
     Raises:
         UserError: the source is not there, or is none.
@@ -36,8 +36,9 @@ def read_source(config: DataConfig) -> tuple[str, npt.NDArray[np.uint8], list[in
         assert config.source_path is not None
         return _idx(Path(config.source_path).expanduser())
     raise UserError(
-        f"data.source is none, so there is nothing to make {config.path} from. Set --data.source (image_folder, tar, "
-        "parquet, released_npy, idx or mnist5k) and --data.source_path, or put a dataset there."
+        f"data.source is none, so there is nothing to make {config.path} from. Set --data.source "
+        "(image_folder, tar, parquet, released_npy, idx or mnist5k) and --data.source_path, or put a dataset "
+        "there."
     )
 
 
@@ -53,7 +54,7 @@ def _mnist5k() -> tuple[str, npt.NDArray[np.uint8], list[int]]:
 
 
 def _idx(folder: Path) -> tuple[str, npt.NDArray[np.uint8], list[int]]:
-    """The training part of a data set in IDX files, gzipped or not."""
+    """Read the training part of a data set in IDX files, gzipped or not."""
     images = _read_idx(folder, "train-images-idx3-ubyte")
     labels = _read_idx(folder, "train-labels-idx1-ubyte")
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
@@ -64,12 +65,13 @@ def _idx(folder: Path) -> tuple[str, npt.NDArray[np.uint8], list[int]]:
 
 
 def _read_idx(folder: Path, name: str) -> npt.NDArray[Any]:
-    """An IDX file of bytes: magic 0, 0, 8 (uint8), number of dimensions; big-endian sizes; the bytes."""
+    """Read an IDX file of bytes: magic 0, 0, 8 (uint8), number of dimensions; big-endian sizes; the bytes."""
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
     if path is None:
         raise UserError(
-            f"{folder} holds no {name}.gz or {name}. data.source_path must name a folder with IDX files, for example "
-            "the one that Debian's package dataset-fashion-mnist installs, /usr/share/datasets/fashion-mnist."
+            f"{folder} holds no {name}.gz or {name}. data.source_path must name a folder with IDX files, for "
+            "example the one that Debian's package dataset-fashion-mnist installs, "
+            "/usr/share/datasets/fashion-mnist."
         )
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -1,4 +1,4 @@
-"""From encoded bytes to square images, as ADM prepares ImageNet."""
+"""From encoded bytes to square images, as ADM (Dhariwal and Nichol, 2021) prepares ImageNet."""
 
 import io
 from functools import lru_cache
@@ -15,10 +15,12 @@ from orchestrator.storage import filesystem_of
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of an image at ``size``, as Dhariwal and Nichol (2021) prepare it and the field compares with.
+    """Cut out the centre square of an image, at ``size``.
 
-    The shorter side is halved with a box filter while it is at least twice the size, then resized bicubically.
+    The shorter side is halved with a box filter while it is at least twice the size. Then it is resized
+    bicubically.
     """
+    # As center_crop_arr in ADM's guided_diffusion/image_datasets.py, so that scores can be compared.
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = size / min(image.size)
@@ -40,7 +42,7 @@ def decode_image(content: bytes, size: int, channels: int) -> npt.NDArray[np.uin
 
 
 def read_encoded(source_path: str, row: dict[str, Any], kind: str) -> bytes:
-    """The encoded bytes of a row of a listing."""
+    """Read the encoded bytes of a row of a listing."""
     if kind == "parquet":
         return _parquet_image(source_path, row["path"], row["start"])
     filesystem, _ = filesystem_of(source_path)

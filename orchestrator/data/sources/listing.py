@@ -1,8 +1,9 @@
 """What a collection of encoded images holds: one row per image that says where its bytes are.
 
-A listing is an Arrow table with ``index`` int64 (position in the source), ``label`` int32, ``path`` (dictionary of
-strings, within the source's filesystem), ``start`` int64 and ``size`` int64. For a file of its own ``size`` is -1; in a tar
-shard they are the bytes of the member; in parquet ``start`` is the row.
+A listing is an Arrow table with ``index`` int64 (position in the source), ``label`` int32, ``path``
+(dictionary of strings, within the source's filesystem), ``start`` int64 and ``size`` int64. For an image in a
+file of its own, ``size`` is -1. In a tar shard, ``start`` and ``size`` say where the member's bytes are. In
+parquet, ``start`` is the row.
 """
 
 import tarfile
@@ -40,9 +41,9 @@ class Listing:
     source: str
     """Kind and place, for people."""
     class_names: tuple[str, ...]
-    """In label order; one alone for released_npy, whose labels lie in the files."""
+    """Names in label order; only one for released_npy, whose labels lie in the files."""
     rows: pa.Table
-    """See the module."""
+    """One row per image, with the columns that the module lists."""
 
 
 def list_source(config: DataConfig) -> Listing:
@@ -68,8 +69,10 @@ def list_source(config: DataConfig) -> Listing:
 def _table(rows: list[tuple[int, str, int, int]]) -> pa.Table:
     labels, paths, starts, sizes = zip(*rows, strict=True)
     columns = [range(len(rows)), labels, pa.array(paths).dictionary_encode(), starts, sizes]
-    arrays = [column if isinstance(column, pa.Array) else pa.array(column, f.type)
-              for column, f in zip(columns, SCHEMA, strict=True)]  # fmt: skip
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, f.type)
+        for column, f in zip(columns, SCHEMA, strict=True)
+    ]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
@@ -90,14 +93,14 @@ _Rows = list[tuple[int, str, int, int]]
 
 
 def _image_folder(filesystem: pa.fs.FileSystem, root: str, files: list[str]) -> tuple[tuple[str, ...], _Rows]:
-    """One folder per class; sorted names are labels 0, 1, ..., which makes ImageNet's synsets 0..999."""
+    """List one folder per class; sorted names get labels 0, 1, ..., so ImageNet's synsets get 0..999."""
     images = [path for path in files if PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES]
     relative = [PurePosixPath(path).relative_to(root) for path in images]
     flat = [str(path) for path in relative if len(path.parts) < 2]
     if flat:
         raise UserError(
-            f"{root} holds images outside of class folders ({flat[0]} and {len(flat) - 1} more). An image folder has one "
-            "folder per class; sort them into folders first."
+            f"{root} holds images outside of class folders ({flat[0]} and {len(flat) - 1} more). An image "
+            "folder has one folder per class; sort them into folders first."
         )
     names = sorted({path.parts[0] for path in relative})
     labels = {name: label for label, name in enumerate(names)}
@@ -107,7 +110,7 @@ def _image_folder(filesystem: pa.fs.FileSystem, root: str, files: list[str]) -> 
 
 
 def _tar(filesystem: pa.fs.FileSystem, root: str, files: list[str]) -> tuple[tuple[str, ...], _Rows]:
-    """WebDataset shards: members that share a name up to the first dot are a sample, an image and its ``.cls``."""
+    """List WebDataset shards: members that share a name up to the first dot are an image and its ``.cls``."""
 
     def samples(path: str) -> _Rows:
         # On a disk, skip from header to header; over a network one long read is faster than many short ones.
@@ -148,7 +151,7 @@ def _tar_samples(path: str, archive: tarfile.TarFile) -> _Rows:
 
 
 def _parquet(filesystem: pa.fs.FileSystem, root: str, files: list[str]) -> tuple[tuple[str, ...], _Rows]:
-    """Encoded images in a column ``image`` (bytes, or a struct with ``bytes``) and integers in ``label``."""
+    """List images in a column ``image`` (bytes, or a struct with ``bytes``), with integers in ``label``."""
     rows: _Rows = []
     for path in (path for path in files if path.endswith(".parquet")):
         try:
@@ -165,13 +168,16 @@ def _parquet(filesystem: pa.fs.FileSystem, root: str, files: list[str]) -> tuple
 
 
 def _released_npy(filesystem: pa.fs.FileSystem, root: str, files: list[str]) -> tuple[tuple[str, ...], _Rows]:
-    """The released code's features: ``0.npy``, ``1.npy``, ... with moments and label, which is read with them later."""
+    """List the released code's features: ``0.npy``, ``1.npy``, ... with moments and label.
+
+    The label is read later, with the moments.
+    """
     numbered = {PurePosixPath(path).stem: path for path in files if path.endswith(".npy")}
     ordered = sorted((int(stem), path) for stem, path in numbered.items() if stem.isdigit())
     return (), [(0, path, 0, WHOLE_FILE) for _, path in ordered]
 
 
 def describe(row: dict[str, Any]) -> str:
-    """Where a row's image is, for people."""
+    """Say where a row's image is, for people."""
     inside = "" if row["size"] == WHOLE_FILE and not row["start"] else f" at {row['start']}"
     return f"{row['path']}{inside}"

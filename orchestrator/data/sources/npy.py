@@ -22,7 +22,7 @@ _ALLOWED = {
 
 
 def read_released(content: bytes, path: str) -> tuple[npt.NDArray[np.float32], int]:
-    """(moments ``[2C, h, w]``, label) of one feature file: an object array that holds both, pickled inside ``.npy``.
+    """Read (moments ``[2C, h, w]``, label) from one feature file: an object array, pickled inside ``.npy``.
 
     Raises:
         UserError: it holds anything else.

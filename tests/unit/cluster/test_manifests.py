@@ -41,7 +41,7 @@ def groups_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def validate(resource: dict[str, Any]) -> None:
-    """Against KubeRay's schema or Kubernetes' own; unknown fields are errors."""
+    """Validate against KubeRay's schema or Kubernetes' own; unknown fields are errors."""
     if resource["kind"] not in KUBERAY:
         kubernetes_validate.validate(resource, KUBERNETES, strict=True)
         return

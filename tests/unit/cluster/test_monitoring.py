@@ -34,7 +34,7 @@ def test_the_dashboard_shows_every_number_that_is_exported_and_no_other() -> Non
 
 
 def left_out(written: Any, read: Any, place: str = "dashboard") -> Iterator[str]:
-    """Places of what was written and not read."""
+    """The places of what was written and not read."""
     if isinstance(written, dict) and isinstance(read, dict):
         yield from (f"{place}.{key}" for key in written.keys() - read.keys())
         for key in written.keys() & read.keys():

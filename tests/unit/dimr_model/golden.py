@@ -12,7 +12,7 @@ MODELS = ("tiny_2r_tdrmsn", "tiny_2r_tdln", "tiny_2r_rmsn", "tiny_3r_tdrmsn")
 
 
 def load_golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, description) of a golden file."""
+    """The tensors and the description of a golden file."""
     return load_file(GOLDEN / f"{name}.safetensors"), json.loads((GOLDEN / f"{name}.json").read_text())
 
 

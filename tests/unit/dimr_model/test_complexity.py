@@ -44,7 +44,8 @@ def test_variants_have_the_published_sizes(variant: str) -> None:
     ],
 )
 def test_table_2_of_the_paper(row: int, config: DiMRConfig, published: int, within: float) -> None:
-    # Row 6 adds the multi-scale loss to row 5, which is no parameter. The structure of rows 1 to 3 is not published.
+    # Row 6 adds the multi-scale loss to row 5, which is no parameter. The structure of rows 1 to 3 is not
+    # published.
     assert count_parameters(config) == pytest.approx(published, rel=within, abs=0)
 
 

@@ -46,7 +46,7 @@ def test_guidance_weight_follows_its_definition() -> None:
 
 
 def test_the_released_increment_is_not_taken_for_a_scale() -> None:
-    with pytest.raises(ValueError, match=r"the paper's 0\.4 is 1\.4"):
+    with pytest.raises(ValueError, match=r"the released code's 0\.4 is 1\.4"):
         Guidance(scale=0.4)
 
 

@@ -70,7 +70,10 @@ CONFIG = DiMRConfig(
 
 
 def step(model: DiMR) -> tuple[Tensor, list[Tensor], int]:
-    """(loss, gradients, bytes saved for the backward pass, each tensor once and no parameter)."""
+    """Take one step; returns the loss, the gradients and the bytes saved for the backward pass.
+
+    These bytes count each tensor once and no parameter.
+    """
     generator = torch.Generator().manual_seed(2)
     noisy = torch.randn(4, 4, 16, 16, generator=generator)
     level = noise_level(torch.randint(1, 1001, (4,), generator=generator).float())

@@ -1,6 +1,9 @@
 """The pipeline turns class labels into images, in pixels or through a VAE, and saves like any of diffusers'."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,23 @@ def test_saves_and_loads_with_network_and_settings(tmp_path: Path) -> None:
     assert loaded.config.prediction == "v"
     expected = pipeline([0, 1], steps=3, output_type="pt").images
     assert torch.equal(loaded([0, 1], steps=3, output_type="pt").images, expected)
+
+
+def test_a_new_process_loads_it_and_samples_the_same(tmp_path: Path) -> None:
+    pipeline = pixel_pipeline()
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    stored = json.loads((tmp_path / "pipeline" / "model_index.json").read_text())
+    assert stored["model"] == ["dimr_model", "DiMR"]
+    script = (
+        "import sys, torch; from dimr_model import DiMRPipeline; "
+        "pipeline = DiMRPipeline.from_pretrained(sys.argv[1]); "
+        "torch.save(pipeline([0, 1], steps=3, output_type='pt').images, sys.argv[2])"
+    )
+    loaded = tmp_path / "images.pt"
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "pipeline"), str(loaded)], check=True, timeout=600
+    )
+    assert torch.equal(torch.load(loaded), pipeline([0, 1], steps=3, output_type="pt").images)
 
 
 def test_latents_go_through_the_vae() -> None:

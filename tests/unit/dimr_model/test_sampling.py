@@ -21,7 +21,7 @@ CONFIG = DiMRConfig(input_size=4, channels=1, num_classes=3, depths=(1, 1), widt
 
 
 class Oracle(torch.nn.Module):
-    """Knows that class c is the constant image (c - 1) / 2, and predicts accordingly."""
+    """A network that knows that class c is the constant image (c - 1) / 2, and predicts accordingly."""
 
     architecture = CONFIG
 

@@ -1,10 +1,14 @@
 """The released solver, reproduced: the ends of its trajectories on a Gaussian mixture, whose noise is known exactly."""
 
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from dimr_model.config import Guidance, Sampler
@@ -87,19 +91,85 @@ def test_every_solver_converges_to_the_same_end(kind: str) -> None:
     assert float((drawn - tensors["cond/converged_2001"]).square().mean().sqrt()) < 0.05
 
 
+@pytest.mark.parametrize(
+    "schedule", [NoiseSchedule("scaled_linear"), NoiseSchedule("vp_linear"), NoiseSchedule("cosine")]
+)
+@given(steps=st.integers(1, 60), seed=st.integers(0, 2**31))
+@settings(max_examples=25)
+def test_the_multistep_solver_is_diffusers_own(schedule: NoiseSchedule, steps: int, seed: int) -> None:
+    other = DPMSolverMultistepScheduler(
+        trained_betas=schedule.betas.numpy(),
+        prediction_type="sample",
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+    )
+    agree("dpm_solver_multistep", other, schedule, steps, seed, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "schedule", [NoiseSchedule("scaled_linear"), NoiseSchedule("vp_linear"), NoiseSchedule("cosine")]
+)
+@given(steps=st.integers(1, 60), seed=st.integers(0, 2**31))
+@settings(max_examples=25)
+def test_the_released_solver_is_diffusers_with_its_grid(
+    schedule: NoiseSchedule, steps: int, seed: int
+) -> None:
+    agree("released", SinglestepOnReleasedGrid(schedule), schedule, steps, seed, torch.float64)
+
+
+class SinglestepOnReleasedGrid(DPMSolverSinglestepScheduler):  # type: ignore[misc]  # diffusers ships no types
+    """diffusers' solver of order 3 with the released code's two peculiarities: the grid, and one coefficient."""
+
+    def __init__(self, schedule: NoiseSchedule) -> None:
+        super().__init__(
+            trained_betas=schedule.betas.numpy(), prediction_type="sample", algorithm_type="dpmsolver++", solver_order=3,
+            solver_type="midpoint", lower_order_final=True, final_sigmas_type="sigma_min",
+        )  # fmt: skip
+        self.schedule = schedule
+
+    def set_timesteps(self, steps: int, **options: Any) -> None:
+        super().set_timesteps(steps, **options)
+        times = torch.from_numpy(np.linspace(1000, 1, steps + 1))
+        alpha, sigma = self.schedule.alpha_sigma(times)
+        self.sigmas, self.timesteps = (sigma / alpha).flatten(), times[:-1] - 1
+        self.set_begin_index(0)
+
+    def singlestep_dpm_solver_second_order_update(self, *args: Any, **options: Any) -> Tensor:
+        following = self.order_list[self.step_index + 1 : self.step_index + 2]
+        self.register_to_config(solver_type="heun" if following == [3] else "midpoint")
+        try:
+            updated: Tensor = super().singlestep_dpm_solver_second_order_update(*args, **options)
+            return updated
+        finally:
+            self.register_to_config(solver_type="midpoint")
+
+
+def agree(kind: str, other: Any, schedule: NoiseSchedule, steps: int, seed: int, dtype: torch.dtype) -> None:
+    """Ours and diffusers' from the same noise, with estimates that depend on where each is, to 1e-9 at every step."""
+    ours = make_solver(Sampler(kind=kind, steps=steps), schedule, torch.device("cpu"))  # type: ignore[arg-type]
+    other.set_timesteps(steps)
+    assert ours.timesteps.tolist() == other.timesteps.tolist()
+    generator = torch.Generator().manual_seed(seed)
+    state = theirs = ours.begin(torch.randn(2, 1, 4, 4, generator=generator, dtype=dtype))
+    for timestep in ours.timesteps:
+        fresh = torch.randn(state.shape, generator=generator, dtype=dtype).tanh()
+        state, theirs = (
+            ours.step(fresh + 0.1 * state, timestep, state),
+            other.step(fresh + 0.1 * theirs, timestep, theirs).prev_sample,
+        )
+        torch.testing.assert_close(state, theirs, rtol=0, atol=1e-9)
+
+
 def test_ancestral_sampling_is_diffusers_own() -> None:
     """One step of DDIM with eta 1 and of DDPM from the same noise."""
     schedule = NoiseSchedule("scaled_linear")
-    solver = make_solver("ddpm", schedule)
+    solver = make_solver(Sampler(kind="ddpm", steps=50), schedule, torch.device("cpu"))
     other = DDPMScheduler(trained_betas=schedule.betas.numpy(), prediction_type="sample", clip_sample=False,
                           timestep_spacing="trailing")  # fmt: skip
     state, clean = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
-    for scheduler in (solver, other):
-        scheduler.set_timesteps(50)
+    other.set_timesteps(50)
     assert solver.timesteps.tolist() == other.timesteps.tolist()
     for timestep in solver.timesteps[:-1]:
         expected = other.step(clean, timestep, state, generator=torch.Generator().manual_seed(1)).prev_sample
         noise = torch.randn(state.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        torch.testing.assert_close(
-            solver.step(clean, timestep, state, noise).prev_sample, expected, rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(solver.step(clean, timestep, state, noise), expected, rtol=1e-5, atol=1e-5)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
 
 class MakesFolder:
-    """When unpickled as usual, calls os.mkdir."""
+    """An object that calls os.mkdir when it is unpickled as usual."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -59,7 +59,7 @@ def test_flattened_keys_are_those_of_the_command_line() -> None:
         (["--run.name", "../escape"], "must start with a letter"),
         (["--tracking.uri", "https://me:hidden@mlflow.example"], "MLFLOW_TRACKING_PASSWORD"),
         (["--run.root", "s3://key:hidden@bucket/runs"], "AWS_SECRET_ACCESS_KEY"),
-        (["--sampling.guidance.scale", "0.4"], "the paper's 0.4 is 1.4"),
+        (["--sampling.guidance.scale", "0.4"], "the released code's 0.4 is 1.4"),
         (["--diffusion.class_dropout", "0"], "set diffusion.class_dropout above 0"),
         (["--train.preview_every_images", "100"], "must be a multiple of"),
         (["--data.source", "idx"], "needs data.source_path"),

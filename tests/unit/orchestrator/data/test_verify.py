@@ -53,7 +53,10 @@ def test_a_file_of_another_dataset_is_found(dataset: LatentDataset, tmp_path: Pa
 
 
 def info(**changes: object) -> DatasetInfo:
-    fields = {"kind": "moments", "shape": (2, 1, 1), "source": "s", "num_images": 3, "class_names": ("a", "b"), "scaling_factor": 1.0}  # fmt: skip
+    fields = {
+        "kind": "moments", "shape": (2, 1, 1), "source": "s", "num_images": 3, "class_names": ("a", "b"),
+        "scaling_factor": 1.0,
+    }  # fmt: skip
     return DatasetInfo(**{**fields, **changes})  # type: ignore[arg-type]
 
 

@@ -38,7 +38,7 @@ def test_a_timm_model_is_loaded_from_a_file(tmp_path: Path) -> None:
 def test_what_cannot_be_used_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded .*--classifier_weights"):
         load_judge("no_such_model", None, imagenet(tmp_path), None)
-    with pytest.raises(UserError, match="tells 1000 classes apart and the checkpoint draws 10"):
+    with pytest.raises(UserError, match="tells 1000 classes apart and the checkpoint samples 10"):
         load_judge(EMBEDDED, None, imagenet(tmp_path, 10), None)
     with pytest.raises(UserError, match="is no file"):
         load_judge("vit_tiny_patch16_224", str(tmp_path / "none"), imagenet(tmp_path), None)

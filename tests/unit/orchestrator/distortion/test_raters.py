@@ -17,7 +17,7 @@ NAMES = ("ant", "bee</script>")
 
 
 def verdicts(name: str, count: int = 40) -> Verdicts:
-    """Every fourth image is doubted; image i is of the grey level i."""
+    """A classifier's verdicts: every fourth image is doubted; image i has the grey level i."""
     places = np.arange(count)
     probabilities = np.where(places % 4 == 0, 0.1, 0.9).astype(np.float32)
     images = np.broadcast_to(places[::4, None, None, None], (len(places[::4]), 1, 8, 8)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""An evaluation in one process: what it measures, what it refuses, and that nothing finished is done twice."""
+"""An evaluation in one process: what it measures and refuses, and that nothing finished is done twice."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from orchestrator.errors import UserError
 from orchestrator.sampling.parts import Parts
 from orchestrator.sampling.sampler import ImageSampler
 from orchestrator.sampling.sinks import class_indices
-from orchestrator.scoring.evaluate import Evaluation, EvaluationResult, draw, evaluate, plain
+from orchestrator.scoring.evaluate import Evaluation, EvaluationResult, evaluate, plain, sample_images
 from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
 from orchestrator.scoring.paper_numbers import paper_value
 from orchestrator.scoring.reference import load_reference
@@ -67,7 +67,8 @@ def test_every_score_has_its_protocol_and_its_controls(
     assert set(found) == {
         f"{name}12_efficientnet_lite0_{images}"
         for name, images in (
-            ("fd", "ema"), ("kid", "ema"), ("precision", "ema"), ("recall", "ema"), ("fd", "real"), ("fd", "noise"),
+            ("fd", "ema"), ("kid", "ema"), ("precision", "ema"), ("recall", "ema"),
+            ("fd", "real"), ("fd", "noise"),
         )
     }  # fmt: skip
     protocol = found["fd12_efficientnet_lite0_ema"]["protocol"]
@@ -136,18 +137,18 @@ def test_sinks_hold_the_images_and_say_that_they_are_synthetic(
     config: ExperimentConfig, tested: ModelUnderTest, dataset: LatentDataset
 ) -> None:
     scores = here(config, tested, dataset, save=("parquet", "npz"), grid_classes=(2,))
-    folder = Path(scores.drawn.folder)
+    folder = Path(scores.samples.folder)
     with np.load(folder / "samples-12.npz") as stored:
         images, labels = stored["arr_0"], stored["arr_1"]
     assert images.shape == (12, 2, 2, 3)
     assert images.dtype == np.uint8
     assert labels.tolist() == balanced_labels(list(range(12)), 3).tolist()
-    drawn, _ = ImageSampler(config, tested.model, None).draw([4, 5, 6, 7])
+    drawn, _ = ImageSampler(config, tested.model, None).sample([4, 5, 6, 7])
     assert np.array_equal(images[4:8, ..., :1], drawn.permute(0, 2, 3, 1).numpy())
     table = pq.read_table(folder / "images" / "00000004-00000008.parquet")
     assert table["index"].to_pylist() == [4, 5, 6, 7]
     assert b"Synthetic" in table["image"][0].as_py()
-    for picture in scores.drawn.pictures.values():
+    for picture in scores.samples.pictures.values():
         with Image.open(picture) as opened:
             assert "Synthetic" in opened.text["Description"]  # type: ignore[attr-defined]
 
@@ -156,7 +157,7 @@ def test_drawing_alone_needs_no_extractor(
     config: ExperimentConfig, tested: ModelUnderTest, dataset: LatentDataset
 ) -> None:
     no_inception = with_evaluation(config, extractor="inception", extractor_weights="/nowhere")
-    drawn = draw(Evaluation(no_inception, tested, dataset, SILENT, here=True), extractor=None)
+    drawn = sample_images(Evaluation(no_inception, tested, dataset, SILENT, here=True), extractor=None)
     (part, *_) = drawn.work.parts.read(list(drawn.work.ranges))
     assert "features" not in part
     assert Path(drawn.pictures["final_samples"]).exists()
@@ -184,7 +185,7 @@ def test_results_lie_beside_the_samples(
 
 
 class TestReference:
-    """Every form that a reference comes in, and those that do not fit."""
+    """A reference comes in several forms, and one that does not fit is refused."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -234,7 +235,10 @@ class TestReference:
         path = load_reference(str(folder), config, True, SILENT).path
         larger = tiny(
             tmp_path, config.data.path,
-            model={"input_size": 4, "channels": 1, "num_classes": 3, "depths": [1, 1], "widths": [8, 8], "num_heads": 2},
+            model={
+                "input_size": 4, "channels": 1, "num_classes": 3, "depths": [1, 1], "widths": [8, 8],
+                "num_heads": 2,
+            },
         )  # fmt: skip
         with pytest.raises(UserError, match="2x2 images and the network draws 4x4"):
             load_reference(path, larger, True, SILENT)
@@ -265,12 +269,14 @@ class TestReference:
         for name, arrays in {"whole": statistics, "moved": moved}.items():
             np.savez(tmp_path / f"{name}.npz", arr_0=np.stack(images), **arrays)
             scores = here(config, tested, None, reference=str(tmp_path / f"{name}.npz"))
-            found.append({m.bare_name.removesuffix("_inception_ema"): m.value for m in scores.measurements})
+            found.append(
+                {m.name_without_count.removesuffix("_inception_ema"): m.value for m in scores.measurements}
+            )
         direct = here(config, tested, None, reference=str(folder))
         whole, shifted = found
         assert whole.keys() == {"fid", "sfid", "is", "kid", "precision", "recall"}
         for measurement in direct.measurements:
-            name = measurement.bare_name.removesuffix("_inception_ema")
+            name = measurement.name_without_count.removesuffix("_inception_ema")
             # The logits of random weights are too large for an Inception Score.
             assert whole[name] == pytest.approx(measurement.value, rel=1e-6, nan_ok=True), name
         assert shifted["fid"] != pytest.approx(whole["fid"], rel=0.01)

@@ -1,4 +1,7 @@
-"""Scores are torch-fidelity's own on the same images; Inception's architecture is real, its weights are random."""
+"""Scores are torch-fidelity's own on the same images.
+
+Inception's architecture is real, its weights are random.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -13,19 +16,19 @@ from orchestrator.benchmarks.score import untrained_inception
 from orchestrator.config.schema import EvaluationConfig
 from orchestrator.errors import UserError
 from orchestrator.scoring.extractors import (
-    INCEPTION_SHA256_PREFIX,
     describe_extractor,
     load_extractor,
     weights_file,
 )
 from orchestrator.scoring.frechet import FeatureStatistics
-from orchestrator.scoring.metrics import Collected, Target, all_scores
+from orchestrator.scoring.inception import SHA256_PREFIX
+from orchestrator.scoring.metrics import Collected, Target, all_metrics
 
 COUNT = 16
 
 
 class Images(Dataset):  # type: ignore[type-arg]
-    """What torch-fidelity takes: uint8 CHW."""
+    """Images as torch-fidelity takes them: uint8, CHW."""
 
     def __init__(self, images: torch.Tensor) -> None:
         self.images = images
@@ -73,16 +76,17 @@ def ours(collected: dict[str, Collected]) -> dict[str, float]:
     real = collected["real"]
     assert real.spatial is not None
     target = Target(real.statistics.gaussian(), real.spatial.gaussian(), real.features)
-    return {score.name: score.value for score in all_scores(collected["samples"], target, is_fid=True)}
+    return {score.name: score.value for score in all_metrics(collected["samples"], target, is_fid=True)}
 
 
 def test_every_score_is_torch_fidelitys_own(
     config: EvaluationConfig, images: dict[str, torch.Tensor], ours: dict[str, float]
 ) -> None:
     theirs = torch_fidelity.calculate_metrics(
-        input1=Images(images["samples"]), input2=Images(images["real"]), cuda=False, isc=True, fid=True, kid=True,
-        prc=True, feature_extractor="inception-v3-compat", feature_extractor_weights_path=config.extractor_weights,
-        kid_subset_size=COUNT, save_cpu_ram=True, cache=False, verbose=False, batch_size=COUNT,
+        input1=Images(images["samples"]), input2=Images(images["real"]),
+        cuda=False, isc=True, fid=True, kid=True, prc=True, feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=config.extractor_weights, kid_subset_size=COUNT, save_cpu_ram=True,
+        cache=False, verbose=False, batch_size=COUNT,
     )  # fmt: skip
     names = {
         "fid": "frechet_inception_distance",
@@ -99,7 +103,8 @@ def test_every_score_is_torch_fidelitys_own(
 def test_fid_equals_numpys_formula(collected: dict[str, Collected], ours: dict[str, float]) -> None:
     rows = {name: found.features.astype(np.float64) for name, found in collected.items()}
     difference = rows["samples"].mean(0) - rows["real"].mean(0)
-    # Both covariances have a low rank, so the trace of the root of their product is a small matrix's sum of singular values.
+    # Both covariances have a low rank, so the trace of the root of their product is a small matrix's sum of
+    # singular values.
     centred = {name: (x - x.mean(0)) / np.sqrt(len(x) - 1) for name, x in rows.items()}
     cross = np.linalg.svd(centred["samples"] @ centred["real"].T, compute_uv=False).sum()
     traces = sum(np.square(x).sum() for x in centred.values())
@@ -143,7 +148,7 @@ def test_a_broken_file_in_the_cache_is_named(tmp_path: Path, monkeypatch: pytest
     cached = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     cached.parent.mkdir()
     cached.write_bytes(b"half a file")
-    with pytest.raises(UserError, match=f"does not begin with {INCEPTION_SHA256_PREFIX}"):
+    with pytest.raises(UserError, match=f"does not begin with {SHA256_PREFIX}"):
         weights_file(EvaluationConfig(extractor="inception"))
 
 

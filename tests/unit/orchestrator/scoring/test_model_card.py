@@ -31,7 +31,9 @@ def card(folder: Path, dataset: DatasetInfo = DIGITS, **sampling: Any) -> str:
     protocol = {"samples": 1000, "sampler": {"kind": "released", "steps": 2}, "vae": None, "seed": 0}
     metrics = {
         "fd1k_efficientnet_lite0_real": {"value": 11.9, "meaning": "the floor", "protocol": {"seed": 0}},
-        "fd1k_efficientnet_lite0_ema": {"value": 256.78, "meaning": "distance", "protocol": protocol, "paper": "1.63"},
+        "fd1k_efficientnet_lite0_ema": {
+            "value": 256.78, "meaning": "distance", "protocol": protocol, "paper": "1.63",
+        },
     }  # fmt: skip
     write_card(str(folder), config, dataset, 64, metrics)
     return (folder / "README.md").read_text()

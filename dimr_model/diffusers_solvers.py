@@ -1,0 +1,50 @@
+"""Solvers that are diffusers' own; importing this costs what diffusers does."""
+
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler
+from torch import Tensor
+
+from dimr_model.config import Sampler
+from dimr_model.diffusion import NoiseSchedule
+
+
+class DiffusersSolver:
+    """A diffusers scheduler that takes estimates of the clean image (its prediction type "sample")."""
+
+    def __init__(self, sampler: Sampler, schedule: NoiseSchedule, device: torch.device) -> None:
+        self._scheduler = _scheduler(sampler.kind, schedule)
+        self._scheduler.set_timesteps(sampler.steps, device=device)
+        self.timesteps: Tensor = self._scheduler.timesteps
+        self.adds_noise = sampler.kind == "ddpm"
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """The state that sampling starts from, in the scheduler's own scale."""
+        return noise * self._scheduler.init_noise_sigma
+
+    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
+        """What the network sees: the scheduler's scale undone."""
+        scaled: Tensor = self._scheduler.scale_model_input(state, timestep)
+        return scaled
+
+    def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``.
+
+        Args:
+            noise: standard normal, of the shape of ``state``; for ancestral sampling.
+        """
+        # Ancestral sampling (Ho et al., 2020) is DDIM with eta 1 (Song et al., 2021, Eq. 16).
+        extra = {"eta": 1.0, "variance_noise": noise} if self.adds_noise else {}
+        after: Tensor = self._scheduler.step(clean, timestep, state, **extra).prev_sample
+        return after
+
+
+def _scheduler(kind: str, schedule: NoiseSchedule) -> Any:
+    common = {"trained_betas": schedule.betas.numpy(), "prediction_type": "sample"}
+    if kind == "unipc":
+        return UniPCMultistepScheduler(**common, solver_order=2)
+    # Whole diffusion steps, from the last one on, with strides that the solvers' own arithmetic assumes.
+    if kind == "heun":
+        return HeunDiscreteScheduler(**common, timestep_spacing="trailing")
+    return DDIMScheduler(**common, clip_sample=False, timestep_spacing="trailing")

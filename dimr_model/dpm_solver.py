@@ -1,0 +1,135 @@
+"""DPM-Solver++ (Lu et al., 2022b) for estimates of the clean image: the multistep 2M and the released singlestep solver.
+
+With lambda = log(alpha / sigma), h = lambda_end - lambda_start and estimates x_0 of the clean image, an update is
+
+    x_end = sigma_end / sigma_start x_start - alpha_end (e^-h - 1) x_0 + weight * slope
+
+where ``slope`` is the change of x_0 over the step, by finite differences (their Eq. 9 and Algorithms 1 and 2).
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dimr_model.config import NUM_STEPS
+from dimr_model.diffusion import NoiseSchedule
+
+FIRST_ORDER_END_BELOW = 15
+"""2M's last step is of first order where there are fewer steps, or no noise left at the end."""
+Weight = Literal["midpoint", "exact"]
+
+
+class _Grid:
+    """Points of time: ``ratio [steps + 1]`` is sigma / alpha at each, falling."""
+
+    def __init__(self, ratio: Tensor) -> None:
+        self.alpha = 1 / ((ratio**2 + 1) ** 0.5)
+        self.sigma = ratio * self.alpha
+        self.log_snr = torch.log(self.alpha) - torch.log(self.sigma)  # lambda, half the log SNR
+
+    def update(
+        self, state: Tensor, clean: Tensor, start: int, end: int, slope: Tensor | None = None,
+        weight: Weight = "midpoint",
+    ) -> Tensor:  # fmt: skip
+        """From point ``start`` to ``end``, given the estimate ``clean`` at ``start``."""
+        h = self.log_snr[end] - self.log_snr[start]
+        decay = self.alpha[end] * (torch.exp(-h) - 1.0)
+        updated = (self.sigma[end] / self.sigma[start]) * state - decay * clean
+        if slope is None:
+            return updated
+        if weight == "midpoint":
+            return updated - 0.5 * decay * slope
+        return updated + self.alpha[end] * ((torch.exp(-h) - 1.0) / h + 1.0) * slope
+
+    def slope(self, first: Tensor, second: Tensor, at: tuple[int, int], over: tuple[int, int]) -> Tensor:
+        """The change of the estimates from ``first`` to ``second``, at the points ``at``, scaled to the step ``over``."""
+        change, step = (self.log_snr[stop] - self.log_snr[start] for start, stop in (at, over))
+        return (1.0 / (change / step)) * (second - first)
+
+
+class MultistepSolver:
+    """2M: each step uses the estimate of the step before; whole diffusion steps, evenly spaced, down to no noise."""
+
+    adds_noise = False
+
+    def __init__(self, schedule: NoiseSchedule, steps: int, device: torch.device) -> None:
+        places = np.linspace(0, NUM_STEPS - 1, steps + 1).round()[::-1][:-1].astype(np.int64)
+        # In float32, as diffusers tabulates a schedule: the samples are the same to the last bit.
+        alpha_squared = torch.cumprod(1.0 - schedule.betas.float(), dim=0)[torch.from_numpy(places)]
+        ratio = ((1 - alpha_squared) / alpha_squared) ** 0.5
+        self._grid = _Grid(torch.cat([ratio, torch.zeros(1)]))
+        self.timesteps = torch.from_numpy(places).to(device)
+        self._place = 0
+        self._before: Tensor | None = None
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """The state that sampling starts from."""
+        return noise
+
+    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
+        """What the network sees."""
+        return state
+
+    def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""
+        here, end, before = self._place, self._place + 1, self._before
+        slope = None
+        if before is not None and end < len(self.timesteps):
+            slope = self._grid.slope(before, clean, (here - 1, here), (here, end))
+        wide = state.to(torch.promote_types(state.dtype, torch.float32))
+        self._place, self._before = end, clean
+        return self._grid.update(wide, clean, here, end, slope).to(clean.dtype)
+
+
+class ReleasedSolver:
+    """The released model's solver: singlestep of order 3, on a grid that is even in time and ends at step 1.
+
+    Three points form a block: its first and second are intermediate, and the third's update starts where the block
+    started. The last block has two points or one. Inside a block of three the second update weighs its slope exactly,
+    a closing second update by the midpoint rule, as the released code does. ``timesteps`` are no whole numbers.
+    """
+
+    adds_noise = False
+
+    def __init__(self, schedule: NoiseSchedule, steps: int, device: torch.device) -> None:
+        times = torch.from_numpy(np.linspace(NUM_STEPS, 1, steps + 1))
+        alpha, sigma = schedule.alpha_sigma(times)
+        self._grid = _Grid((sigma / alpha).flatten())
+        self.timesteps = times[:-1].to(device) - 1  # counted from 0
+        self._orders = _orders(steps)
+        self._place = 0
+        self._estimates: list[Tensor] = []
+        self._start: Tensor | None = None
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """The state that sampling starts from."""
+        return noise
+
+    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
+        """What the network sees."""
+        return state
+
+    def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""
+        here, order = self._place, self._orders[self._place]
+        if order == 1:
+            self._start, self._estimates = state, []
+        assert self._start is not None
+        self._estimates.append(clean)
+        self._place = end = here + 1
+        first = here + 1 - order
+        slope = None
+        if order > 1:
+            slope = self._grid.slope(self._estimates[0], clean, (first, here), (first, end))
+        is_inside = order == 3 or self._orders[here + 1 : here + 2] == [3]
+        weight: Weight = "exact" if is_inside else "midpoint"
+        return self._grid.update(self._start, self._estimates[0], first, end, slope, weight)
+
+
+def _orders(steps: int) -> list[int]:
+    """The order of every update: blocks of 1, 2, 3; the last one or two blocks are shorter, so that ``steps`` are used."""
+    blocks = {0: [2, 1], 1: [1], 2: [2]}[steps % 3]
+    lengths = [3] * ((steps - sum(blocks)) // 3) + blocks
+    return [order for length in lengths for order in range(1, length + 1)]

@@ -1,0 +1,124 @@
+"""The table of a sweep as CSV, Markdown and in MLflow, with the paper's numbers in columns of their own."""
+
+import json
+import statistics
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator import storage
+from orchestrator.artifacts import csv_of, millions
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.run.folder import write_text
+from orchestrator.scoring.protocol import count_name
+from orchestrator.sweeps.plots import draw_plots
+from orchestrator.sweeps.results import TrialResult
+from orchestrator.sweeps.suites import TABLE_FILE, Suite
+
+TABLE_FILES = (TABLE_FILE, "table.md", "table.json")
+
+
+def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
+    """The table: column -> value, None where there is nothing."""
+    quick, full = count_name(config.train.score_images), count_name(config.evaluation.images)
+    distance = _distance_name(config)
+    paper = sorted({key for result in results for key in result.cell.paper} - {"source"})
+    rows = []
+    for result in results:
+        row: dict[str, Any] = {
+            axis.name: option.name for axis, option in zip(suite.axes, result.cell.options, strict=True)
+        }
+        row |= {"parameters": result.parameters, "macs": result.macs, "status": result.status}
+        row["images_seen"] = result.scores[-1][0] if result.scores else None
+        row[f"{distance}{quick}"] = result.distance
+        for name in (distance, *suite.metrics):
+            values = [final.values()[name] for final in result.finals if name in final.values()]
+            row[f"{name}{full}_mean"] = statistics.mean(values) if values else None
+            row[f"{name}{full}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+        row["seeds"] = len(result.finals) or None
+        row |= {f"paper_{key}": result.cell.paper.get(key) for key in paper}
+        if paper:
+            row["paper_source"] = result.cell.paper.get("source")
+        row["note"] = result.note
+        rows.append(row)
+    return rows
+
+
+def write_results(
+    suite: Suite, config: ExperimentConfig, results: list[TrialResult], tracker: Any, console: Console
+) -> None:
+    """Write table and plots into the sweep's folder and to MLflow, and print the table."""
+    rows, folder = write_table(suite, config, results), config.directory
+    for file in TABLE_FILES:
+        tracker.log_artifact.remote(file)
+    tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
+    quick = f"{_distance_name(config)}{count_name(config.train.score_images)}"
+    for name in draw_plots(suite, results, folder, quick):
+        tracker.log_image.remote(name, f"{name}.png", 0)
+    _print(suite, rows, folder, console)
+
+
+def write_table(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
+    """Write the table alone into the sweep's folder, in its three forms; its rows."""
+    rows, folder = rows_of(suite, config, results), config.directory
+    storage.write_bytes(storage.join(folder, TABLE_FILE), csv_of(rows))
+    write_text(folder, "table.md", markdown(shown(suite, rows)))
+    # The form of MLflow's own tables, which its UI shows.
+    table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+    write_text(folder, "table.json", json.dumps(table))
+    return rows
+
+
+def shown(suite: Suite, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The table for people: sizes in millions, mean and deviation in one column, without what is empty throughout."""
+    table = [_shown(suite, row) for row in rows]
+    columns = [column for column in table[0] if any(row[column] for row in table)]
+    return [{column: row[column] for column in columns} for row in table]
+
+
+def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
+    is_partial = row["status"] != "finished" and row["images_seen"] is not None
+    text = {axis.name: row[axis.name] for axis in suite.axes}
+    text |= {
+        "parameters": millions(row["parameters"]),
+        "MACs": millions(row["macs"]),
+        "status": f"{row['status']} at {row['images_seen']:,}" if is_partial else row["status"],
+    }
+    for name, value in row.items():
+        if name.endswith("_mean"):
+            deviation = row[name.replace("_mean", "_deviation")]
+            spread = "" if deviation is None else f" ± {deviation:.2g}"
+            text[name.removesuffix("_mean")] = "" if value is None else f"{value:.4g}{spread}"
+        elif name.startswith("paper_"):
+            text[f"the paper's {name.removeprefix('paper_')}"] = value or ""
+        elif isinstance(value, float) and not name.endswith("_deviation"):
+            text[name] = f"{value:.4g}"
+        elif name not in (*text, "macs", "images_seen", "seeds", "note") and not name.endswith("_deviation"):
+            text[name] = ""
+    return text
+
+
+def markdown(table: list[dict[str, str]]) -> str:
+    """A table of text as Markdown."""
+    lines = [
+        "| " + " | ".join(row.values()) + " |" for row in [dict(zip(table[0], table[0], strict=True)), *table]
+    ]
+    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]]) + "\n"
+
+
+def _print(suite: Suite, rows: list[dict[str, Any]], folder: str, console: Console) -> None:
+    text = shown(suite, rows)
+    table = Table(*text[0], title=suite.title)
+    for line in text:
+        table.add_row(*line.values())
+    console.print(table)
+    for row in rows:
+        if row["note"]:
+            name = " ".join(str(row[axis.name]) for axis in suite.axes)
+            console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
+    console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
+
+
+def _distance_name(config: ExperimentConfig) -> str:
+    return "fid" if config.evaluation.extractor == "inception" else "fd"
