@@ -17,7 +17,8 @@ EMBEDDED_MIN_CPUS = 4
 PROBE_SECONDS = 5.0
 EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
 SETTLE_SECONDS = 30.0
-"""Ray needs about 20 seconds to see that a node is gone, and its workers' failure is known before; another may come too."""
+"""How long to wait before starting with fewer workers. Ray needs about 20 seconds to see that a node is gone,
+and the failure of its workers is known before that; a new node may come as well."""
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,7 @@ def connect(config: ExperimentConfig, embedded_cpus: int = EMBEDDED_MIN_CPUS) ->
     """Use the configured Ray cluster, RAY_ADDRESS, a Ray that is already connected, or an embedded one.
 
     Args:
-        embedded_cpus: at least so many logical CPUs of an embedded one.
+        embedded_cpus: the fewest logical CPUs of an embedded Ray.
 
     Raises:
         UserError: the cluster does not answer.
@@ -50,7 +51,7 @@ def connect(config: ExperimentConfig, embedded_cpus: int = EMBEDDED_MIN_CPUS) ->
 
 @contextmanager
 def connect_embedded() -> Iterator[None]:
-    """A Ray of its own on this machine, or the one that is already connected."""
+    """Use a Ray that is already connected, or start one on this machine."""
     with _started_by(_start_embedded):
         yield
 
@@ -76,13 +77,13 @@ def _start(address: str | None, embedded_cpus: int) -> None:
             _start_embedded(embedded_cpus)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct RAY_ADDRESS or "
-            "--cluster.address, or leave both out to use an embedded Ray on this machine."
+            f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct "
+            "RAY_ADDRESS or --cluster.address, or leave both out to use an embedded Ray on this machine."
         ) from error
 
 
 def _start_embedded(least_cpus: int = EMBEDDED_MIN_CPUS) -> None:
-    # A worker holds a CPU for its whole life and reading needs one beside it, also where there are two cores.
+    # A worker holds a CPU for its whole life and reading needs another, even where there are two cores.
     ray.init(
         address="local",
         num_cpus=max(least_cpus, os.cpu_count() or 1),
@@ -99,13 +100,13 @@ def _probe(address: str) -> None:
 
 
 def works_in_background(config: ExperimentConfig) -> bool:
-    """Whether something is made of checkpoints while training goes on, for which a CPU or GPU is set apart."""
+    """Whether previews, exports or scores are made while training goes on, on a CPU or GPU of their own."""
     train = config.train
     return max(train.preview_every_images, train.export_every_images, train.score_every_images) > 0
 
 
 def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:
-    """How many experiments fit side by side, as large as the largest of them; 1 where not even one does."""
+    """How many experiments as large as the largest of ``configs`` fit side by side; at least 1."""
     cpus, gpus = _resources()
     counts = []
     for config in configs:
@@ -119,7 +120,9 @@ def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:
 
 
 def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
-    """Check that workers, reading and previews fit side by side; Ray would wait silently for ever if they did not.
+    """Check that workers, reading and previews fit side by side, and say what is left for each.
+
+    If they did not fit, Ray would wait silently for ever.
 
     Args:
         trials: how many experiments share the cluster, in equal parts.
@@ -134,9 +137,9 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
     preview_cpus = 1 if works_in_background(config) else 0
     if gpus_needed > gpus:
         raise UserError(
-            f"The experiment needs {gpus_needed:g} GPUs ({workers} training workers with one each) and the cluster "
-            f"has {gpus:g}. Use a larger cluster, lower --train.workers to a divisor of data.lanes {config.data.lanes}, "
-            "or train on CPUs with --train.use_gpu false --sampling.use_gpu false."
+            f"The experiment needs {gpus_needed:g} GPUs ({workers} training workers with one each) and the "
+            f"cluster has {gpus:g}. Use a larger cluster, lower --train.workers to a divisor of data.lanes "
+            f"{config.data.lanes}, or train on CPUs with --train.use_gpu false --sampling.use_gpu false."
         )
     if cpus_needed > cpus:
         fitting = [
@@ -144,8 +147,8 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
         ]
         remedy = f"Lower --train.workers to {max(fitting)}" if fitting else "Use --train.workers 0"
         raise UserError(
-            f"The experiment needs {cpus_needed} CPUs ({workers} training workers, {preview_cpus} for previews, 1 "
-            f"for reading data) and the cluster has {cpus:g}. {remedy}, or use a larger cluster."
+            f"The experiment needs {cpus_needed} CPUs ({workers} training workers, {preview_cpus} for "
+            f"previews, 1 for reading data) and the cluster has {cpus:g}. {remedy}, or use a larger cluster."
         )
     check_evaluation(config)
     has_room = not sampling.use_gpu or gpus >= (workers if config.train.use_gpu else 0) + 1
@@ -160,16 +163,18 @@ def check_evaluation(config: ExperimentConfig) -> None:
     """
     total, needed = ray.cluster_resources(), _pools(config)
     sampling, evaluation = config.sampling, config.evaluation
-    if any(count > total.get(name, 0.0) for name, count in needed.items()):
+    cpus, gpus = (total.get(kind, 0.0) for kind in ("CPU", "GPU"))
+    if needed["CPU"] > cpus or needed["GPU"] > gpus:
         raise UserError(
-            f"sampling.actors {sampling.actors} and evaluation.extractor_actors {evaluation.extractor_actors} need "
-            f"{needed['CPU']} CPUs and {needed['GPU']} GPUs side by side, and the cluster has {total.get('CPU', 0.0):g} and "
-            f"{total.get('GPU', 0.0):g}. Lower them, or set sampling.use_gpu and evaluation.extractor_use_gpu to what there is."
+            f"sampling.actors {sampling.actors} and evaluation.extractor_actors "
+            f"{evaluation.extractor_actors} need {needed['CPU']} CPUs and {needed['GPU']} GPUs side by side, "
+            f"and the cluster has {cpus:g} and {gpus:g}. Lower them, or set sampling.use_gpu and "
+            "evaluation.extractor_use_gpu to what there is."
         )
 
 
 def _pools(config: ExperimentConfig) -> dict[str, int]:
-    """CPUs and GPUs of an evaluation's actors."""
+    """The CPUs and GPUs of an evaluation's actors."""
     sampling, evaluation = config.sampling, config.evaluation
     needed = {"CPU": 0, "GPU": 0}
     needed["GPU" if sampling.use_gpu else "CPU"] += sampling.actors
@@ -178,29 +183,30 @@ def _pools(config: ExperimentConfig) -> dict[str, int]:
 
 
 def _resources(leaving: Collection[str] = ()) -> tuple[float, float]:
-    """CPUs and GPUs of the nodes that are there and stay."""
+    """The CPUs and GPUs of the nodes that are there and stay."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
     cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
     return cpus, gpus
 
 
 def _needed(config: ExperimentConfig, workers: int) -> tuple[int, int]:
-    """CPUs and GPUs for so many workers, previews and reading side by side."""
+    """The CPUs and GPUs for ``workers`` workers, previews and reading side by side."""
     cpus = workers + (1 if works_in_background(config) else 0) + 1
     return cpus, max(workers if config.train.use_gpu else 0, 1 if config.sampling.use_gpu else 0)
 
 
 def workers_that_fit(config: ExperimentConfig, leaving: Collection[str] = ()) -> int:
-    """The largest valid world size that the cluster holds, not counting the nodes ``leaving``; 0 where there is none."""
+    """The largest valid world size that fits the cluster without the nodes ``leaving``; 0 if none does."""
     cpus, gpus = _resources(leaving)
     needs = {workers: _needed(config, workers) for workers in config.world_sizes}
     return max((n for n, need in needs.items() if need[0] <= cpus and need[1] <= gpus), default=0)
 
 
 def wait_for_workers(config: ExperimentConfig, leaving: Collection[str], is_restart: bool) -> int:
-    """The world size to start with, where ``train.min_workers`` leaves a choice.
+    """Wait for the world size to start with, where ``train.min_workers`` leaves a choice.
 
-    The largest valid one that fits: after a failure, or where not all workers fit, once ``SETTLE_SECONDS`` have passed.
+    It is the largest valid one that fits. After a failure, or where not all workers fit, it is decided only
+    when ``SETTLE_SECONDS`` have passed.
     """
     most = config.train.workers
     if len(config.world_sizes) == 1:

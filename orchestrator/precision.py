@@ -22,6 +22,6 @@ def _warn_if_emulated() -> None:
     capabilities = torch.cpu.get_capabilities()
     if not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):
         _logger.warning(
-            "This CPU has no bf16 instructions and emulates them, many times slower than fp32; set train.precision and "
-            "sampling.precision to fp32."
+            "This CPU has no bf16 instructions and emulates them, many times slower than fp32; set "
+            "train.precision and sampling.precision to fp32."
         )

@@ -57,7 +57,7 @@ class Result:
     """How many times faster than the baseline measured in turns with it."""
     forward_speed: float
     activation_bytes: int
-    """What the forward pass keeps for the backward pass."""
+    """Bytes that the forward pass keeps for the backward pass."""
     peak_bytes: int
     """Peak GPU memory of a step; 0 on a CPU."""
 
@@ -101,7 +101,7 @@ class _Subject:
         float(self.loss())
 
     def activation_bytes(self) -> int:
-        """Bytes kept for the backward pass, each storage once, parameters left out."""
+        """Bytes that are kept for the backward pass, each storage once, without parameters."""
         own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
         kept: dict[int, Tensor] = {}
 
@@ -211,6 +211,8 @@ def _print(
             f"{batch_size / result.step_seconds:.1f}",
             f"{result.activation_bytes / 1e6:.0f}",
             f"{result.activation_bytes / kept:.2f}x",
+            # Model FLOPs utilization (Chowdhery et al., 2022): two operations in each multiply-add, and a
+            # backward pass computes about twice as much as a forward pass.
             f"{6 * macs / result.step_seconds / peaks[result.case.precision]:.0%}",
         ]
         table.add_row(*cells, *([f"{result.peak_bytes / 1e9:.1f}"] if device.type == "cuda" else []))

@@ -30,7 +30,7 @@ class FileDescription:
     """What the marker says of a file."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
     sha256: str
 
 

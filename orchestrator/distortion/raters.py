@@ -36,7 +36,7 @@ def choose_images(
 def assignments(images: int, raters: int, seed: int) -> list[list[int]]:
     """Say which images each rater sees, and in which order.
 
-    Every image goes to five raters, and the raters get equally many.
+    Every image goes to five raters. All raters get equally many images, or one more.
 
     Raises:
         ValueError: there are fewer than five raters.

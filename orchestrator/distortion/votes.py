@@ -104,8 +104,7 @@ def distortion_rates(key: dict[str, Any], ballots: Sequence[Ballot]) -> Distorti
             mine = [vote for identity, vote in ballot.votes.items() if model_of[identity] == model]
             if mine:
                 rates[ballot.rater] = mine.count("distorted") / len(mine)
-    # The distortion rate of the paper's Section 5.3 and Figure 5: a rate per rater, then the mean over
-    # raters.
+    # The distortion rate of the paper's Section 5.3 and Figure 5: each rater's own, then their mean.
     mean = {model: statistics.fmean(rates.values()) for model, rates in by_rater.items() if rates}
     seldom = sum(judged[identity] < RATERS_PER_IMAGE for identity in model_of)
     return DistortionRates(by_rater, mean, _agreement(ballots), seldom)

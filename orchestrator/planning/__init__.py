@@ -1,1 +1,1 @@
-"""What a run will need, said before it is started: memory, time, storage, cost."""
+"""What a run will need, told before it is started: memory, time, storage, cost."""

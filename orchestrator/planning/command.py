@@ -1,5 +1,7 @@
 """The command line of jobs/plan.py: what is computed, and how it is printed."""
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
 
@@ -18,8 +20,13 @@ from orchestrator.planning.machine import (
 )
 from orchestrator.sampling.grids import PREVIEW_ROWS, grid_columns
 
+if TYPE_CHECKING:
+    from orchestrator.planning.plan import Scale, Storage
+    from orchestrator.planning.trace import StepTrace
+
 BYTES_PER_GIGABYTE = 1e9
 PAPER_SAMPLES = 50_000
+"""Samples of FID-50K, by which the paper compares (Section 5.1, Table 1)."""
 
 
 def main() -> None:
@@ -34,12 +41,12 @@ def main() -> None:
 
 
 def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console) -> None:
-    """Trace a step, then memory, time and cost by number of workers, storage, evaluation; starts nothing.
+    """Trace a step, and print what the run will need by number of workers; start nothing.
 
     Raises:
         UserError: the config's own number of workers does not suit the machines.
     """
-    # Here, because --help and mistakes need no torch.
+    # Imported here, because --help and mistakes need no torch.
     from orchestrator.planning.plan import scale, scales, storage_of, utilization
     from orchestrator.planning.trace import trace_step
 
@@ -50,14 +57,16 @@ def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console)
         raise UserError(str(error)) from error
     storage, used = storage_of(config, trace), utilization(trace, machine, options)
     console.print(
-        f"{config.run.name}: {storage.parameters:,} parameters, {trace.forward_flops_per_image / 2e9:.4g} GMAC forward, "
+        f"{config.run.name}: {storage.parameters:,} parameters, "
+        f"{trace.forward_flops_per_image / 2e9:.4g} GMAC forward, "
         f"{_short(trace.flops_per_image / 1e9)} GFLOP per trained image ({config.train.precision})"
     )
     console.print(_memory_table(config, chosen, machine))
     if machine.memory is not None:
         console.print(
-            f"Beside tensors a GPU holds the CUDA context, NCCL's buffers and workspaces ({CONTEXT_BYTES / 1e9:.0f} GB "
-            f'assumed) and pieces that its allocator cannot use ({FRAGMENTATION:.0%} assumed); "fits" counts them.'
+            "Beside tensors a GPU holds the CUDA context, NCCL's buffers and workspaces "
+            f"({CONTEXT_BYTES / 1e9:.0f} GB assumed) and pieces that its allocator cannot use "
+            f'({FRAGMENTATION:.0%} assumed); "fits" counts them.'
         )
     if config.train.compile:
         console.print(
@@ -70,14 +79,16 @@ def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console)
     _print_evaluation(config, trace, machine, used, options, console)
 
 
-def _memory_table(config: ExperimentConfig, chosen, machine: Machine) -> Table:  # type: ignore[no-untyped-def]
+def _memory_table(config: ExperimentConfig, chosen: "Scale", machine: Machine) -> Table:
     train = config.train
     recomputed = f", branches {list(train.recompute_branches)} recomputed" if train.recompute_branches else ""
     table = Table(
-        f"memory of a worker at its peak, in the {chosen.memory.moment}", "GB", title_justify="left",
+        f"memory of a worker at its peak, in the {chosen.memory.moment}",
+        "GB",
+        title_justify="left",
         title=f"{chosen.workers} workers, {train.sharding}, {chosen.images_per_worker} images each in "
         f"{train.micro_batches} micro-batch(es){recomputed}",
-    )  # fmt: skip
+    )
     for name, size in chosen.memory.parts.items():
         if size >= chosen.memory.total / 1000:
             table.add_row(name, _gigabytes(size))
@@ -89,12 +100,18 @@ def _memory_table(config: ExperimentConfig, chosen, machine: Machine) -> Table: 
     return table
 
 
-def _scale_table(config: ExperimentConfig, possible, machine: Machine, options: PlanOptions) -> Table:  # type: ignore[no-untyped-def]
+def _scale_table(
+    config: ExperimentConfig, possible: "list[Scale]", machine: Machine, options: PlanOptions
+) -> Table:
     on_gpu = machine.memory is not None
     unit = "GPU-hours" if on_gpu else "worker-hours"
     columns = ["workers", "images each", "GB each", *(["fits"] if on_gpu else []), "images/s", "hours", unit]
-    table = Table(*columns, *(["cost"] if options.price is not None else []),
-                  title=f"{config.train.images:,} images on {machine.name}", title_justify="left")  # fmt: skip
+    table = Table(
+        *columns,
+        *(["cost"] if options.price is not None else []),
+        title=f"{config.train.images:,} images on {machine.name}",
+        title_justify="left",
+    )
     for row in possible:
         cells = [str(row.workers), str(row.images_per_worker), _gigabytes(row.memory.total)]
         if on_gpu:
@@ -126,9 +143,9 @@ def _print_assumptions(
     else:
         source = "as given" if options.mfu is not None else f"{ASSUMED_MFU:.0%} is assumed, not measured"
         console.print(
-            f"Speed: {used:.0%} of {peak} ({source}), at any number of workers; waiting for data, checkpoints and restarts "
-            "are not counted. Measure with `python jobs/benchmark.py train` and give --mfu or "
-            "--images_per_second_per_worker."
+            f"Speed: {used:.0%} of {peak} ({source}), at any number of workers; waiting for data, "
+            "checkpoints and restarts are not counted. Measure with `python jobs/benchmark.py train` and "
+            "give --mfu or --images_per_second_per_worker."
         )
     console.print(f"Possible numbers of workers divide data.lanes {config.data.lanes}; no other is accepted.")
     for reason in refused:
@@ -137,11 +154,11 @@ def _print_assumptions(
         console.print("Cost: give --price, what one GPU costs for one hour.")
 
 
-def _print_storage(config: ExperimentConfig, storage, console: Console) -> None:  # type: ignore[no-untyped-def]
+def _print_storage(config: ExperimentConfig, storage: "Storage", console: Console) -> None:
     console.print(
         f"Checkpoint: {_gigabytes(storage.checkpoint)} GB each; {storage.checkpoints_kept} of "
-        f"{storage.checkpoints_written} stay. Exported weights: {_gigabytes(storage.export)} GB each, {storage.exports} of "
-        f"them. At most {_gigabytes(storage.total)} GB under {config.directory}."
+        f"{storage.checkpoints_written} stay. Exported weights: {_gigabytes(storage.export)} GB each, "
+        f"{storage.exports} of them. At most {_gigabytes(storage.total)} GB under {config.directory}."
     )
     if not latents_format.exists(config.data.path):
         console.print(f"Dataset: there is none at {config.data.path} yet.")
@@ -149,21 +166,27 @@ def _print_storage(config: ExperimentConfig, storage, console: Console) -> None:
     dataset = latents_format.open_dataset(config.data.path)
     size, epochs = sum(file.size for file in dataset.files), config.train.images / dataset.info.num_images
     console.print(
-        f"Dataset: {_gigabytes(size)} GB, {dataset.num_rows:,} rows of {dataset.info.num_images:,} images; training sees "
-        f"{epochs:,.1f} epochs."
+        f"Dataset: {_gigabytes(size)} GB, {dataset.num_rows:,} rows of {dataset.info.num_images:,} images; "
+        f"training sees {epochs:,.1f} epochs."
     )
 
 
-def _print_evaluation(  # type: ignore[no-untyped-def]
-    config: ExperimentConfig, trace, machine: Machine, used: float, options: PlanOptions, console: Console
+def _print_evaluation(
+    config: ExperimentConfig,
+    trace: "StepTrace",
+    machine: Machine,
+    used: float,
+    options: PlanOptions,
+    console: Console,
 ) -> None:
     from orchestrator.planning.plan import network_evaluations, previews, sampling_hours
 
     sampling, unit = config.sampling, "GPU-hours" if machine.memory is not None else "worker-hours"
     grid = PREVIEW_ROWS * grid_columns(config)
     console.print(
-        f"Sampling ({sampling.sampler.kind}, {sampling.sampler.steps} steps, guidance {sampling.guidance.kind}, "
-        f"{sampling.precision}): {network_evaluations(config)} passes through the network an image, without decoding."
+        f"Sampling ({sampling.sampler.kind}, {sampling.sampler.steps} steps, "
+        f"guidance {sampling.guidance.kind}, {sampling.precision}): {network_evaluations(config)} passes "
+        "through the network an image, without decoding."
     )
     wanted = {
         f"{previews(config)} previews of {grid} images": previews(config) * grid,

@@ -7,10 +7,11 @@ from orchestrator.planning.options import PlanOptions
 from orchestrator.training.gpus import GPUS
 
 ASSUMED_MFU = 0.4
+"""Model FLOPs utilization (Chowdhery et al., 2022) where none was measured."""
 CONTEXT_BYTES = 2e9
 """Allowance for the CUDA context, NCCL's buffers and the libraries' workspaces; assumed."""
 FRAGMENTATION = 0.05
-"""Allowance for pieces of memory that the allocator holds and cannot use, as a fraction of the tensors; assumed."""
+"""Allowance for memory that the allocator holds and cannot use, as a fraction of the tensors; assumed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Machine:
 
 
 def machine_of(config: ExperimentConfig, options: PlanOptions) -> Machine:
-    """The GPU that was named; where the config trains on CPUs, this machine's, of which a matrix product is timed."""
+    """The GPU that was named; where the config trains on CPUs, the CPU of this machine.
+
+    A GPU's peak is looked up; for the CPU a matrix product is timed.
+    """
     if config.train.use_gpu:
         gpu = GPUS[options.gpu]
         peaks = {"bf16": gpu.bf16_flops, "fp32": gpu.fp32_flops}

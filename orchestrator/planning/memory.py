@@ -1,4 +1,4 @@
-"""Memory of one worker at the worst moment of a step, from a trace of the step and the way it is sharded."""
+"""Memory of one worker at the worst moment of a step, by a trace of the step and the way it is sharded."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Memory:
     parts: dict[str, int]
     """Bytes by what they are for."""
     moment: str
-    """When that is: in the backward pass or in the optimizer's step."""
+    """When it holds most: in the backward pass or in the optimizer's step."""
 
     @property
     def total(self) -> int:
@@ -34,18 +34,18 @@ class Memory:
 
 
 def worker_memory(config: ExperimentConfig, trace: StepTrace, shards: int) -> Memory:
-    """The peak of a step, from the second one on, when the moments are there.
+    """The peak of every step but the first, in which Adam's moments are not there yet.
 
     Args:
         config: decides batch, workers and micro-batches.
-        trace: of the same network and recomputation.
+        trace: the trace of the same network with the same recomputation.
         shards: workers among which weights, gradients, moments and moving average are divided.
     """
     images = config.train.batch_size // max(1, config.train.workers) // config.train.micro_batches
     held = sum(trace.unit_sizes) // shards
     kept = Counter({WEIGHTS: held, MOMENTS: 2 * held, AVERAGE: held})
     passes = _timeline(trace, shards, config.train.micro_batches > 1).worst(images)
-    # AdamW works on all tensors of a group at once, and takes the root of all their second moments.
+    # AdamW works on all tensors of a group at once, and its roots of their second moments are temporaries.
     update = Counter({GRADIENTS: held, TEMPORARY: max(trace.group_sizes) // shards})
     worst, moment = max(
         (passes, "backward pass"), (update, "optimizer's step"), key=lambda one: one[0].total()
@@ -60,12 +60,12 @@ class _Timeline:
     names: list[str]
     """What each change is for."""
     fixed: npt.NDArray[np.int64]
-    """Bytes, whatever the batch."""
+    """Bytes of each change that do not depend on the batch."""
     per_image: npt.NDArray[np.int64]
-    """Bytes for each image."""
+    """Bytes of each change for each image."""
 
     def worst(self, images: int) -> Counter[str]:
-        """What is held after the change after which most is held."""
+        """What is held at the moment at which most is held, for so many images."""
         changes = self.fixed + images * self.per_image
         end = int(np.argmax(np.cumsum(changes))) + 1
         live = Counter[str]()
@@ -81,11 +81,12 @@ def _timeline(trace: StepTrace, shards: int, accumulates: bool) -> _Timeline:
 
 
 def _changes(trace: StepTrace, shards: int, accumulates: bool) -> Iterator[tuple[str, int, int]]:
-    """In the last micro-batch, beside weights, moments and moving average: (what for, bytes, bytes for each image).
+    """Follow the last micro-batch's memory: (what for, bytes, bytes for each image) of every change.
 
-    As FSDP2 does it without resharding after the forward pass: a unit's weights are gathered when it is entered and freed
-    when its gradients are there; these are copied to one buffer, which is reduced to the worker's part and kept until
-    the next unit's. Gradients of earlier micro-batches wait in full.
+    Weights, moments and moving average are left out. The rest is as FSDP2 does it without resharding after
+    the forward pass. A unit's weights are gathered when it is entered, and freed when its gradients are
+    there. The gradients are copied to one buffer, which is reduced to the worker's part and kept until the
+    next unit's. Gradients of earlier micro-batches wait in full.
     """
     full, reducing = trace.unit_sizes, 0
     awaited = Counter(a.unit for a in trace.allocations if a.unit is not None)

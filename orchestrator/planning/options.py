@@ -7,16 +7,17 @@ from orchestrator.training.gpus import GPUS
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What the config does not say."""
+    """The options of a plan: what the config does not say."""
 
     gpu: str = "H100"
     """GPU of the workers: H200, H100, A100 (80 GB), L40S, L4 or V100 (32 GB)."""
     gpus_per_node: int = 8
     """GPUs of a machine; matters to train.sharding hybrid."""
     price: float | None = None
-    """Of one GPU (or CPU worker) for one hour, in whatever currency; null: no cost is printed."""
+    """Price of one GPU (or CPU worker) for one hour, in whatever currency; null: no cost is printed."""
     mfu: float | None = None
-    """Model FLOPs utilization, measured: train/mfu of a run, or what jobs/benchmark.py train prints; null: 0.4, assumed."""
+    """Model FLOPs utilization, measured: train/mfu of a run, or what jobs/benchmark.py train prints; null:
+    0.4, assumed."""
     images_per_second_per_worker: float | None = None
     """Measured speed of training with this very config; instead of mfu."""
 

@@ -13,7 +13,7 @@ from orchestrator.training.parallelize import count_shards
 
 FP32_BYTES = 4
 TENSORS_PER_WEIGHT = 4
-"""In a checkpoint: the weight, Adam's two moments, the moving average."""
+"""Tensors in a checkpoint for each weight: the weight, Adam's two moments, the moving average."""
 SECONDS_PER_HOUR = 3600
 
 
@@ -23,18 +23,19 @@ class Scale:
 
     workers: int
     images_per_worker: int
-    """Of a global batch, in all micro-batches."""
+    """A worker's images of a global batch, in all micro-batches."""
     memory: Memory
-    """Of a worker."""
+    """Memory of a worker."""
     fits: bool
+    """Whether it fits with the config's own train.micro_batches."""
     fitting_micro_batches: int | None
-    """The fewest train.micro_batches with which it fits; None: it does with none."""
+    """The fewest train.micro_batches with which it fits; None where it fits already, and where none helps."""
     images_per_second: float
     hours: float
 
     @property
     def worker_hours(self) -> float:
-        """GPU-hours, or those of CPU workers."""
+        """Hours of all GPUs, or of all CPU workers, together."""
         return self.workers * self.hours
 
 
@@ -45,26 +46,26 @@ class Storage:
     parameters: int
     checkpoint: int
     checkpoints_kept: int
-    """At the end; one more while it is written."""
+    """Checkpoints that are there at the end; there is one more while the next is written."""
     checkpoints_written: int
     export: int
     exports: int
 
     @property
     def total(self) -> int:
-        """Most that checkpoints and exports take at a time."""
+        """The most that checkpoints and exports take at a time."""
         return (self.checkpoints_kept + 1) * self.checkpoint + self.exports * self.export
 
 
 def images_per_second_per_worker(trace: StepTrace, machine: Machine, options: PlanOptions) -> float:
-    """Measured, or the arithmetic of a step at a part of the peak."""
+    """The measured speed; without one, what a part of the machine's peak makes of a step's operations."""
     if options.images_per_second_per_worker is not None:
         return options.images_per_second_per_worker
     return (options.mfu or ASSUMED_MFU) * machine.training_flops / trace.flops_per_image
 
 
 def utilization(trace: StepTrace, machine: Machine, options: PlanOptions) -> float:
-    """Part of the peak that training reaches: measured, following from a measured speed, or assumed."""
+    """The part of the peak that training reaches: measured, following from a measured speed, or assumed."""
     return (
         images_per_second_per_worker(trace, machine, options) * trace.flops_per_image / machine.training_flops
     )
@@ -85,7 +86,7 @@ def with_workers(
 def scale(
     config: ExperimentConfig, workers: int, trace: StepTrace, machine: Machine, options: PlanOptions
 ) -> Scale:
-    """The run with so many workers.
+    """Plan the run with ``workers`` workers.
 
     Raises:
         ValueError: it cannot run with so many.
@@ -97,10 +98,8 @@ def scale(
     fits, parts = machine.fits(memory.total), None
     if not fits:
         choices = [n for n in range(scaled.train.micro_batches + 1, share + 1) if share % n == 0]
-        parts = next(
-            (n for n in choices if machine.fits(worker_memory(with_workers(config, workers, n), trace, shards).total)),
-            None,
-        )  # fmt: skip
+        totals = ((n, worker_memory(with_workers(config, workers, n), trace, shards).total) for n in choices)
+        parts = next((n for n, total in totals if machine.fits(total)), None)
     speed = workers * images_per_second_per_worker(trace, machine, options)
     return Scale(workers, share, memory, fits, parts, speed, config.train.images / speed / SECONDS_PER_HOUR)
 
@@ -108,7 +107,7 @@ def scale(
 def scales(
     config: ExperimentConfig, trace: StepTrace, machine: Machine, options: PlanOptions
 ) -> tuple[list[Scale], list[str]]:
-    """Every number of workers that is possible, and why the other divisors of ``data.lanes`` are not."""
+    """Plan every number of workers that is possible, and say why other divisors of ``data.lanes`` are not."""
     possible, refused = [], []
     for workers in range(1, config.data.lanes + 1):
         if config.data.lanes % workers:
@@ -121,13 +120,13 @@ def scales(
 
 
 def storage_of(config: ExperimentConfig, trace: StepTrace) -> Storage:
-    """Checkpoints by the run's own rule of what stays, and exported weights."""
+    """What checkpoints take, by the run's own rule of which ones stay, and what exported weights take."""
     train = config.train
     points = [
         *range(train.checkpoint_every_images, train.images, train.checkpoint_every_images),
         train.images,
     ]
-    # Which one is the best is not known yet; it may be one more.
+    # Which checkpoint is the best is not known yet; it may be one more than the others that stay.
     kept = to_keep([Checkpoint("", images) for images in points], replace(train, keep_best_by=None))
     best = int(train.keep_best_by is not None and len(kept) < len(points))
     weights = sum(trace.unit_sizes)
@@ -145,13 +144,13 @@ def storage_of(config: ExperimentConfig, trace: StepTrace) -> Storage:
 def sampling_hours(
     config: ExperimentConfig, trace: StepTrace, machine: Machine, used: float, images: int
 ) -> float:
-    """Hours of one GPU (or CPU worker) to draw so many images with the config's sampler and guidance."""
+    """Hours of one GPU (or CPU worker) to sample ``images`` images with the config's sampler and guidance."""
     flops = images * network_evaluations(config) * trace.forward_flops_per_image
     return flops / (machine.sampling_flops * used) / SECONDS_PER_HOUR
 
 
 def network_evaluations(config: ExperimentConfig) -> int:
-    """Images that go through the network for each that is drawn: two for a step with guidance."""
+    """Images that go through the network for each that is sampled: two for a step with guidance."""
     from dimr_model.diffusion import NoiseSchedule
     from dimr_model.sampling import evaluations_per_image
 
@@ -162,6 +161,6 @@ def network_evaluations(config: ExperimentConfig) -> int:
 
 
 def previews(config: ExperimentConfig) -> int:
-    """Sample grids that are drawn while training goes on."""
+    """Number of preview grids that are made while training goes on."""
     every = config.train.preview_every_images
     return math.ceil(config.train.images / every) if every else 0

@@ -1,7 +1,8 @@
 """A training step on tensors without memory: what it allocates and frees, in order, and how much it computes.
 
-The forward pass, the loss and the backward pass are those of training (:mod:`orchestrator.training.step`); only the
-tensors are fake. They stand for a CPU's, because torch then needs no GPU to say which of them a GPU would keep.
+The forward pass, the loss and the backward pass are those of training (:mod:`orchestrator.training.step`);
+only the tensors are fake. They stand for a CPU's, because torch then needs no GPU to say which of them a GPU
+would keep.
 """
 
 import gc
@@ -29,7 +30,8 @@ from orchestrator.training.state import TrainState
 from orchestrator.training.step import Draws, forward_losses
 
 TRACED_BATCH = 8191
-"""A prime that no width, resolution or number of classes has as a factor: what it divides grows with the batch."""
+"""A prime that is a factor of no width, resolution or number of classes: sizes that it divides grow with the
+batch."""
 BEFORE, BACKWARD, ELSEWHERE = -1, -2, -3
 """Places outside of the branches: before the step, in the backward pass, in the loss."""
 
@@ -39,7 +41,7 @@ class Allocation:
     """Memory of one tensor, or of several that share it."""
 
     fixed_size: int
-    """Bytes, whatever the batch."""
+    """Bytes that do not depend on the batch."""
     size_per_image: int
     """Bytes for each image of the micro-batch."""
     place: int
@@ -55,6 +57,7 @@ class Event:
     kind: str
     """``allocate`` and ``free`` of an allocation, ``enter`` of a unit of sharding."""
     index: int
+    """Number of the allocation or of the unit."""
 
 
 @dataclass(eq=False)
@@ -66,15 +69,16 @@ class StepTrace:
     flops_per_image: int = 0
     """Floating-point operations of matrix products, convolutions and attention, recomputed ones included."""
     forward_flops_per_image: int = 0
-    """Of the forward pass."""
+    """Floating-point operations of the forward pass alone."""
     unit_sizes: list[int] = field(default_factory=list)
-    """Bytes of the weights that are gathered together: of each block that is a unit of its own, then of all the rest."""
+    """Bytes of the weights that are gathered together: of each block that is a unit of its own, then of the
+    rest."""
     group_sizes: list[int] = field(default_factory=list)
     """Bytes of the weights in each of the optimizer's groups."""
 
 
 def trace_step(config: ExperimentConfig) -> StepTrace:
-    """Forward and backward pass of one micro-batch of any size on one worker, unsharded."""
+    """Trace the forward and backward pass of one micro-batch of any size on one worker, unsharded."""
     recorder = _Recorder()
     with _no_warning_of_emulation(), _no_collection(), FakeTensorMode(), recorder:
         model = DiMR(config.model).train()
@@ -121,7 +125,7 @@ def _follow(model: DiMR, recorder: "_Recorder", trace: StepTrace) -> None:
 
     def entering(unit: int) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            # A block that is recomputed in the backward pass is entered a second time, with its weights still there.
+            # The backward pass enters a block again to recompute it, but its weights are still there.
             if recorder.place != BACKWARD:
                 trace.events.append(Event("enter", unit))
 
@@ -146,7 +150,8 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
-            # A number that the code looks at, which fake tensors do not have. False ends the loop of a truncated normal.
+            # The code looks at a number, which fake tensors do not have. False ends the loop that draws a
+            # truncated normal.
             dtype = args[0].dtype
             return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         result = func(*args, **(kwargs or {}))
@@ -164,7 +169,7 @@ class _Recorder(TorchDispatchMode):
         return self.trace.allocations[self._alive[id(tensor.untyped_storage())][0]]
 
     def stop(self) -> None:
-        """What is freed from now on is not noted."""
+        """Note nothing that is freed from now on."""
         self._alive.clear()
 
     def _note(self, tensor: Tensor) -> None:
@@ -186,7 +191,7 @@ class _Recorder(TorchDispatchMode):
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Nothing is freed at moments that chance decides."""
+    """Switch garbage collection off, so that nothing is freed at moments that chance decides."""
     gc.collect()
     gc.disable()
     try:
@@ -197,7 +202,7 @@ def _no_collection() -> Iterator[None]:
 
 @contextmanager
 def _no_warning_of_emulation() -> Iterator[None]:
-    """Nothing is computed here, so it does not matter whether this CPU can."""
+    """Keep back the warning that this CPU emulates bf16: nothing is computed here."""
     logger = logging.getLogger("orchestrator.precision")
     logger.disabled, before = True, logger.disabled
     try:

@@ -10,7 +10,7 @@ from orchestrator.config.command_line import mistakes_explained
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page that the command line describes."""
+    """Run the command line: write the page that it describes."""
     parser = ArgumentParser(description="Write one self-contained HTML page of runs, or of a sweep.")
     parser.add_argument("folders", nargs="+", help="Folders of runs or sweeps, local or s3://.")
     parser.add_argument("--out", default="report.html", help="File to write; a path or s3://.")

@@ -17,17 +17,17 @@ from orchestrator.scoring.protocol import count_name
 
 MOST_GRIDS = 8
 NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "seed", "settings", "classifier")
-"""Parts of a protocol in which rows may differ and still be compared, or that stand in a column of their own."""
+"""Parts of a protocol in which rows may differ and still be compared, or which have columns of their own."""
 
 PLACES = ("run.name", "run.root", "tracking.uri")
-"""Settings that say where a run is, and nothing of what it does."""
+"""Settings that say where a run is, and nothing about what it does."""
 
 
 def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
-    """The page as HTML, with everything inside.
+    """Render the page as HTML, with everything inside.
 
     Args:
-        runs: those given by themselves; a sweep's trials are taken from it.
+        runs: runs that belong to no sweep of ``sweeps``; a sweep brings its trials with it.
     """
     everyone = _told_apart([*runs, *(trial for sweep in sweeps for trial in sweep.trials)])
     scored = [(run, one) for run in everyone for one in (run.final, *run.evaluations) if one.get("metrics")]
@@ -39,7 +39,8 @@ def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
         "title": ", ".join(names),
         "subtitle": "; ".join(f"{run.name}: {run.status.lower()}, began {run.began}" for run in everyone),
         "sweeps": [
-            {"title": s.title, "rows": s.rows, "plots": [_uri(plot, "image/png") for plot in s.plots]} for s in sweeps
+            {"title": s.title, "rows": s.rows, "plots": [_uri(plot, "image/png") for plot in s.plots]}
+            for s in sweeps
         ],
         "setup": [_setup(run) for run in everyone],
         "differences": _differences(everyone),
@@ -54,7 +55,7 @@ def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
         "runs": [_pictures(run) for run in everyone],
         "studies": _studies(everyone),
         "cost": [_cost(run) for run in everyone],
-    }  # fmt: skip
+    }
     template = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     return (
         jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -64,7 +65,7 @@ def render(runs: Sequence[RunData], sweeps: Sequence[SweepData]) -> str:
 
 
 def _told_apart(runs: Sequence[RunData]) -> list[RunData]:
-    """Runs of the same name are called by their folders."""
+    """Call runs of the same name by their folders."""
     names = [run.name for run in runs]
     return [replace(run, name=run.folder) if names.count(run.name) > 1 else run for run in runs]
 
@@ -73,8 +74,8 @@ def _setup(run: RunData) -> dict[str, str]:
     config, model, train = run.config, run.config.model, run.config.train
     return {
         "run": run.name,
-        "network": f"{model.num_branches} branches, depths {_listed(model.depths)}, widths {_listed(model.widths)}, "
-        f"{model.time_conditioning}",
+        "network": f"{model.num_branches} branches, depths {_listed(model.depths)}, "
+        f"widths {_listed(model.widths)}, {model.time_conditioning}",
         "parameters": millions(run.parameters),
         "MACs per image": millions(run.macs),
         "data": run.dataset,
@@ -88,7 +89,7 @@ def _setup(run: RunData) -> dict[str, str]:
 
 
 def _differences(runs: Sequence[RunData]) -> list[dict[str, str]]:
-    """A row for each setting that is not the same in all runs."""
+    """Make a row for each setting that is not the same in all runs."""
     settings = [flatten(run.config) for run in runs]
     return [
         {"setting": key, **{run.name: str(one.get(key)) for run, one in zip(runs, settings, strict=True)}}
@@ -156,7 +157,8 @@ def _notes(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:
     if differing:
         said.insert(
             0,
-            f"These rows were not measured alike ({', '.join(differing)} differ); compare only those that were.",
+            f"These rows were not measured alike ({', '.join(differing)} differ); "
+            "compare only those that were.",
         )
     return list(dict.fromkeys(said))
 
@@ -177,7 +179,7 @@ def _pictures(run: RunData) -> dict[str, Any]:
 
 
 def _after(run: RunData) -> str:
-    """Of what the run's own scores are; it may have been made longer since, or be on its way there."""
+    """Say after how many images the run's own scores were made; by now it may have seen more."""
     seen = run.final.get("images_seen")
     return "" if seen is None else f" after {seen:,} images"
 
@@ -186,7 +188,8 @@ def _studies(runs: Sequence[RunData]) -> list[dict[str, Any]]:
     studies = {json.dumps(study, sort_keys=True): study for run in runs for study in run.studies}
     return [
         {
-            "caption": f"Probability of the conditioned class under {study['threshold']:g}, by {study['classifier']['name']}.",
+            "caption": f"Probability of the conditioned class under {study['threshold']:g}, "
+            f"by {study['classifier']['name']}.",
             "rows": [
                 {
                     "images of": row["images_of"],
@@ -209,6 +212,7 @@ def _cost(run: RunData) -> dict[str, str]:
         "images seen": f"{run.images_seen:,}",
         "median images/s": speed,
         f"{run.unit}-hours": f"{run.worker_hours:,.3g}",
+        # A backward pass computes about twice as much as a forward pass.
         "multiply-adds of training": f"{3 * run.macs * run.images_seen:.3g}",
         "whole command": f"{run.final['seconds']['total']:,.0f} s"
         if "total" in run.final.get("seconds", {})

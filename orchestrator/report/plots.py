@@ -2,9 +2,8 @@
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import matplotlib
 
 from orchestrator.artifacts import line_style
 from orchestrator.report.reading import RunData, Series
@@ -15,11 +14,11 @@ if TYPE_CHECKING:
 MOST_POINTS = 500
 INK = {"light": "#1f2937", "dark": "#e5e7eb"}
 Plot = dict[str, str]
-"""light and dark -> SVG."""
+"""Theme of the page, ``light`` or ``dark`` -> SVG."""
 
 
 def curves(runs: Sequence[RunData]) -> dict[str, Plot]:
-    """Title -> plot, of what there are at least two points for in some run."""
+    """Plot everything of which some run has at least two points: title -> plot."""
     wanted: dict[str, tuple[str, str, Callable[[str], bool]]] = {
         "Training loss": ("loss", "log", lambda key: key == "loss/total"),
         "Loss on held-out images": ("loss", "log", lambda key: key.startswith("held_out/loss")),
@@ -36,18 +35,18 @@ def curves(runs: Sequence[RunData]) -> dict[str, Plot]:
             if is_meant(key) and len(run.series[key]) > 1
         }
         if lines:
-            found[title] = _both(lambda axes, li=lines, la=label, s=scale: _draw(axes, li, la, s))  # type: ignore[misc]
+            found[title] = _both(partial(_add_lines, lines=lines, label=label, scale=scale))
     return found
 
 
 def is_distance(key: str) -> bool:
-    """Whether a metric is a Fréchet distance of samples, whatever their number and the extractor."""
+    """Whether a metric is a Fréchet distance of samples, of any number and by any extractor."""
     name = key.removeprefix("eval/")
     return key.startswith("eval/") and name.startswith(("fid", "fd")) and name.endswith("_ema")
 
 
 def precision_and_recall(runs: Sequence[RunData]) -> Plot | None:
-    """A point for every scored set of samples that has both, if there is any."""
+    """Plot a point for every scored set of samples that has precision and recall; None if none has both."""
     points: dict[str, list[tuple[float, float]]] = {}
     for run in runs:
         for scored in (run.final, *run.evaluations):
@@ -59,15 +58,15 @@ def precision_and_recall(runs: Sequence[RunData]) -> Plot | None:
     if not points:
         return None
 
-    def draw(axes: "Axes") -> None:
+    def add_points(axes: "Axes") -> None:
         for number, (name, values) in enumerate(points.items()):
             axes.plot(*zip(*values, strict=True), linestyle="", label=name, **_visible(line_style(number)))
         axes.set(xlabel="recall (fraction)", ylabel="precision (fraction)", xlim=(0, 1), ylim=(0, 1))
 
-    return _both(draw)
+    return _both(add_points)
 
 
-def _draw(axes: "Axes", lines: dict[tuple[str, str], Series], label: str, scale: str) -> None:
+def _add_lines(axes: "Axes", lines: dict[tuple[str, str], Series], label: str, scale: str) -> None:
     several = len({key for _, key in lines}) > 1
     runs = list(dict.fromkeys(name for name, _ in lines))
     for (name, key), series in lines.items():
@@ -83,15 +82,19 @@ def _draw(axes: "Axes", lines: dict[tuple[str, str], Series], label: str, scale:
 
 
 def _visible(style: dict[str, Any]) -> dict[str, Any]:
-    """Black lines take the colour of the text."""
+    """Give black lines the colour of the text."""
+    import matplotlib
+
     return style | ({"color": matplotlib.rcParams["text.color"]} if style["color"] == "#000000" else {})
 
 
-def _both(draw: Callable[["Axes"], None]) -> Plot:
-    return {theme: _svg(draw, ink) for theme, ink in INK.items()}
+def _both(fill: Callable[["Axes"], None]) -> Plot:
+    """Make a plot for both themes; ``fill`` puts into its axes what it shows."""
+    return {theme: _svg(fill, ink) for theme, ink in INK.items()}
 
 
-def _svg(draw: Callable[["Axes"], None], ink: str) -> str:
+def _svg(fill: Callable[["Axes"], None], ink: str) -> str:
+    import matplotlib
     from matplotlib.figure import Figure
 
     colours: dict[str, Any] = dict.fromkeys(
@@ -104,7 +107,7 @@ def _svg(draw: Callable[["Axes"], None], ink: str) -> str:
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
-        draw(axes)
+        fill(axes)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(axes.lines) > 1:

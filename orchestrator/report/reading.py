@@ -1,4 +1,4 @@
-"""What a run's or a sweep's folder tells about it; nothing else is needed, wherever the run was made."""
+"""What the folder of a run or a sweep tells about it; nothing else is needed, wherever the run was made."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ class RunData:
     """A run as its folder tells it."""
 
     name: str
-    """As in MLflow."""
+    """The run's name, as in MLflow."""
     folder: str
     config: ExperimentConfig
     status: str
@@ -40,21 +40,23 @@ class RunData:
     dataset: str
     """Where its images come from."""
     series: dict[str, Series]
+    """Metric -> its values."""
     previews: list[tuple[int, bytes]]
     """(images seen, PNG), ascending."""
     samples: bytes | None
+    """The grid of the first samples, a PNG."""
     final: dict[str, Any]
-    """metrics.json, or nothing."""
+    """Content of metrics.json, or nothing."""
     evaluations: list[dict[str, Any]]
-    """metrics.json of evaluations after training."""
+    """Content of metrics.json of each evaluation after training."""
     guidance: list[bytes]
     """Plots of guidance sweeps."""
     studies: list[dict[str, Any]]
-    """distortion.json of studies of this run."""
+    """Content of distortion.json of each study of this run."""
 
     @property
     def parameters(self) -> int:
-        """Of the network."""
+        """Number of the network's parameters."""
         return count_parameters(self.config.model)
 
     @cached_property
@@ -64,12 +66,12 @@ class RunData:
 
     @property
     def images_seen(self) -> int:
-        """At the last record."""
+        """Images seen at the last record of metrics."""
         return max((steps[-1][0] for steps in self.series.values()), default=0)
 
     @property
     def worker_hours(self) -> float:
-        """Time that workers spent training, by the logged speed; repeated steps after a restart are not in it."""
+        """Hours that workers trained, by the logged speed; steps repeated after a restart do not count."""
         per_worker = dict(self.series.get("train/images_per_second_per_worker", []))
         steps = sorted(per_worker)
         seconds = [
@@ -81,13 +83,13 @@ class RunData:
 
     @property
     def unit(self) -> str:
-        """What a worker is."""
+        """What a worker is: a GPU or a CPU worker."""
         return "GPU" if self.config.train.use_gpu else "CPU worker"
 
 
 @dataclass(frozen=True)
 class SweepData:
-    """A sweep's table and plots; its trials are runs."""
+    """A sweep's table and plots, and its trials as runs."""
 
     folder: str
     title: str
@@ -97,7 +99,7 @@ class SweepData:
 
 
 def read_run(folder: str) -> RunData:
-    """Everything of a run.
+    """Read everything of a run.
 
     Raises:
         UserError: there is no run in the folder.
@@ -105,7 +107,8 @@ def read_run(folder: str) -> RunData:
     names = storage.sizes(folder)
     if CONFIG_FILE not in names or JOURNAL_FILE not in names:
         raise UserError(
-            f"There is no run in {folder}: expected a folder with {CONFIG_FILE} and {JOURNAL_FILE}, such as runs/quickstart."
+            f"There is no run in {folder}: expected a folder with {CONFIG_FILE} and {JOURNAL_FILE}, "
+            "such as runs/quickstart."
         )
     config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
     records = read_records(folder)
@@ -176,7 +179,7 @@ def is_sweep(folder: str) -> bool:
 
 
 def read_sweep(folder: str) -> SweepData:
-    """A sweep's table, and its trials as runs.
+    """Read a sweep's table and plots, and its trials as runs.
 
     Raises:
         UserError: it has no table yet.

@@ -1,8 +1,8 @@
 """Files by path or URI: a local disk and an object store behind the same few functions.
 
-pyarrow streams what is large (parquet, checkpoint shards); fsspec, on S3 by s3fs, lists folders and reads and deletes small
-objects. S3's credentials come from the standard AWS sources (environment, profile, instance role); ``AWS_ENDPOINT_URL``
-points it at another server.
+pyarrow streams what is large (parquet, checkpoint shards). fsspec lists folders, and reads and deletes small
+objects; on S3 it does so through s3fs. S3's credentials come from the standard AWS sources (environment,
+profile, instance role). ``AWS_ENDPOINT_URL`` names another server than AWS.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
 
 @lru_cache(maxsize=1)
 def connect_to_s3() -> pa.fs.S3FileSystem:
-    """The S3 that the environment describes; one connection pool per process."""
+    """Connect to the S3 that the environment describes; one connection pool per process."""
     environment = os.environ
     return pa.fs.S3FileSystem(
         endpoint_override=environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
@@ -47,7 +47,7 @@ def connect_to_s3() -> pa.fs.S3FileSystem:
 
 @lru_cache(maxsize=1)
 def s3_objects() -> AbstractFileSystem:
-    """The same S3 for small objects; it remembers no listing, because others write too."""
+    """Connect to the same S3 for small objects; listings are not remembered, because others write too."""
     import s3fs
 
     retries = {"mode": "standard", "max_attempts": S3_ATTEMPTS}
@@ -58,7 +58,10 @@ def s3_objects() -> AbstractFileSystem:
 
 @contextmanager
 def _objects(path: str) -> Iterator[tuple[AbstractFileSystem, str]]:
-    """Whatever holds ``path``, and the path within it; a store that does not answer raises OSError, as a disk does."""
+    """Whatever holds ``path``, and the path within it.
+
+    A store that does not answer raises OSError, as a disk does.
+    """
     if is_local(path):
         yield LocalFileSystem(), path
     elif path.startswith("s3://"):
@@ -90,13 +93,13 @@ def is_file(path: str) -> bool:
 
 
 def sizes(folder: str) -> dict[str, int | None]:
-    """What lies in a folder: name -> bytes of a file, None of a folder; nothing where there is no such folder."""
+    """List what lies in a folder: name -> a file's size, None for a folder; empty if there is no folder."""
     with _objects(folder) as (objects, inner):
         try:
             found = objects.ls(inner, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        itself = objects._strip_protocol(inner)  # what a file or a folder's marker object lists
+        itself = objects._strip_protocol(inner)  # Files, and the marker objects of folders, list themselves.
     named = {
         info["name"].rstrip("/").rpartition("/")[2]: info
         for info in found
@@ -106,7 +109,7 @@ def sizes(folder: str) -> dict[str, int | None]:
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's content.
+    """Read a file's content.
 
     Raises:
         FileNotFoundError: there is none.
@@ -117,7 +120,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def sha256_of(path: str) -> str:
-    """Hash of a file of any size."""
+    """The hash of a file of any size."""
     filesystem, inner = filesystem_of(path)
     found = hashlib.sha256()
     with filesystem.open_input_file(inner) as stream:
@@ -138,7 +141,7 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
 
 @contextmanager
 def writing(path: str) -> Iterator[BinaryIO]:
-    """A stream into a file that is put in place in one step at the end, and not at all after an error.
+    """Open a stream into a file that is put in place in one step at the end, and not at all after an error.
 
     An object store does so by itself; on a disk the file is written aside, flushed to the device and renamed.
 
@@ -146,13 +149,13 @@ def writing(path: str) -> Iterator[BinaryIO]:
         OSError: it cannot be written.
     """
     if not is_local(path):
-        # pyarrow sends large ones in parts, beside each other.
+        # pyarrow sends large files in parts, several at a time.
         filesystem, inner = filesystem_of(path)
         try:
             with filesystem.open_output_stream(inner) as stream:
                 yield stream
         except BaseException:
-            # Closing the stream has put what there was of it in place.
+            # Closing the stream has put the unfinished file in place.
             delete_file(path)
             raise
         return

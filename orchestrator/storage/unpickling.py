@@ -9,7 +9,7 @@ class RestrictedUnpickler(pickle.Unpickler):
     """Rebuilds the named classes and calls the named functions, and nothing else.
 
     Args:
-        allowed: (module, name) of each.
+        allowed: (module, name) of each class and function.
     """
 
     def __init__(self, stream: BinaryIO, allowed: Collection[tuple[str, str]]) -> None:
@@ -17,7 +17,7 @@ class RestrictedUnpickler(pickle.Unpickler):
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class or function.
+        """Find a class or function.
 
         Raises:
             pickle.UnpicklingError: it is not allowed.

@@ -1,4 +1,4 @@
-"""The newest numbers of a run for Prometheus, through Ray's own metrics; everything else about a run is in MLflow."""
+"""The newest numbers of a run for Prometheus, through Ray's own metrics; MLflow has everything else."""
 
 from functools import cache
 
@@ -17,7 +17,7 @@ EXPORTED = {
 
 
 class Gauges:
-    """Lives in the run's tracker, a Ray actor, whose node exports them."""
+    """The gauges of a run. They live in the run's tracker, a Ray actor, whose node exports them."""
 
     def __init__(self, run_name: str) -> None:
         self._gauges = {
@@ -28,13 +28,13 @@ class Gauges:
             gauge.set_default_tags({"run": run_name})
 
     def set(self, values: dict[str, float]) -> None:
-        """Take over those that are exported."""
+        """Take over the values that are exported."""
         for key in self._gauges.keys() & values.keys():
             self._gauges[key].set(values[key])
 
 
 def show_progress(run_name: str, what: str, done: int, total: int) -> None:
-    """How far an evaluation's images are."""
+    """Export how many of an evaluation's images are done."""
     for part, count in {"done": done, "total": total}.items():
         _evaluation_gauge(part).set(count, tags={"run": run_name, "what": what})
 
@@ -47,5 +47,5 @@ def _evaluation_gauge(part: str) -> Gauge:
 
 
 def prometheus_name(key: str) -> str:
-    """Without the ``ray_`` that Ray puts before it."""
+    """The gauge's name for a metric, without the ``ray_`` that Ray puts before it."""
     return f"dimr_{key.replace('/', '_')}"

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_records(directory: str) -> list[dict[str, Any]]:
-    """All complete records in a run's folder, oldest first; none where nothing was logged yet. The run may be going on."""
+    """Read all complete records in a run's folder, oldest first; the run may still be going on."""
     path = storage.join(directory, JOURNAL_FILE)
     if not storage.is_file(path):
         return []
@@ -24,7 +24,10 @@ def read_records(directory: str) -> list[dict[str, Any]]:
 
 
 class RunFiles:
-    """A run's folder as local files: the folder itself, or where it is in an object store, a copy that is sent back."""
+    """A run's folder as local files.
+
+    They are the folder itself, or a copy that is sent back if the folder is in an object store.
+    """
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -40,7 +43,7 @@ class RunFiles:
                 self.fetch(name)
 
     def fetch(self, name: str) -> Path:
-        """A file that others wrote into the run's folder."""
+        """Get a file that others wrote into the run's folder."""
         target = self.folder / name
         if self.is_copy:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,12 +66,12 @@ class RunFiles:
             self._sent[name] = state
 
     def safe_bytes(self, name: str) -> int:
-        """How much of a growing file is in the run's folder, where it outlives this machine."""
+        """How many bytes of a growing file are in the run's folder, where they outlive this machine."""
         return self._sent.get(name, (0, 0))[0] if self.is_copy else (self.folder / name).stat().st_size
 
 
 class Journal:
-    """Append-only file of records ``{"time": ms, "kind": ..., ...}``, one JSON object a line.
+    """A file of records ``{"time": ms, "kind": ..., ...}``, one JSON object a line; it only grows.
 
     While the disk is full, records wait in memory.
     """
@@ -89,7 +92,7 @@ class Journal:
         return [json.loads(line) for line in self.path.read_bytes().splitlines()]
 
     def append(self, kind: str, **content: Any) -> None:
-        """Write a record. Metrics at or before a step that their key already has are left out.
+        """Write a record; a metric is left out unless its step comes after the metric's newest one.
 
         A run that was set back to a checkpoint repeats steps with the same values; each stays once.
         """
@@ -106,7 +109,10 @@ class Journal:
         self.write()
 
     def write(self) -> str | None:
-        """Write what waits; returns why it could not be written, or None. The file never ends in half a record."""
+        """Write what waits, and return why it could not be written, or None.
+
+        The file never ends in half a record.
+        """
         size = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("ab") as stream:

@@ -54,9 +54,10 @@ class MLflowSync:
         return offsets.get(self._uri, 0)
 
     def _new_records(self) -> list[tuple[dict[str, Any], int]]:
-        """(record, journal offset after it) of what MLflow does not have yet.
+        """Read what MLflow does not have yet: (record, offset in the journal after it).
 
-        Nothing that could be lost with this machine: MLflow would have it twice when the run repeats it.
+        Records that could be lost with this machine are left out: the run would repeat them, and MLflow would
+        have them twice.
         """
         offset, end = self._offset(), self._files.safe_bytes(JOURNAL_FILE)
         records = []
@@ -72,7 +73,7 @@ class MLflowSync:
     def _connect(self) -> None:
         if self._client is not None:
             return
-        # Few and short retries: the journal is what keeps records through an outage.
+        # Few and short retries are enough: the journal keeps records through an outage.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         logging.getLogger("alembic").setLevel(logging.WARNING)

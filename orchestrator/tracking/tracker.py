@@ -21,7 +21,7 @@ from orchestrator.tracking.mlflow_sync import MLflowSync
 
 SYNC_SECONDS = 2.0
 RETRY_SECONDS = 15.0
-# In an object store the journal is written anew each time.
+# Longer, because in an object store the whole journal is written anew each time.
 SYNC_SECONDS_OF_OBJECT_STORE = 60.0
 # Loading MLflow and creating its store takes seconds of CPU that the starting workers need more.
 START_SECONDS = 30.0
@@ -30,28 +30,29 @@ logger = logging.getLogger(__name__)
 
 
 def tracking_uri(config: ExperimentConfig) -> str:
-    """Where MLflow is: the config's server, else the environment's, else the SQLite store that all runs share.
+    """Where MLflow is: the config's server, else the environment's, else the SQLite store of all runs.
 
     Raises:
-        UserError: the runs lie in an object store, where there can be no SQLite, and no server is named; or the environment's
-            URI holds a password.
+        UserError: no server is named and the runs lie in an object store, where there can be no SQLite; or
+            the environment's URI holds a password.
     """
     named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if holds_credentials(named):
         raise UserError(
-            "MLFLOW_TRACKING_URI holds a name or password before an @, and it is written into logs and the journal. Leave them "
-            "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            "MLFLOW_TRACKING_URI holds a name or password before an @, and it is written into logs and the "
+            "journal. Leave them out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     if not named and not storage.is_local(config.run.root):
         raise UserError(
-            f"run.root {config.run.root} is an object store, which cannot hold MLflow's embedded database. Name a "
-            "tracking server with --tracking.uri or MLFLOW_TRACKING_URI (a local file will do: sqlite:////path/mlflow.db)."
+            f"run.root {config.run.root} is an object store, which cannot hold MLflow's embedded database. "
+            "Name a tracking server with --tracking.uri or MLFLOW_TRACKING_URI (a local file will do: "
+            "sqlite:////path/mlflow.db)."
         )
     return named or f"sqlite:///{storage.join(config.directory.rpartition('/')[0], 'mlflow.db')}"
 
 
 def server_problem(uri: str, timeout_seconds: float = 3.0) -> str | None:
-    """Why a tracking server does not answer, or None if it does (or is a local store)."""
+    """Say why a tracking server does not answer, or None if it does (or is a local store)."""
     if not uri.startswith(("http://", "https://")):
         return None
     try:
@@ -64,7 +65,7 @@ def server_problem(uri: str, timeout_seconds: float = 3.0) -> str | None:
 
 
 def start_tracker(directory: str, run_name: str, experiment: str, uri: str, parent: str | None = None) -> Any:
-    """A folder's one writer of the journal and of MLflow, an actor on the driver's node.
+    """Start a folder's one writer of the journal and of MLflow, an actor on the driver's node.
 
     Args:
         parent: folder of the run that this one belongs to; MLflow shows it below that.
@@ -78,7 +79,7 @@ def start_tracker(directory: str, run_name: str, experiment: str, uri: str, pare
 
 
 def close_tracker(tracker: Any) -> str | None:
-    """Have what is left copied to MLflow; returns why that failed, or None."""
+    """Have what is left copied to MLflow, and return why that failed, or None."""
     import ray
 
     problem: str | None = ray.get(tracker.close.remote(CLOSE_SECONDS))
@@ -87,7 +88,7 @@ def close_tracker(tracker: Any) -> str | None:
 
 @contextmanager
 def ending(tracker: Any, uri: str, console: Console) -> Iterator[None]:
-    """Around what a tracker follows: an error or interruption is its status, and at the end it is closed."""
+    """Log an error or interruption within as the tracker's status, and close the tracker at the end."""
     try:
         yield
     except BaseException as error:
@@ -96,8 +97,11 @@ def ending(tracker: Any, uri: str, console: Console) -> Iterator[None]:
     finally:
         problem = close_tracker(tracker)
         if problem:
-            console.print(f"Warning: MLflow at {uri} could not be written ({problem}). Nothing is lost: run the same "
-                          "command again when it answers, and the journal is copied.", soft_wrap=True)  # fmt: skip
+            console.print(
+                f"Warning: MLflow at {uri} could not be written ({problem}). Nothing is lost: run the same "
+                "command again when it answers, and the journal is copied.",
+                soft_wrap=True,
+            )
 
 
 def _key_of(directory: str | None) -> str | None:
@@ -129,11 +133,11 @@ class Tracker:
         self._thread.start()
 
     def log_params(self, params: dict[str, Any]) -> None:
-        """Dotted configuration keys and values."""
+        """Log the configuration: dotted keys and values."""
         self._journal.append("params", values={key: str(value) for key, value in params.items()})
 
     def log_metrics(self, values: dict[str, float], images_seen: int) -> None:
-        """Metrics at a point of training; MLflow's step is images seen."""
+        """Log metrics at a point of training; MLflow's step is images seen."""
         self._journal.append("metrics", step=images_seen, values=values)
         # A score of an older checkpoint arrives late, and does not set training back.
         is_training = any(key.startswith("train/") for key in values)
@@ -141,23 +145,23 @@ class Tracker:
         self._gauges.set(self._latest)
 
     def log_image(self, key: str, file: str, images_seen: int) -> None:
-        """A picture in the run's folder, given by its path relative to it."""
+        """Log a picture in the run's folder, by its path within the folder."""
         self._journal.append("image", step=images_seen, key=key, file=file)
 
     def log_artifact(self, file: str) -> None:
-        """A file in the run's folder, given by its path relative to it."""
+        """Log a file in the run's folder, by its path within the folder."""
         self._journal.append("artifact", file=file)
 
     def log_tags(self, tags: dict[str, str]) -> None:
-        """Tags of the run, such as an evaluation's protocol."""
+        """Log tags of the run, such as an evaluation's protocol."""
         self._journal.append("tags", values=tags)
 
     def log_status(self, status: str) -> None:
-        """RUNNING, FINISHED, FAILED or KILLED."""
+        """Log the status: RUNNING, FINISHED, FAILED or KILLED."""
         self._journal.append("status", status=status)
 
     def ask_to_stop(self) -> None:
-        """Keep the driver's wish for the training workers, who ask for it."""
+        """Note that the driver wants training to end; the workers ask :meth:`is_asked_to_stop`."""
         self._is_asked_to_stop = True
 
     def is_asked_to_stop(self) -> bool:
@@ -169,12 +173,12 @@ class Tracker:
         return self._latest
 
     def keep(self) -> None:
-        """Have what was logged so far made as safe as the checkpoint it belongs to, soon; never waits."""
+        """Ask for what was logged so far to be copied to where the checkpoint is, soon; never waits."""
         if self._files.is_copy:
             self._wake.set()
 
     def close(self, timeout_seconds: float) -> str | None:
-        """Copy what is left; returns why that failed, or None. The journal keeps everything in any case."""
+        """Copy what is left, and return why that failed, or None; the journal keeps everything anyway."""
         unwritten = self._journal.write()
         self._stop.set()
         self._wake.set()

@@ -25,7 +25,8 @@ from orchestrator.sampling.parts import Parts
 from orchestrator.scoring.command import main
 from orchestrator.scoring.evaluate import Evaluation, evaluate, plain, sample_images
 from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
-from orchestrator.sweeps.guidance import Setting, SweepOptions, distance, refine, run_sweep
+from orchestrator.scoring.options import GuidanceSweepOptions
+from orchestrator.sweeps.guidance import Setting, distance, refine, run_guidance_sweep
 from tests.configs import tiny
 from tests.datasets import write_numbered
 
@@ -203,8 +204,8 @@ def test_a_sweep_refines_around_its_best_setting(
     settings = config(tmp_path, dataset, sampler={"steps": 2})
     settings = dataclasses.replace(settings, evaluation=dataclasses.replace(settings.evaluation, images=16))
     subject_of(settings, tmp_path)
-    options = SweepOptions(checkpoint=str(tmp_path / "exported"), scales=(1, 2, 3), quick_images=8)
-    found = run_sweep(settings, dataset, options, Console())
+    options = GuidanceSweepOptions(checkpoint=str(tmp_path / "exported"), scales=(1, 2, 3), quick_images=8)
+    found = run_guidance_sweep(settings, dataset, options, Console())
     quick = [outcome for outcome in found if outcome.images == 8]
     assert [outcome.setting.scale for outcome in quick] == [1, 2, 3]
     best = min(quick, key=distance)

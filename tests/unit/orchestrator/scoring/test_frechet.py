@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.scoring.frechet import FeatureStatistics, frechet_distance
-from orchestrator.scoring.protocol import metric_name
 
 
 def features(seed: int, rows: int, dimensions: int = 5) -> np.ndarray:
@@ -46,11 +45,3 @@ def test_distance_equals_the_matrix_square_root_formula() -> None:
 def test_distance_of_a_set_to_itself_is_zero() -> None:
     one = FeatureStatistics.of(features(1, 300)).gaussian()
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-8)
-
-
-@pytest.mark.parametrize(
-    ("count", "name"),
-    [(50_000, "fid50k_inception_ema"), (40_000, "fid40k_inception_ema"), (1234, "fid1234_inception_ema")],
-)
-def test_the_name_says_how_many_samples(count: int, name: str) -> None:
-    assert metric_name("fid", count, "inception", "ema") == name

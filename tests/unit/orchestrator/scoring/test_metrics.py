@@ -16,6 +16,7 @@ from orchestrator.benchmarks.score import untrained_inception
 from orchestrator.config.schema import EvaluationConfig
 from orchestrator.errors import UserError
 from orchestrator.scoring.extractors import (
+    _LAYERS,
     describe_extractor,
     load_extractor,
     weights_file,
@@ -173,3 +174,10 @@ def test_another_path_is_taken_as_it_is(config: EvaluationConfig, tmp_path: Path
     assert str(weights_file(config)) == config.extractor_weights
     with pytest.raises(UserError, match="which is no file"):
         weights_file(dataclasses.replace(config, extractor_weights=str(tmp_path / "none.pth")))
+
+
+def test_what_is_known_without_loading_a_network_is_what_it_has() -> None:
+    from orchestrator.scoring import efficientnet, inception
+
+    for kind, module in {"efficientnet_lite0": efficientnet, "inception": inception}.items():
+        assert _LAYERS[kind] == (module.LAYER, module.DIMENSIONS, module.INPUT_SIZE)  # type: ignore[index]

@@ -1,0 +1,43 @@
+"""A metric's name says what was measured, of how many images, and by which network."""
+
+import pytest
+
+from orchestrator.scoring.protocol import Measurement
+
+
+def measurement(metric: str, count: int | None, extractor: str | None, images: str = "ema") -> Measurement:
+    return Measurement(
+        metric=metric, count=count, extractor=extractor, images=images, value=1.0, meaning="", protocol={}
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [(50_000, "fid50k_inception_ema"), (40_000, "fid40k_inception_ema"), (1234, "fid1234_inception_ema")],
+)
+def test_the_name_says_how_many_samples(count: int, name: str) -> None:
+    assert measurement("fid", count, "inception").name == name
+
+
+@pytest.mark.parametrize(
+    ("made", "name", "without_count"),
+    [
+        (("fd", 1000, "efficientnet_lite0"), "fd1k_efficientnet_lite0_ema", "fd_efficientnet_lite0_ema"),
+        (
+            ("fd", 1000, "efficientnet_lite0", "noise"),
+            "fd1k_efficientnet_lite0_noise",
+            "fd_efficientnet_lite0_noise",
+        ),
+        (("class_agreement", 1000, None), "class_agreement_1k_ema", "class_agreement_ema"),
+        (
+            ("classifier_accuracy_held_out", None, None, ""),
+            "classifier_accuracy_held_out",
+            "classifier_accuracy_held_out",
+        ),
+    ],
+)
+def test_what_the_metric_has_no_part_of_is_left_out(
+    made: tuple[str, int, str], name: str, without_count: str
+) -> None:
+    assert measurement(*made).name == name
+    assert measurement(*made).name_without_count == without_count
