@@ -1,6 +1,6 @@
 """Measure speed and memory: ``python jobs/benchmark.py model``.
 
-The other benchmarks are ``data``, ``train``, ``sample`` and ``score``.
+The other benchmarks are ``data``, ``train``, ``sample``, ``score`` and ``imports``.
 """
 
 from orchestrator.benchmarks.command import main

@@ -82,6 +82,18 @@ def score(extractor: str = "inception", images: int = 200, repeats: int = 2) -> 
     measure_scoring(extractor, images, repeats, Console(width=160))
 
 
+def imports(repeats: int = 5) -> None:
+    """CPU seconds that each kind of process spends on imports.
+
+    Args:
+        repeats: measurements per case, taken in turns; the median counts.
+    """
+    from orchestrator.benchmarks.imports import measure_imports
+
+    measure_imports(repeats, Console(width=160))
+
+
 def main() -> None:
     """Run the subcommand of the command line."""
-    run_function({"model": model, "data": data, "train": train, "sample": sample, "score": score})
+    commands = (model, data, train, sample, score, imports)
+    run_function({command.__name__: command for command in commands})

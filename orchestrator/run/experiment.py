@@ -28,7 +28,6 @@ from orchestrator.run.terminal import (
 from orchestrator.run.worker_messages import Follow, RemoteHooks, ask
 from orchestrator.scoring.prerequisites import require_all
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
-from orchestrator.training.shards import TrainJob
 
 
 def run_experiment(
@@ -106,7 +105,7 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> 
     began = time.perf_counter()
     checkpoint = _train(work)
     seconds["train"] = time.perf_counter() - began
-    # torch and diffusers, ten seconds of import, are loaded when they are needed.
+    # torch, seconds of import, is loaded when it is needed.
     from orchestrator.checkpoints.loading import export
     from orchestrator.scoring.evaluate import Evaluation, evaluate, plain
     from orchestrator.scoring.model_card import write_card
@@ -137,8 +136,11 @@ def _train(work: _Work) -> Checkpoint:
         console.print("No GPU is left beside the training workers: previews, exports and scores are made when training is over, of "
                       "the checkpoints that are kept until then.", soft_wrap=True)  # fmt: skip
     background = _start_background(work) if has_room else None
-    job = TrainJob(config, work.dataset, RemoteHooks(tracker, background, config.train), work.held_out)
+    # Ray Data and Ray Train, three seconds of import, are loaded when they are needed.
     from orchestrator.training.entry import train
+    from orchestrator.training.shards import TrainJob
+
+    job = TrainJob(config, work.dataset, RemoteHooks(tracker, background, config.train), work.held_out)
 
     def stop() -> None:
         console.print("Stopping with a checkpoint after this step. Once more stops at once, without one.")

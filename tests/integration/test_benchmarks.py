@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from dimr_model import DiMR, DiMRConfig
-from orchestrator.benchmarks import data
+from orchestrator.benchmarks import data, imports
 from orchestrator.benchmarks.model import BASELINE, Case, _beside_baseline, compare, measure
 from orchestrator.errors import UserError
 
@@ -38,3 +38,11 @@ def test_the_data_benchmark_reads_every_row(monkeypatch: pytest.MonkeyPatch) -> 
     data.measure_data(4096, Console(file=out, width=120))
     assert len(re.findall(r"^epoch \d: ", out.getvalue(), re.MULTILINE)) == data.EPOCHS
     assert "one .npy per sample" in out.getvalue()
+
+
+def test_the_imports_benchmark_measures_every_kind_of_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "from dimr_model import DiMR" in imports.CASES
+    few = {name: imports.CASES[name] for name in ("import torch", "jobs/report.py --help")}
+    monkeypatch.setattr(imports, "CASES", few)
+    medians = imports.measure_imports(1, Console(file=io.StringIO(), width=120))
+    assert 0 < medians["jobs/report.py --help"] < medians["import torch"]

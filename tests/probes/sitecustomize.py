@@ -19,7 +19,9 @@ def watch(folder: Path) -> None:
     titles: list[str] = []
     target, aside = folder / f"{os.getpid()}.json", folder / f".{os.getpid()}"
     while True:
-        title = Path("/proc/self/cmdline").read_bytes().decode(errors="replace").strip("\0").replace("\0", " ")
+        title = (
+            Path("/proc/self/cmdline").read_bytes().decode(errors="replace").strip("\0").replace("\0", " ")
+        )
         if title not in titles:
             titles.append(title)
         aside.write_text(json.dumps({"titles": titles, "modules": sorted(sys.modules)}))

@@ -88,13 +88,13 @@ def test_what_is_finished_is_not_drawn_again(
 ) -> None:
     first = here(config, tested, dataset)
     drawn: list[int] = []
-    draw_images = ImageSampler.draw
+    sample = ImageSampler.sample
 
     def counting(self: ImageSampler, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         drawn.extend(indices)
-        return draw_images(self, indices)
+        return sample(self, indices)
 
-    monkeypatch.setattr(ImageSampler, "draw", counting)
+    monkeypatch.setattr(ImageSampler, "sample", counting)
     again = here(config, tested, dataset)
     assert drawn == []
     assert plain(again.measurements) == plain(first.measurements)
@@ -108,14 +108,14 @@ def test_an_interrupted_evaluation_goes_on(
 ) -> None:
     undisturbed = here(config, tested, dataset)
     other = dataclasses.replace(config, run=dataclasses.replace(config.run, name="interrupted"))
-    draw_images = ImageSampler.draw
+    sample = ImageSampler.sample
 
     def interrupted(self: ImageSampler, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         if indices[0] >= 8:
             raise KeyboardInterrupt
-        return draw_images(self, indices)
+        return sample(self, indices)
 
-    monkeypatch.setattr(ImageSampler, "draw", interrupted)
+    monkeypatch.setattr(ImageSampler, "sample", interrupted)
     with pytest.raises(KeyboardInterrupt):
         here(other, tested, dataset)
     monkeypatch.undo()

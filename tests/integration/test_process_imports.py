@@ -1,0 +1,115 @@
+"""No process loads what it does not use: every process of a run notes its modules until its end (`tests/probes`)."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.plain import to_yaml
+from tests.configs import tiny
+from tests.datasets import write_numbered
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBES = ROOT / "tests" / "probes"
+HEAVY = {
+    "torch",
+    "torchvision",
+    "diffusers",
+    "timm",
+    "torch_fidelity",
+    "mlflow",
+    "matplotlib",
+    "scipy",
+    "transformers",
+}
+JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
+MAY_LOAD = {
+    # What the process is called -> the heavy packages that its work needs.
+    "RayTrainWorker.run_train_fn": {"torch"},
+    "MapBatches(read)": set(),
+    "_SampleActor": {"torch"},
+    # timm is the embedded extractor's; it brings torchvision.
+    "_WriteActor": {"torch", "timm", "torchvision"},
+    "_ReadAndWriteActor": {"torch", "timm", "torchvision"},
+    # Previews, exports and whole scores: the extractor, and torch-fidelity's formulas, which bring SciPy.
+    "Background.score": {"torch", "timm", "torchvision", "torch_fidelity", "scipy"},
+    # MLflow brings SciPy.
+    "Tracker": {"mlflow", "scipy"},
+    # Ray Train's own, which is torch's because the job is.
+    "TrainController.run": {"torch"},
+    # The job itself computes the scores from the features.
+    "train_g.py": {"torch", "torchvision", "torch_fidelity", "scipy"},
+}
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What each process of a short run was called -> the modules that it had loaded at its end."""
+    folder = tmp_path_factory.mktemp("imports")
+    dataset = write_numbered(folder / "data", 60, 10)
+    train = {"workers": 1, "preview_every_images": 64, "export_every_images": 64, "score_every_images": 64,
+             "score_images": 8, "checkpoint_every_images": 64}  # fmt: skip
+    (folder / "tiny.yaml").write_text(to_yaml(tiny(folder / "runs", dataset.path, train=train)))
+    (folder / "modules").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(PROBES), "MODULES_FOLDER": str(folder / "modules")}
+    command = [sys.executable, "jobs/train_g.py", "--config", str(folder / "tiny.yaml")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    notes = [json.loads(path.read_text()) for path in (folder / "modules").glob("*.json")]
+    return {" ".join(note["titles"]): set(note["modules"]) for note in notes}
+
+
+def of_kind(processes: dict[str, set[str]], kind: str) -> list[set[str]]:
+    return [modules for title, modules in processes.items() if kind in title]
+
+
+@pytest.mark.parametrize("kind", MAY_LOAD)
+def test_a_process_loads_what_it_uses(processes: dict[str, set[str]], kind: str) -> None:
+    found = of_kind(processes, kind)
+    assert found, f"no process called {kind} among {sorted(processes)}"
+    for modules in found:
+        assert modules & HEAVY <= MAY_LOAD[kind]
+
+
+def test_no_process_compiles_that_was_not_asked_to(processes: dict[str, set[str]]) -> None:
+    (sampling,) = of_kind(processes, "_SampleActor")
+    # AdamW brings it to the training worker, timm to the extractor; nothing brings it to sampling.
+    assert "torch._dynamo" not in sampling
+
+
+def printed_modules(code: str, *arguments: str) -> Iterator[str]:
+    script = f"import sys; sys.argv = {['job', *arguments]!r}\ntry:\n {code}\nexcept SystemExit: pass\n"
+    script += "print('MODULES', *sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    yield from next(line for line in done.stdout.splitlines() if line.startswith("MODULES")).split()[1:]
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("arguments", [["--help"], ["--train.imagess", "5"]], ids=["help", "mistake"])
+def test_help_and_a_mistake_need_no_torch(job: str, arguments: list[str]) -> None:
+    code = f"import runpy; runpy.run_path('jobs/{job}', run_name='__main__')"
+    assert HEAVY & set(printed_modules(code, *arguments)) == set()
+
+
+def test_the_network_brings_torch_and_little_more() -> None:
+    with_network = set(printed_modules("from dimr_model import DiMR; DiMR"))
+    alone = set(printed_modules("import torch"))
+    assert not with_network & {"diffusers", "transformers", "torchvision", "torch._dynamo"}
+    assert len(with_network) < 1.4 * len(alone)
+
+
+def test_a_training_worker_imports_what_its_parts_bring() -> None:
+    parts = (
+        "import ray.train.torch, torch.distributed.checkpoint; from torch.distributed.fsdp import fully_shard; "
+        "w = torch.nn.Linear(2, 2); o = torch.optim.AdamW(w.parameters()); w(torch.ones(1, 2)).sum().backward(); o.step()"
+    )
+    ours = set(printed_modules(f"import orchestrator.training.worker; import torch; {parts}"))
+    theirs = set(printed_modules(f"import torch; {parts}"))
+    assert len(ours) < 1.1 * len(theirs)
