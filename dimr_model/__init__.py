@@ -12,7 +12,8 @@ __all__ = ["VARIANTS", "DiMR", "DiMRConfig", "DiMRPipeline", "Guidance", "Sample
 
 
 def __getattr__(name: str) -> Any:
-    # The network brings torch and diffusers, ten seconds of import, which reading settings or data does without.
+    # Imported here, because the network brings torch, and the pipeline diffusers. That takes seconds, which
+    # those who only read settings or data need not wait for.
     if name == "DiMR":
         from dimr_model.network import DiMR
 

@@ -1,15 +1,18 @@
 """Principal components of what AdaLN-Zero learned (the paper's Figures 3 and 6).
 
-``python -m dimr_model.analysis FOLDER`` reads a DiMR with AdaLN-Zero or any diffusers ``DiTTransformer2DModel``, collects
-the scales and shifts that each block uses along the steps of sampling, and plots how much of their variance each
-principal component explains. The paper's finding, two components for nearly all of it, is what TD-LN builds on.
+``python -m dimr_model.analysis FOLDER`` reads a DiMR with AdaLN-Zero, or any diffusers
+``DiTTransformer2DModel``. It collects the scales and shifts that each block uses along the steps of sampling,
+and plots how much of their variance each principal component explains. The paper found that two components
+explain most of it (Section 4.2 and Appendix E). TD-LN builds on this.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ from dimr_model.config import NUM_STEPS
 from dimr_model.network import DiMR
 from dimr_model.normalization import Condition
 
+# gamma_1, gamma_2, beta_1 and beta_2 of Section 4.2.
 NAMES = ("scale 1", "scale 2", "shift 1", "shift 2")
 COMPONENTS = 8
 
@@ -28,15 +32,21 @@ Collected = dict[str, Tensor]
 
 
 def explained_variance(rows: Tensor) -> Tensor:
-    """Share of the variance of ``rows [N, width]`` that each principal component explains, falling; all 0 if none varies."""
+    """The share of the variance of ``rows [N, width]`` that each principal component explains, falling.
+
+    All shares are 0 if no column varies.
+    """
     centered = rows.double() - rows.double().mean(dim=0)
+    # The explained variance ratio of Figures 3 and 6.
     variances = torch.linalg.svdvals(centered).square()
     return variances / variances.sum().clamp_min(torch.finfo(torch.float64).tiny)
 
 
 @torch.no_grad()
 def collect_dimr(model: DiMR, steps: Tensor, labels: Tensor, branch: int = 0) -> list[Collected]:
-    """Scales and shifts of every block of a branch at every diffusion step and label; they depend on nothing else.
+    """Collect the scales and shifts of every block of a branch, at every diffusion step and label.
+
+    They depend on nothing else.
 
     Args:
         steps: ``[S]`` diffusion steps in 1..1000.
@@ -54,11 +64,13 @@ def collect_dimr(model: DiMR, steps: Tensor, labels: Tensor, branch: int = 0) ->
     part = model.branches[branch]
     assert isinstance(part, Branch)
     step, label = _grid(steps, labels)
+    # The network's own time, as in the released code: n / 500 - 1.
     tau = (step / (NUM_STEPS / 2) - 1).to(part.positions.dtype)
     condition = part.condition(tau, label)
     collected = []
     for block in part.blocks:
         assert isinstance(block.adaln, AdaLNZero)
+        # (gamma_i, beta_i, alpha_i) of Section 4.2, i = 1, 2.
         first, second = map(_modulation, block.adaln(condition))
         collected.append(dict(zip(NAMES, (first[0], second[0], first[1], second[1]), strict=True)))
     return collected
@@ -71,13 +83,15 @@ def _modulation(condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def collect_dit(model: torch.nn.Module, steps: Tensor, labels: Tensor) -> list[Collected]:
-    """The same of a diffusers ``DiTTransformer2DModel``, which counts diffusion steps from 0."""
+    """Collect the same from a diffusers ``DiTTransformer2DModel``, which counts diffusion steps from 0."""
     step, label = _grid(steps, labels)
     collected = []
-    for block in model.transformer_blocks:  # type: ignore[union-attr]
-        norm = block.norm1  # type: ignore[union-attr]
-        embedding = norm.emb(step.long() - 1, label, hidden_dtype=norm.linear.weight.dtype)  # type: ignore[union-attr, operator]
-        shift1, scale1, _, shift2, scale2, _ = norm.linear(norm.silu(embedding)).chunk(6, dim=1)  # type: ignore[union-attr, operator]
+    blocks: Any = model.transformer_blocks
+    for block in blocks:
+        norm = block.norm1
+        embedding = norm.emb(step.long() - 1, label, hidden_dtype=norm.linear.weight.dtype)
+        # Eq. 3, for both sub-layers of the block.
+        shift1, scale1, _, shift2, scale2, _ = norm.linear(norm.silu(embedding)).chunk(6, dim=1)
         collected.append(dict(zip(NAMES, (scale1, scale2, shift1, shift2), strict=True)))
     return collected
 
@@ -87,12 +101,18 @@ def _grid(steps: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shown_depths(count: int) -> list[int]:
-    """Up to four blocks, counted from 1, a quarter of the depth apart, as in the paper (7, 14, 21, 28 of 28)."""
+    """Up to four blocks, counted from 1 and a quarter of the depth apart.
+
+    They are those of Figure 6, which shows blocks 7, 14, 21 and 28 of 28.
+    """
     return sorted({max(1, round(count * quarter / 4)) for quarter in range(1, 5)})
 
 
 def plot(collected: list[Collected], title: str, path: Path) -> None:
-    """One row per shown depth, one column per scale and shift: bars of explained variance."""
+    """Write a plot like Figure 6 to ``path``: the explained variance of each component as bars.
+
+    It has a row for each shown depth, and a column for each scale and shift.
+    """
     from matplotlib.figure import Figure
 
     depths = shown_depths(len(collected))
@@ -113,10 +133,10 @@ def plot(collected: list[Collected], title: str, path: Path) -> None:
 
 
 def load(folder: Path, branch: int) -> tuple[str, int, Callable[[Tensor, Tensor], list[Collected]]]:
-    """(description, number of classes, collector) of the model in a folder.
+    """Read the model in a folder: (description, number of classes, collector).
 
     Raises:
-        ValueError: it holds neither a DiMR nor a DiT.
+        ValueError: the folder holds neither a DiMR nor a DiT.
     """
     config = folder / "config.json"
     if not config.is_file():
@@ -124,23 +144,18 @@ def load(folder: Path, branch: int) -> tuple[str, int, Callable[[Tensor, Tensor]
     kind = json.loads(config.read_text()).get("_class_name")
     if kind == "DiMR":
         model = DiMR.from_pretrained(folder)
-        return f"DiMR, branch {branch}", model.architecture.num_classes, lambda steps, labels: collect_dimr(
-            model, steps, labels, branch
-        )  # fmt: skip
+        collect = partial(collect_dimr, model, branch=branch)
+        return f"DiMR, branch {branch}", model.architecture.num_classes, collect
     if kind == "DiTTransformer2DModel":
         from diffusers import DiTTransformer2DModel
 
         dit = DiTTransformer2DModel.from_pretrained(folder, low_cpu_mem_usage=False)
-        return (
-            "DiT",
-            int(dit.config.num_embeds_ada_norm),
-            lambda steps, labels: collect_dit(dit, steps, labels),
-        )
+        return "DiT", int(dit.config.num_embeds_ada_norm), partial(collect_dit, dit)
     raise ValueError(f"{config} describes a {kind}; this reads a DiMR or a DiTTransformer2DModel")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line, analyse, plot and print; exit 2 on what the user can mend."""
+    """Read the command line, analyse, plot and print; a mistake of the user ends it with code 2."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="what save_pretrained wrote (a run's export/, or a DiT)")
     parser.add_argument("--branch", type=int, default=0, help="branch of a DiMR, 0 is the coarsest")

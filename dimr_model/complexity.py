@@ -11,13 +11,16 @@ from dimr_model.network import DiMR
 
 
 def count_parameters(config: DiMRConfig) -> int:
-    """Parameters of ``DiMR(config)``."""
+    """The number of parameters of ``DiMR(config)``."""
     with torch.device("meta"):
         return sum(p.numel() for p in DiMR(config).parameters())
 
 
 def count_macs(config: DiMRConfig) -> int:
-    """Multiply-adds of one forward pass of one image, by torch's flop counter; what the paper calls Gflops."""
+    """The multiply-adds of one forward pass of one image, counted by torch's flop counter.
+
+    The paper calls them Gflops (Table 1).
+    """
     with torch.device("meta"):
         model = DiMR(config).eval()
         size = (1, config.channels, config.input_size, config.input_size)
@@ -28,7 +31,10 @@ def count_macs(config: DiMRConfig) -> int:
 
 
 def analytic_macs(config: DiMRConfig) -> int:
-    """The same from the layers' sizes: every weight times the positions it is applied at, and attention's products."""
+    """The same number as :func:`count_macs`, worked out from the sizes of the layers.
+
+    Every weight counts once for each position that it is applied at. Attention's two products are added.
+    """
     with torch.device("meta"):
         model = DiMR(config)
     total = 0
@@ -46,6 +52,7 @@ def _module_macs(name: str, module: nn.Module, cells: int, positions: int, patch
     from dimr_model.blocks import SelfAttention
 
     if isinstance(module, SelfAttention):
+        # Queries times keys, and their weights times the values.
         return 2 * positions**2 * module.qkv.in_features
     if isinstance(module, nn.Conv2d):
         return int(module.weight.numel()) * (cells * patch_area if name == "out" else cells)
@@ -54,7 +61,7 @@ def _module_macs(name: str, module: nn.Module, cells: int, positions: int, patch
     if "modulation" in name or "time_embedding" in name:
         return module.weight.numel()
     if name.startswith(("upsample.", "block_skips.")):
-        # At the resolution below; and once per image for the norm's mean and shift.
+        # At the resolution below, and once per image for the norm's mean and shift.
         per_image = 2 if name == "upsample.projection" else 0
         return module.weight.numel() * (cells // 4 + per_image)
     outside = name in ("join", "unpatchify")
@@ -62,7 +69,7 @@ def _module_macs(name: str, module: nn.Module, cells: int, positions: int, patch
 
 
 def family_table() -> list[dict[str, Any]]:
-    """A row for each of the paper's models."""
+    """The table of the paper's models (Section 4.4, Table 4), a row for each."""
     return [
         {
             "variant": name,

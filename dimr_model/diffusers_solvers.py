@@ -1,4 +1,4 @@
-"""Solvers that are diffusers' own; importing this costs what diffusers does."""
+"""Solvers that are diffusers' own. Importing this module imports diffusers, which takes seconds."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class DiffusersSolver:
         return noise * self._scheduler.init_noise_sigma
 
     def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
-        """What the network sees: the scheduler's scale undone."""
+        """What the network sees: the state with the scheduler's scale undone."""
         scaled: Tensor = self._scheduler.scale_model_input(state, timestep)
         return scaled
 
@@ -32,7 +32,7 @@ class DiffusersSolver:
         """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``.
 
         Args:
-            noise: standard normal, of the shape of ``state``; for ancestral sampling.
+            noise: standard normal noise of the shape of ``state``, which only ancestral sampling adds.
         """
         # Ancestral sampling (Ho et al., 2020) is DDIM with eta 1 (Song et al., 2021, Eq. 16).
         extra = {"eta": 1.0, "variance_noise": noise} if self.adds_noise else {}

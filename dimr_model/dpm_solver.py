@@ -1,10 +1,12 @@
-"""DPM-Solver++ (Lu et al., 2022b) for estimates of the clean image: the multistep 2M and the released singlestep solver.
+"""DPM-Solver++ (Lu et al., 2022b) for estimates of the clean image: 2M and the released singlestep solver.
 
-With lambda = log(alpha / sigma), h = lambda_end - lambda_start and estimates x_0 of the clean image, an update is
+Let lambda = log(alpha / sigma), h = lambda_end - lambda_start, and x_0 an estimate of the clean image. Then
+an update is
 
     x_end = sigma_end / sigma_start x_start - alpha_end (e^-h - 1) x_0 + weight * slope
 
-where ``slope`` is the change of x_0 over the step, by finite differences (their Eq. 9 and Algorithms 1 and 2).
+where ``slope`` is the change of x_0 over the step, by finite differences. In their Algorithms 1 (singlestep)
+and 2 (multistep), x_0 and slope are put together to D_i.
 """
 
 from typing import Literal
@@ -17,12 +19,12 @@ from dimr_model.config import NUM_STEPS
 from dimr_model.diffusion import NoiseSchedule
 
 FIRST_ORDER_END_BELOW = 15
-"""2M's last step is of first order where there are fewer steps, or no noise left at the end."""
+"""2M's last step is of first order where there are fewer steps, or where no noise is left at the end."""
 Weight = Literal["midpoint", "exact"]
 
 
 class _Grid:
-    """Points of time: ``ratio [steps + 1]`` is sigma / alpha at each, falling."""
+    """A solver's points of time; ``ratio [steps + 1]`` is sigma / alpha at each, falling."""
 
     def __init__(self, ratio: Tensor) -> None:
         self.alpha = 1 / ((ratio**2 + 1) ** 0.5)
@@ -30,27 +32,39 @@ class _Grid:
         self.log_snr = torch.log(self.alpha) - torch.log(self.sigma)  # lambda, half the log SNR
 
     def update(
-        self, state: Tensor, clean: Tensor, start: int, end: int, slope: Tensor | None = None,
+        self,
+        state: Tensor,
+        clean: Tensor,
+        start: int,
+        end: int,
+        slope: Tensor | None = None,
         weight: Weight = "midpoint",
-    ) -> Tensor:  # fmt: skip
-        """From point ``start`` to ``end``, given the estimate ``clean`` at ``start``."""
+    ) -> Tensor:
+        """Go from point ``start`` to ``end``, given the estimate ``clean`` at ``start``."""
         h = self.log_snr[end] - self.log_snr[start]
         decay = self.alpha[end] * (torch.exp(-h) - 1.0)
         updated = (self.sigma[end] / self.sigma[start]) * state - decay * clean
         if slope is None:
+            # First order: DDIM (Song et al., 2021).
             return updated
         if weight == "midpoint":
+            # Algorithms 1 and 2: D_i is x_0 + slope / 2.
             return updated - 0.5 * decay * slope
+        # The integral over the step of an x_0 that is linear in lambda.
         return updated + self.alpha[end] * ((torch.exp(-h) - 1.0) / h + 1.0) * slope
 
     def slope(self, first: Tensor, second: Tensor, at: tuple[int, int], over: tuple[int, int]) -> Tensor:
-        """The change of the estimates from ``first`` to ``second``, at the points ``at``, scaled to the step ``over``."""
+        """The change from ``first`` to ``second``, the estimates at ``at``, scaled to the step ``over``."""
+        # 1 / r_i of Algorithms 1 and 2 is the step divided by the change.
         change, step = (self.log_snr[stop] - self.log_snr[start] for start, stop in (at, over))
         return (1.0 / (change / step)) * (second - first)
 
 
 class MultistepSolver:
-    """2M: each step uses the estimate of the step before; whole diffusion steps, evenly spaced, down to no noise."""
+    """DPM-Solver++(2M), Algorithm 2: each step also uses the estimate of the step before.
+
+    Its grid is whole diffusion steps, evenly spaced, and ends without noise.
+    """
 
     adds_noise = False
 
@@ -84,11 +98,12 @@ class MultistepSolver:
 
 
 class ReleasedSolver:
-    """The released model's solver: singlestep of order 3, on a grid that is even in time and ends at step 1.
+    """The released code's solver: singlestep of order 3, on a grid that is even in time and ends at step 1.
 
-    Three points form a block: its first and second are intermediate, and the third's update starts where the block
-    started. The last block has two points or one. Inside a block of three the second update weighs its slope exactly,
-    a closing second update by the midpoint rule, as the released code does. ``timesteps`` are no whole numbers.
+    Three points form a block. The first two are intermediate, and every update starts where the block
+    started. The last block has two points or one. In a block of three, the second update weighs its slope
+    exactly. A second update that closes a block weighs it by the midpoint rule. ``timesteps`` are not whole
+    numbers.
     """
 
     adds_noise = False
@@ -129,7 +144,10 @@ class ReleasedSolver:
 
 
 def _orders(steps: int) -> list[int]:
-    """The order of every update: blocks of 1, 2, 3; the last one or two blocks are shorter, so that ``steps`` are used."""
+    """The order of every update: 1, 2, 3 in a block.
+
+    As in the released code, the last one or two blocks are shorter, to make ``steps`` updates in all.
+    """
     blocks = {0: [2, 1], 1: [1], 2: [2]}[steps % 3]
     lengths = [3] * ((steps - sum(blocks)) // 3) + blocks
     return [order for length in lengths for order in range(1, length + 1)]

@@ -1,4 +1,4 @@
-"""Saving and loading as the hub does: ``config.json`` and safetensors, in a folder or a repository of the hub."""
+"""Saving and loading as the hub does: ``config.json`` and safetensors, in a folder or a hub repository."""
 
 import dataclasses
 import json
@@ -37,11 +37,13 @@ class HubModule(nn.Module, PyTorchModelHubMixin):  # type: ignore[misc]
         return next(self.parameters()).dtype
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
-        """Write ``config.json`` and the weights into a folder; diffusers' options for sharding have no effect.
+        """Write ``config.json`` and the weights into a folder.
+
+        Diffusers' options for sharding have no effect.
 
         Args:
-            options: those of the hub's mixin, such as ``push_to_hub=True`` and ``repo_id``; with any of them a short
-                model card is written too.
+            options: those of the hub's mixin, such as ``push_to_hub=True`` and ``repo_id``; with any of them
+                a short model card is written too.
         """
         if options:
             pushed: str | None = super().save_pretrained(save_directory, **options)
@@ -65,12 +67,13 @@ class HubModule(nn.Module, PyTorchModelHubMixin):  # type: ignore[misc]
         torch_dtype: torch.dtype | None = None,
         **download: Any,
     ) -> Network:
-        """The network in eval mode on the CPU.
+        """Load the network, in eval mode and on the CPU.
 
         Args:
             pretrained_model_name_or_path: a folder, or the name of a repository of the hub.
-            torch_dtype: the weights' type; None: as stored.
-            download: what ``huggingface_hub.hf_hub_download`` takes (revision, token, cache_dir and more).
+            torch_dtype: the weights' type; None keeps the stored one.
+            download: further options that ``huggingface_hub.hf_hub_download`` takes (revision, token,
+                cache_dir and more).
 
         Raises:
             OSError: a file is missing or broken.

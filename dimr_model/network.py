@@ -16,9 +16,10 @@ from dimr_model.pretrained import check_fit, read_released
 
 
 class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
-    """Multi-resolution diffusion network; ``DiMR(config)``, or ``DiMR(**fields of DiMRConfig)``.
+    """The multi-resolution diffusion network: ``DiMR(config)``, or ``DiMR(**fields of DiMRConfig)``.
 
-    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` work as for any model of the hub (:mod:`dimr_model.hub`).
+    ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` work as for any model of the hub
+    (:mod:`dimr_model.hub`).
     """
 
     def __init__(self, config: DiMRConfig | None = None, **fields: Any) -> None:
@@ -29,17 +30,20 @@ class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
 
     @property
     def blocks(self) -> list[TransformerBlock | ConvNeXtBlock]:
-        """The blocks of all branches, coarse to fine: what is compiled and sharded one by one."""
-        return [block for branch in self.branches for block in branch.blocks]  # type: ignore[misc, union-attr]
+        """The blocks of all branches, coarse to fine; they are compiled and sharded one by one."""
+        branches: list[Any] = list(self.branches)
+        return [block for branch in branches for block in branch.blocks]
 
     @torch.no_grad()
     def initialize(self, linear_std: float | None = 0.02, embedding_std: float = 0.02) -> None:
-        """Draw fresh weights from torch's global generator; seed it first.
+        """Draw fresh weights from torch's global generator, which you must seed first.
 
-        As released: Linear weights, class embeddings and positions normal with std 0.02, Linear biases 0; convolutions
-        keep PyTorch's default. ``linear_std`` None is 1 / sqrt(inputs) for Linear weights, which suits narrow networks.
+        As in the released code, Linear weights, class embeddings and positions are normal with std 0.02, and
+        Linear biases are 0. Convolutions keep PyTorch's default. With ``linear_std`` None the std of Linear
+        weights is 1 / sqrt(inputs), which suits narrow networks.
         """
         for module in self.modules():
+            # As in the released code, truncated at -2 and 2, a hundred times the default std.
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=linear_std or module.in_features**-0.5)
                 if module.bias is not None:
@@ -49,12 +53,15 @@ class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
             elif isinstance(module, Branch):
                 nn.init.trunc_normal_(module.positions, std=embedding_std)
         for module in self.modules():
-            if isinstance(module, Modulation):  # AdaLN-Zero starts as the identity
+            if isinstance(module, Modulation):
+                # Section 4.2: AdaLN-Zero starts every block as the identity.
                 nn.init.zeros_(module.out.weight)
 
     def recompute(self, branches: Sequence[bool] | bool) -> "DiMR":
-        """Forget the activations inside the blocks of some branches (coarse to fine), or all, and compute them again in
-        the backward pass: less memory, a third more work."""
+        """Choose the branches, coarse to fine, whose blocks compute activations again in the backward pass.
+
+        The forward pass does not keep them then. This takes less memory and a third more work.
+        """
         chosen = [branches] * len(self.branches) if isinstance(branches, bool) else list(branches)
         if len(chosen) != len(self.branches):
             raise ValueError(
@@ -65,37 +72,43 @@ class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
         return self
 
     def compute_as_released(self, as_released: bool = True) -> "DiMR":
-        """Compute the same function with the released code's operators: attention in float32, concatenations before the
-        long skips and the upsampling, every activation kept. Slower and larger; the baseline of measurements."""
+        """Compute the same function with the released code's operators, as a baseline of measurements.
+
+        They are attention in float32, and concatenations before the long skips and the upsampling. Every
+        activation is kept. This is slower and takes more memory.
+        """
         for module in self.modules():
             if hasattr(module, "as_released"):
                 module.as_released = as_released  # type: ignore[assignment]
         return self
 
     def forward(self, noisy: Tensor, noise_level: Tensor, labels: Tensor) -> list[Tensor]:
-        """One prediction per branch, coarse to fine; the last has the input's size and is the one to sample with.
+        """Make one prediction per branch, coarse to fine.
+
+        The last one has the input's size, and is the one to sample with.
 
         Args:
             noisy: ``[B, C, H, W]`` latents or pixels with noise.
-            noise_level: ``[B]``, n / 1000 * 8 - 4 for diffusion step n (see :func:`dimr_model.diffusion.noise_level`).
+            noise_level: ``[B]``, n / 1000 * 8 - 4 for diffusion step n (see
+                :func:`dimr_model.diffusion.noise_level`).
             labels: ``[B]`` int64 in 0..num_classes; ``num_classes`` is the null class.
 
         Raises:
-            ValueError: the input has another shape than the network was built for, or, on the CPU, a label has no
-                embedding (on a GPU that would make every call wait).
+            ValueError: the network was built for inputs of another shape, or a label has no embedding. Labels
+                are looked at on the CPU only, because on a GPU every call would have to wait for it.
         """
         config = self.architecture
         expected = (config.channels, config.input_size, config.input_size)
         if tuple(noisy.shape[1:]) != expected:
-            raise ValueError(
-                f"noisy has shape {tuple(noisy.shape)}, this network takes [B, {', '.join(map(str, expected))}]"
-            )
+            shape = ", ".join(map(str, expected))
+            raise ValueError(f"noisy has shape {tuple(noisy.shape)}, this network takes [B, {shape}]")
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
             self.check_labels(labels)
-        tau = noise_level / 4
-        features: list[Tensor] = []
+        tau = noise_level / 4  # n / 500 - 1, as in the released code
+        features: list[Tensor] = []  # y_0 (Section 4.1)
         predictions = []
         for branch in self.branches:
+            # Eq. 1: from x_t and y_{r-1} to branch r's prediction and y_r.
             prediction, features = branch(noisy, features, tau, labels)
             predictions.append(prediction)
         return predictions
@@ -120,7 +133,7 @@ class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
 
         Args:
             source: the state dict, or the path of the file that holds it; read without unpickling code.
-            num_heads: heads of the Transformer branch, 16 in both released models; they leave no trace in the shapes.
+            num_heads: heads of the Transformer branch, 16 in both released models; no shape depends on them.
 
         Raises:
             ValueError: a key or a shape does not fit; the message lists them.

@@ -1,4 +1,4 @@
-"""Class labels to images in one call, as a diffusers pipeline."""
+"""A diffusers pipeline that turns class labels into images in one call."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,20 +14,22 @@ from dimr_model.diffusion import NoiseSchedule
 from dimr_model.network import DiMR
 from dimr_model.sampling import initial_noise, sample, step_noise
 
-# diffusers stores the components that it finds here, and silently nothing for others.
+# diffusers stores the components whose classes stand here, and leaves out others without a word.
 _METHODS = {"DiMR": ["save_pretrained", "from_pretrained"]}
 pipeline_loading_utils.LOADABLE_CLASSES["dimr_model"] = _METHODS
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_METHODS)
 
 
 class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships no types
-    """Draws images of given classes; ``save_pretrained`` and ``from_pretrained`` work as for any diffusers pipeline.
+    """Samples images of given classes.
+
+    ``save_pretrained`` and ``from_pretrained`` work as for any diffusers pipeline.
 
     Args:
         model: the network.
-        vae: an ``AutoencoderKL`` that decodes latents; None where the network draws pixels.
+        vae: an ``AutoencoderKL`` that decodes latents; None where the network samples pixels.
         schedule: the noise schedule that the network was trained with.
-        prediction: what it was trained to predict.
+        prediction: what the network was trained to predict.
     """
 
     _optional_components: ClassVar[list[str]] = ["vae"]
@@ -53,12 +55,12 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
         seed: int = 0,
         output_type: str = "pil",
     ) -> ImagePipelineOutput:
-        """One image per label; image i starts from noise that is a function of (``seed``, i).
+        """Sample one image per label; image i starts from noise that is a function of (``seed``, i).
 
         Args:
-            class_labels: classes to draw, in 0..num_classes - 1 (``num_classes`` draws without a class).
+            class_labels: classes to sample, in 0..num_classes - 1 (``num_classes`` samples without a class).
             sampler: a name with ``steps``, or a :class:`dimr_model.config.Sampler`.
-            guidance: a constant scale (1 is none), or a :class:`dimr_model.config.Guidance`.
+            guidance: a constant scale (s of Section 3; 1 is none), or a :class:`dimr_model.config.Guidance`.
             output_type: ``pil``, ``np`` (``[B, H, W, C]`` in [0, 1]) or ``pt`` (``[B, C, H, W]`` in [0, 1]).
 
         Raises:
@@ -70,6 +72,8 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
             guidance = Guidance(kind="none") if guidance == 1 else Guidance(scale=float(guidance))
         if guidance.kind != "none" and not architecture.has_null_class:
             raise ValueError("this network has no null class, which guidance needs; use guidance=1")
+        if isinstance(sampler, str):
+            sampler = Sampler(kind=sampler, steps=steps)  # type: ignore[arg-type]
         shape = (architecture.channels, architecture.input_size, architecture.input_size)
         parameter = next(self.model.parameters())
         clean = sample(
@@ -78,7 +82,7 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
             labels=labels.to(parameter.device),
             schedule=NoiseSchedule(self.config.schedule),
             prediction=self.config.prediction,
-            sampler=Sampler(kind=sampler, steps=steps) if isinstance(sampler, str) else sampler,  # type: ignore[arg-type]
+            sampler=sampler,
             guidance=guidance,
             clip=self.vae is None,
             fresh_noise=step_noise(seed, list(range(len(labels))), shape),

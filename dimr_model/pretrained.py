@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dimr_model.config import DiMRConfig, TimeConditioning
 
-# Released name -> name here, applied in this order to every key.
+# Released code's name -> name here; all are applied to every key, in this order.
 _RENAMES = (
     (r"^stages\.", "branches."),
     (r"\.input_layer\.1\.", ".patchify."),

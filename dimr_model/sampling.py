@@ -14,12 +14,12 @@ from dimr_model.solvers import make_solver
 
 
 def balanced_labels(indices: list[int], num_classes: int) -> Tensor:
-    """Label of image i is i mod num_classes: ``[len(indices)]`` int64."""
+    """The label of image i is i mod num_classes: ``[len(indices)]`` int64."""
     return torch.tensor([index % num_classes for index in indices], dtype=torch.int64)
 
 
 def random_labels(seed: int, indices: list[int], num_classes: int) -> Tensor:
-    """Label of image i, each class alike likely, a function of (seed, i): ``[len(indices)]`` int64."""
+    """The label of image i is a function of (seed, i), each class alike likely: ``[len(indices)]`` int64."""
     return torch.from_numpy(randomness.uniform(seed, "sampling-label", indices) * num_classes).long()
 
 
@@ -29,14 +29,20 @@ def initial_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> Tens
 
 
 def step_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> Callable[[int], Tensor]:
-    """Solver step k -> the noise ``[len(indices), *shape]`` float32 that an ancestral solver adds, of (seed, i, k)."""
+    """The noise that an ancestral solver adds: solver step k -> ``[len(indices), *shape]`` float32.
+
+    Image i's is a function of (seed, i, k).
+    """
     return lambda step: torch.from_numpy(
         randomness.normal(seed, "sampling-step-noise", indices, shape, attempt=step)
     )
 
 
 def evaluations_per_image(schedule: NoiseSchedule, sampler: Sampler, guidance: Guidance) -> int:
-    """How often an image goes through the network, conditional and unconditional passes counted one by one."""
+    """How often an image goes through the network.
+
+    Where guidance needs a conditional and an unconditional pass, both count.
+    """
     solver = make_solver(sampler, schedule, torch.device("cpu"))
     return sum(1 if guidance.weight(float(step) + 1) == 1 else 2 for step in solver.timesteps)
 
@@ -63,7 +69,7 @@ def sample(
         fresh_noise: what solver step k adds, of the shape of ``noise``; only ``ddpm`` asks for it.
 
     Raises:
-        ValueError: ``ddpm`` without ``fresh_noise``.
+        ValueError: the sampler is ``ddpm``, and ``fresh_noise`` is None.
     """
     solver = make_solver(sampler, schedule, noise.device)
     if solver.adds_noise and fresh_noise is None:
@@ -71,10 +77,11 @@ def sample(
     state = solver.begin(noise)
     for number, timestep in enumerate(solver.timesteps):
         noisy = solver.noisy(state, timestep)
-        step = timestep.expand(state.shape[0]) + 1  # solvers count 0..999, the paper 1..1000
+        step = timestep.expand(state.shape[0]) + 1  # solvers count from 0, the paper from 1 (Section 3)
 
         def predict(noisy: Tensor, classes: Tensor, step: Tensor = step) -> Tensor:
             level = noise_level(step[:1].expand(noisy.shape[0])).to(noisy.dtype)
+            # Section 4.1: the last branch's prediction drives the diffusion process.
             return model(noisy, level, classes)[-1]
 
         weight = guidance.weight(float(timestep) + 1)

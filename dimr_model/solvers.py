@@ -1,4 +1,4 @@
-"""Solvers by name: what each is told, and what it answers, step by step."""
+"""Solvers by name, and the interface that all of them share."""
 
 from typing import Protocol
 
@@ -11,12 +11,12 @@ from dimr_model.dpm_solver import MultistepSolver, ReleasedSolver
 
 
 class Solver(Protocol):
-    """One pass from noise to an image; it remembers where it is."""
+    """Goes once from noise to an image, and remembers where it is."""
 
     timesteps: Tensor
     """``[S]``: the diffusion step of every network call, counted from 0 (the paper counts from 1)."""
     adds_noise: bool
-    """Whether every step wants fresh noise."""
+    """Whether every step adds fresh noise."""
 
     def begin(self, noise: Tensor) -> Tensor:
         """The state that sampling starts from."""

@@ -14,7 +14,7 @@ MARKERS = "os^Dv*P"
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Marker and colour of a plot's line by its place."""
+    """The marker and colour of a plot's line, by its place among the lines."""
     return {"marker": MARKERS[number % len(MARKERS)], "color": COLOURS[number % len(COLOURS)]}
 
 
@@ -26,7 +26,7 @@ def png_of(figure: "Figure") -> bytes:
 
 
 def csv_of(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Rows with the same columns as CSV, with a header; at least one."""
+    """Rows with the same columns, at least one, as CSV with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
@@ -35,5 +35,5 @@ def csv_of(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def millions(count: int | None) -> str:
-    """Of parameters or multiply-adds, short."""
+    """A number of parameters or multiply-adds in millions; None gives an empty text."""
     return "" if count is None else f"{count / 1e6:.4g}M"

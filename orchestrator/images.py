@@ -12,7 +12,7 @@ from orchestrator import storage
 
 LINE = 2
 """Pixels between the images of a grid."""
-SYNTHETIC = "Synthetic images drawn by a DiMR diffusion model"
+SYNTHETIC = "Synthetic images sampled from a DiMR diffusion model"
 
 
 def to_png(image: Tensor, description: str = SYNTHETIC) -> bytes:
@@ -60,7 +60,7 @@ def make_grid(images: Tensor, columns: int) -> Tensor:
 
 
 def save_grid(images: Tensor, path: str, columns: int) -> None:
-    """Write uint8 images ``[N, C, H, W]`` as one PNG, row by row; its metadata says that they are synthetic."""
+    """Write uint8 images ``[N, C, H, W]`` row by row as one PNG; its metadata calls them synthetic."""
     storage.write_bytes(path, to_png(make_grid(images, columns)))
 
 

@@ -6,7 +6,7 @@ from orchestrator.config.command_line import run_function
 
 
 def model(variant: str = "small", batch_size: int = 16, repeats: int = 5) -> None:
-    """Forward pass and training step of the network, against the released code's way to compute the same.
+    """Measure the network's forward pass and training step, against the released code's way to compute them.
 
     Args:
         variant: small, or one of the paper's: M/3R-64, L/3R-64, XL/2R-256, XL/3R-512, G/2R-256.
@@ -19,7 +19,7 @@ def model(variant: str = "small", batch_size: int = 16, repeats: int = 5) -> Non
 
 
 def data(rows: int = 131072) -> None:
-    """Samples/s into a training worker, against one .npy per sample and a bare read of the same files.
+    """Measure samples/s into a training worker, against one .npy per sample and a bare read of the files.
 
     Args:
         rows: latents of ImageNet at 256 (16 kB each) to make and read.
@@ -32,7 +32,7 @@ def data(rows: int = 131072) -> None:
 def train(
     variant: str = "small", batch_size: int = 8, workers: int = 2, repeats: int = 2, use_gpu: bool = False
 ) -> None:
-    """The training loop: with Ray and without, sharded and replicated, the parts of a step, checkpoints.
+    """Measure the training loop: with Ray and without, sharded and replicated, parts of a step, checkpoints.
 
     Args:
         variant: small, or one of the paper's: M/3R-64, L/3R-64, XL/2R-256, XL/3R-512, G/2R-256.
@@ -54,7 +54,7 @@ def sample(
     repeats: int = 2,
     use_gpu: bool = False,
 ) -> None:
-    """Sampling through the pipeline against the bare network; what each kind of guidance costs.
+    """Measure sampling through the pipeline against the bare network, and what each kind of guidance costs.
 
     Args:
         variant: small, or one of the paper's: M/3R-64, L/3R-64, XL/2R-256, XL/3R-512, G/2R-256.
@@ -70,7 +70,7 @@ def sample(
 
 
 def score(extractor: str = "inception", images: int = 200, repeats: int = 2) -> None:
-    """Feature extraction against torch-fidelity alone on the same images; two extractor actors against one.
+    """Measure feature extraction against torch-fidelity alone, and two extractor actors against one.
 
     Args:
         extractor: inception (its architecture; weights do not change the speed) or efficientnet_lite0.
@@ -83,7 +83,7 @@ def score(extractor: str = "inception", images: int = 200, repeats: int = 2) -> 
 
 
 def imports(repeats: int = 5) -> None:
-    """CPU seconds that each kind of process spends on imports.
+    """Measure the CPU seconds that each kind of process spends on imports.
 
     Args:
         repeats: measurements per case, taken in turns; the median counts.

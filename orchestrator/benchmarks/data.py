@@ -43,11 +43,11 @@ class Streamed:
     samples_per_second: float
     first_batch_seconds: float
     own_bytes: int
-    """Memory of the worker that it shares with no other process."""
+    """Bytes of memory that the worker shares with no other process."""
 
 
 def measure_data(rows: int, console: Console) -> None:
-    """Make ``rows`` latents as of ImageNet-256, read them in each way on the same cores, print the ratios."""
+    """Make ``rows`` latents like ImageNet-256's, read them in each way on the same cores, print ratios."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_latents(f"{folder}/latents", rows)
         _write_released(Path(folder) / "npy")

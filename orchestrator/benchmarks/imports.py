@@ -25,7 +25,9 @@ CASES = {
     "sampling, with a solver of diffusers'": (
         "import ray.data, orchestrator.sampling.sampler, dimr_model.diffusers_solvers"
     ),
-    "scoring, EfficientNet-Lite0": "import ray.data, orchestrator.scoring.features, orchestrator.scoring.efficientnet",
+    "scoring, EfficientNet-Lite0": (
+        "import ray.data, orchestrator.scoring.features, orchestrator.scoring.efficientnet"
+    ),
     "scoring, Inception": "import ray.data, orchestrator.scoring.features, orchestrator.scoring.inception",
     "tracker": "import orchestrator.tracking.tracker, orchestrator.tracking.gauges, mlflow",
 }
@@ -39,7 +41,10 @@ print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def measure_imports(repeats: int, console: Console) -> dict[str, float]:
-    """Median CPU seconds of each case, in new processes, taken in turns; printed with the ratio to torch's own."""
+    """Measure the CPU seconds of each case in new processes, in turns, and return the medians.
+
+    They are printed with their ratio to torch's own.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(repeats):
         for name, code in CASES.items():

@@ -54,7 +54,7 @@ class Result:
     step_seconds: float
     forward_seconds: float
     step_speed: float
-    """How many times faster than the baseline measured in turns with it."""
+    """How many times faster the case's step is than the baseline's, measured in turns with it."""
     forward_speed: float
     activation_bytes: int
     """Bytes that the forward pass keeps for the backward pass."""
@@ -63,7 +63,7 @@ class Result:
 
 
 class _Subject:
-    """A network computed as a case says, with everything that a step needs."""
+    """A network that computes as a case says, with everything that a step needs."""
 
     def __init__(self, case: Case, model: DiMR, batch_size: int, device: torch.device) -> None:
         self.case, self.device = case, device
@@ -101,7 +101,7 @@ class _Subject:
         float(self.loss())
 
     def activation_bytes(self) -> int:
-        """Bytes that are kept for the backward pass, each storage once, without parameters."""
+        """Bytes that are kept for the backward pass; each storage counts once, parameters do not."""
         own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
         kept: dict[int, Tensor] = {}
 
@@ -117,7 +117,7 @@ class _Subject:
 
 
 def measure(case: Case, model: DiMR, batch_size: int, device: torch.device) -> tuple[Result, _Subject]:
-    """Warm up and measure memory; the timings are still to come."""
+    """Warm up and measure memory, without times yet."""
     tested = _Subject(case, model, batch_size, device)
     for _ in range(2):
         tested.step()

@@ -44,9 +44,9 @@ class Result:
     evaluations: int
     """Network evaluations per image."""
     bare: float
-    """Images/s of the network alone, with as many evaluations in batches of the same size."""
+    """Images/s of the network alone, with as many evaluations, in batches of the same size."""
     pipeline: float
-    """Images/s of a sampling actor, from its first range to its last, parts written."""
+    """Images/s of a sampling actor that writes its parts, from its first range to its last."""
 
 
 def measure_sampling(

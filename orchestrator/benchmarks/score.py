@@ -75,7 +75,7 @@ def _inception_without_memory(path: Path) -> Any:
         def load_state_dict(self, *args: Any, **kwargs: Any) -> None:
             """Keep what is there."""
 
-    # Because the usual way to draw these weights takes a minute.
+    # On the meta device, because the usual way to draw random weights takes a minute.
     with torch.device("meta"):
         return Untrained("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
 
@@ -133,7 +133,7 @@ def _config(folder: str, extractor: str) -> ExperimentConfig:
 
 
 def _theirs(config: ExperimentConfig, pixels: Any) -> float:
-    """Images/s of torch-fidelity's own loop."""
+    """Measure images/s of torch-fidelity's own loop."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torch_fidelity.utils import get_featuresdict_from_dataset
 
@@ -154,7 +154,7 @@ def _theirs(config: ExperimentConfig, pixels: Any) -> float:
 
 
 def _as_theirs(weights: Path) -> "FeatureExtractorBase":
-    """The embedded network as torch-fidelity's loop takes one."""
+    """Adapt the embedded network to torch-fidelity's loop."""
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
     from orchestrator.scoring.efficientnet import LAYER, EfficientNetLite0Features
@@ -175,7 +175,7 @@ def _as_theirs(weights: Path) -> "FeatureExtractorBase":
 
 
 def _ours(config: ExperimentConfig, folder: str, actors: int, count: int) -> float:
-    """Images/s from the end of each actor's first range on, with reading images and writing parts."""
+    """Measure images/s from the end of each actor's first range on, with reading images and writing parts."""
     evaluation = dataclasses.replace(config.evaluation, extractor_actors=max(1, actors))
     config = dataclasses.replace(config, evaluation=evaluation)
     images = open_images(f"{config.run.root}/images.npz", config)

@@ -38,7 +38,7 @@ NO_IMAGES = 10**9
 
 @dataclass(frozen=True)
 class _Noted:
-    """Hooks that add every interval's metrics to a file."""
+    """Makes hooks that add every interval's metrics to a file."""
 
     file: str
 
@@ -99,7 +99,7 @@ class _Jobs:
         )
 
     def bare(self, processes: int, sharding: str) -> list[dict[str, float]]:
-        """Metrics of every interval but the first, without Ray."""
+        """Train without Ray, and return the metrics of every interval but the first."""
         job = self._job(processes, sharding)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -108,13 +108,13 @@ class _Jobs:
         return self._noted(job)
 
     def through_ray(self, workers: int, sharding: str) -> list[dict[str, float]]:
-        """Metrics of every interval but the first, through Ray Train and Ray Data."""
+        """Train with Ray Train and Ray Data, and return the metrics of every interval but the first."""
         job = self._job(workers, sharding)
         train(job, data_cpus=1)
         return self._noted(job)
 
     def checkpoint_stalls(self, repeats: int) -> tuple[float, float]:
-        """Seconds that training loses to a checkpoint: written at once, and beside training."""
+        """Seconds that training loses to a checkpoint: written at once, and written in the background."""
         config = self._job(1, "shard").config
         device = torch.device("cuda" if config.train.use_gpu else "cpu")
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -1,4 +1,7 @@
-"""How every job begins and ends: read the command line, call one function, turn a user's mistake into a paragraph."""
+"""How every job begins and ends.
+
+The command line is read, one function is called, and a user's mistake is explained in a paragraph.
+"""
 
 import dataclasses
 import difflib
@@ -30,13 +33,21 @@ class _NoOptions:
 
 
 def run_job(function: Callable[[ExperimentConfig], None], description: str, default: str) -> None:
-    """Run ``function`` on the config that the command line describes; exit 2 with a paragraph on a user's mistake."""
+    """Run ``function`` on the config that the command line describes.
+
+    A user's mistake is explained in a paragraph, and the exit code is 2.
+    """
     with mistakes_explained():
         function(parse(description, default))
 
 
 def run_function(components: Any, arguments: Sequence[str] | None = None) -> None:
-    """Run a function, or one of a dictionary of them by name, with its own arguments as the command line's."""
+    """Run a function with the command line's arguments.
+
+    Args:
+        components: the function, or a dictionary of functions, of which the first argument names one.
+        arguments: by default those that the process was started with.
+    """
     with mistakes_explained():
         auto_cli(components, args=list(sys.argv[1:] if arguments is None else arguments))
 
@@ -72,12 +83,12 @@ def parse_with(
     base: str | Plain | Callable[[Options], Plain] | None,
     arguments: Sequence[str] | None = None,
 ) -> tuple[ExperimentConfig, Options]:
-    """The same, and a job's own options, which are the fields of a dataclass.
+    """Read the config as :func:`parse` does, and a job's own options, which are the fields of a dataclass.
 
     Args:
-        base: what the command line changes. The name of a preset, which counts where there is no ``--config``; a
-            config as a dictionary, or a function of the job's own options that gives one; None: there must be a
-            ``--config``.
+        base: what the command line changes. It is the name of a preset, which counts where there is no
+            ``--config``; or a config as a dictionary; or a function of the job's own options that gives one.
+            None: there must be a ``--config``.
 
     Raises:
         UserError: a preset, key or value is not valid; the message names the nearest valid one.
@@ -165,7 +176,7 @@ def _resolve_presets(arguments: list[str]) -> list[str]:
 
 
 def _explain(message: str, arguments: list[str], own: list[str]) -> str:
-    """The parser's message, with the nearest valid key where a key is unknown; ``own`` are the job's own."""
+    """The parser's message, or the nearest valid key for an unknown one; ``own`` are the job's own keys."""
     valid = _valid_keys(ExperimentConfig) + own
     written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
     quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)

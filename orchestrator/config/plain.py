@@ -14,13 +14,13 @@ Dataclass = TypeVar("Dataclass")
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
-    """Plain nested dictionaries and lists, as in the YAML file."""
+    """The config as plain nested dictionaries and lists, as in the YAML file."""
     plain: dict[str, Any] = _lists(dataclasses.asdict(config))
     return plain
 
 
 def to_yaml(config: ExperimentConfig) -> str:
-    """The resolved whole as YAML; reading it back gives an equal config."""
+    """The whole resolved config as YAML; reading it back gives an equal config."""
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
@@ -64,7 +64,7 @@ def build(kind: type[Dataclass], parsed: Namespace) -> Dataclass:
 
 
 def flatten(config: ExperimentConfig) -> dict[str, Any]:
-    """Dotted key -> value, as on the command line."""
+    """The config as one dictionary with dotted keys, as on the command line."""
     return flat(to_dict(config))
 
 
@@ -77,7 +77,7 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
-    """Local paths made absolute in the job's own process; a worker's current directory is another."""
+    """The config with absolute local paths, for workers: their current directory is not the job's."""
 
     def absolute(path: str | None) -> str | None:
         return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
@@ -98,7 +98,7 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _lists(value: Any) -> Any:
-    """Tuples as lists, all the way down: YAML has no tuples."""
+    """The value with lists for tuples, all the way down: YAML has no tuples."""
     if isinstance(value, dict):
         return {key: _lists(inner) for key, inner in value.items()}
     return [_lists(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,6 +1,6 @@
-"""Every setting with its type, default and meaning, from the dataclasses: ``python -m orchestrator.config.reference``.
+"""Every setting with its type, default and meaning, made from the dataclasses.
 
-What it prints is kept in ``jobs/configs/REFERENCE.md``.
+``python -m orchestrator.config.reference`` prints it; ``jobs/configs/REFERENCE.md`` keeps what is printed.
 """
 
 import dataclasses
@@ -15,13 +15,14 @@ from orchestrator.config.schema import ExperimentConfig
 
 HEAD = """# Settings
 
-Every setting of an experiment, as in a preset's YAML file and on the command line (`--train.images 20000`). Made from the code by
-`python -m orchestrator.config.reference > jobs/configs/REFERENCE.md`; a test checks that it is current.
+Every setting of an experiment, as in a preset's YAML file and on the command line (`--train.images 20000`).
+Made from the code by `python -m orchestrator.config.reference > jobs/configs/REFERENCE.md`; a test checks
+that it is current.
 """
 
 
 def reference() -> str:
-    """The whole as Markdown: a section for each part of the config, a row for each setting."""
+    """The whole reference as Markdown: a section for each part of the config, a row for each setting."""
     return "\n".join([HEAD, *_sections(ExperimentConfig, "")])
 
 

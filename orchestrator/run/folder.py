@@ -27,9 +27,9 @@ class Run:
 
     directory: str
     checkpoint: Checkpoint | None
-    """Where training stands."""
+    """The checkpoint at which training stands."""
     is_finished: bool
-    """Trained to the asked length and scored."""
+    """Whether it is trained to the asked length and scored."""
 
 
 def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
@@ -44,7 +44,8 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
         storage.delete_file(storage.join(directory, ".writable"))
     except OSError as error:
         raise UserError(
-            f"The run's folder {directory} cannot be written ({error}). Choose another with --run.root or --run.name."
+            f"The run's folder {directory} cannot be written ({error}). Choose another with --run.root or "
+            "--run.name."
         ) from error
     _refuse_other_config(config, dataset_fingerprint)
     write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
@@ -64,11 +65,12 @@ def parse_beside(
     weights: Callable[[Options], str],
     arguments: Sequence[str],
 ) -> tuple[ExperimentConfig, Options]:
-    """The config and a job's own options; without ``--config``, the command line changes the config beside weights.
+    """The config and a job's own options, for jobs that start from weights.
 
-    What such a job writes belongs into the run's folder, where that is now: the config of a run that was moved or
-    downloaded names the folder in which it was trained. Of a checkpoint that was taken out of its run, the root is the
-    default one.
+    Without ``--config``, the command line changes the config that lies beside the weights. What such a job
+    writes belongs into the run's folder, where that is now: the config of a run that was moved or downloaded
+    names the folder in which it was trained. A checkpoint that was taken out of its run gets the default
+    root.
 
     Args:
         weights: the job's options -> a run's folder, or a checkpoint's.
@@ -85,11 +87,13 @@ def _config_beside(weights: str) -> dict[str, Any]:
     files = storage.sizes(path)
     if not files and not (storage.is_local(path) and Path(path).exists()):
         raise UserError(
-            f"There is nothing at {path}. Name a run's folder, a checkpoint's, an exported one, or a released file."
+            f"There is nothing at {path}. Name a run's folder, a checkpoint's, an exported one, or a "
+            "released file."
         )
     if files.get(CONFIG_FILE) is None:
         raise UserError(
-            f"No {CONFIG_FILE} lies with {weights}; say which it was trained with: --config NAME or a YAML file."
+            f"No {CONFIG_FILE} lies with {weights}; say which it was trained with: --config NAME or a YAML "
+            "file."
         )
     plain: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(path, CONFIG_FILE)))
     plain["run"] |= _place(path, is_checkpoint=MARKER in files)
@@ -97,7 +101,7 @@ def _config_beside(weights: str) -> dict[str, Any]:
 
 
 def _place(path: str, is_checkpoint: bool) -> dict[str, str]:
-    """Root, and name, of the run that a folder is or belongs to."""
+    """The root, and where it is known the name, of the run that a folder is or belongs to."""
     above, _, last = path.rpartition("/")
     if not is_checkpoint:
         return {"root": above, "name": last}
@@ -106,7 +110,7 @@ def _place(path: str, is_checkpoint: bool) -> dict[str, str]:
 
 
 def read_metrics(directory: str) -> dict[str, Any]:
-    """``metrics.json``, or nothing where the run was not scored yet."""
+    """The content of ``metrics.json``, or nothing where the run was not scored yet."""
     path = storage.join(directory, METRICS_FILE)
     content: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.is_file(path) else {}
     return content
@@ -133,6 +137,6 @@ def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> 
         differing.append(f"the dataset at {config.data.path} (was {recorded}, now {dataset_fingerprint})")
     if differing:
         raise UserError(
-            f"The run {config.directory} exists with other settings: {'; '.join(differing)}. Give this experiment its "
-            "own --run.name, or use the run's settings to continue it. Nothing was changed."
+            f"The run {config.directory} exists with other settings: {'; '.join(differing)}. Give this "
+            "experiment its own --run.name, or use the run's settings to continue it. Nothing was changed."
         )

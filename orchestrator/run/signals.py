@@ -15,7 +15,10 @@ JOB_STOP_SECONDS = 3.0
 
 
 class Stopper:
-    """Context manager around a whole experiment; only the main thread can be told by signals, elsewhere it does nothing."""
+    """A context manager around a whole experiment, which takes the signals that ask it to stop.
+
+    Only the main thread can be told by signals; in other threads it does nothing.
+    """
 
     def __init__(self) -> None:
         self._before: dict[signal.Signals, Any] = {}
@@ -54,7 +57,10 @@ def seconds_until_killed() -> float | None:
 
 
 def run_in_thread(work: Callable[[], None]) -> None:
-    """Run ``work`` in a thread and wait, so that signals are handled while it runs; what it raises is raised here."""
+    """Run ``work`` in a thread and wait, so that signals are handled while it runs.
+
+    What it raises is raised here.
+    """
     raised: list[BaseException] = []
 
     def run() -> None:

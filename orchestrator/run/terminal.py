@@ -22,13 +22,17 @@ RECENT_UPDATES = 30
 
 
 class ImageProgress:
-    """Context manager; call :meth:`update` with the count so far."""
+    """Shows how many images are done, as a bar or, outside of a terminal, as lines.
+
+    It is a context manager; call :meth:`update` with the count so far.
+    """
 
     def __init__(self, console: Console, what: str, total: int, start: int = 0) -> None:
         self._console = console
         self._what, self._total, self._done = what, total, start
         self._last_line = time.monotonic()
-        # (time, images) of recent updates: the rate leaves out what came before the first of them, such as starting up.
+        # (time, images) of recent updates: the rate leaves out what came before the first of them, such as
+        # starting up.
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_UPDATES)
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -54,7 +58,7 @@ class ImageProgress:
             self._bar.stop()
 
     def update(self, done: int, note: str = "") -> None:
-        """``done`` images in all; ``note`` is shown behind the rate."""
+        """Show that ``done`` images are done in all; ``note`` is shown behind the rate."""
         if done == self._done:
             return
         self._done = done
@@ -75,7 +79,7 @@ class ImageProgress:
 
 
 def scores_table(scored: dict[str, Any], title: str) -> Table:
-    """What ``metrics.json`` holds; the paper's numbers in a column of their own where there are any."""
+    """The table of what ``metrics.json`` holds; the paper's numbers, if any, are in a column of their own."""
     has_paper = any("paper" in entry for entry in scored["metrics"].values())
     table = Table("metric", "value", *(["the paper's"] if has_paper else []), "what it is", title=title)
     for name, entry in scored["metrics"].items():
@@ -85,7 +89,7 @@ def scores_table(scored: dict[str, Any], title: str) -> Table:
 
 
 def print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
-    """A finished run's scores, and where everything of it is."""
+    """Print a finished run's scores, and where everything of it is."""
     scored = read_metrics(config.directory)
     console.print(scores_table(scored, f"{config.run.name} after {scored['images_seen']} images"))
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
@@ -107,25 +111,34 @@ def warn_of_silent_server(uri: str, console: Console) -> None:
     """Say before training that MLflow will have to wait."""
     problem = server_problem(uri)
     if problem:
-        console.print(f"Warning: the tracking server {uri} does not answer ({problem}). Training goes on and keeps its "
-                      "journal; it is copied as soon as the server answers. To use a local store instead, leave out "
-                      "--tracking.uri and MLFLOW_TRACKING_URI.", soft_wrap=True)  # fmt: skip
+        console.print(
+            f"Warning: the tracking server {uri} does not answer ({problem}). Training goes on and keeps its "
+            "journal; it is copied as soon as the server answers. To use a local store instead, leave out "
+            "--tracking.uri and MLFLOW_TRACKING_URI.",
+            soft_wrap=True,
+        )
 
 
 def warn_of_short_stop(console: Console) -> None:
-    """A submitted job may be killed before it has written its checkpoint."""
+    """Say where a submitted job may be killed before it has written its checkpoint."""
     seconds = seconds_until_killed()
     if seconds is not None and seconds <= JOB_STOP_SECONDS:
-        console.print(f"Note: `ray job stop` kills this job {seconds:g} s after asking it to end, and what remains is its last "
-                      f"periodic checkpoint. To have it write one then, submit it with {JOB_STOP_SECONDS_VARIABLE} set: "
-                      f"--runtime-env-json '{{\"env_vars\": {{\"{JOB_STOP_SECONDS_VARIABLE}\": \"300\"}}}}'.",
-                      soft_wrap=True)  # fmt: skip
+        console.print(
+            f"Note: `ray job stop` kills this job {seconds:g} s after asking it to end, and what remains is "
+            "its last periodic checkpoint. To have it write one then, submit it with "
+            f"{JOB_STOP_SECONDS_VARIABLE} set: "
+            f'--runtime-env-json \'{{"env_vars": {{"{JOB_STOP_SECONDS_VARIABLE}": "300"}}}}\'.',
+            soft_wrap=True,
+        )
 
 
 def warn_of_temporary_folder(config: ExperimentConfig, console: Console) -> None:
-    """A submitted job starts in a copy of the code that Ray deletes later."""
+    """Say where a run would lie in a submitted job's copy of the code, which Ray deletes later."""
     if "runtime_resources" in Path(config.run.root).parts and "working_dir_files" in os.fspath(
         config.run.root
     ):
-        console.print(f"Warning: run.root {config.run.root} lies in Ray's temporary copy of the code, which Ray deletes. "
-                      "Give an absolute folder with --run.root to keep the run.", soft_wrap=True)  # fmt: skip
+        console.print(
+            f"Warning: run.root {config.run.root} lies in Ray's temporary copy of the code, which Ray "
+            "deletes. Give an absolute folder with --run.root to keep the run.",
+            soft_wrap=True,
+        )

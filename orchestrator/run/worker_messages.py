@@ -1,4 +1,4 @@
-"""Between training workers and the driver: actors that take reports, and pass on the wish to stop."""
+"""Messages between training workers and the driver: actors take reports, and pass on the wish to stop."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ class RemoteHooks:
     train: TrainConfig
 
     def __call__(self) -> Hooks:
-        """Called in the worker."""
+        """Make the hooks; it is called in the worker."""
         return Hooks(
             on_metrics=self._on_metrics,
             on_checkpoint=self._on_checkpoint,

@@ -1,1 +1,1 @@
-"""Samples: who makes them, and the files that they end in."""
+"""Samples: the actors that make them, and the files that they end in."""

@@ -15,7 +15,7 @@ class Decoder:
     """Turns clean latents or pixels into images; pixels need no VAE.
 
     Args:
-        scaling_factor: of the latents that the network was trained on; None: the VAE's own.
+        scaling_factor: that of the latents that the network was trained on; None takes the VAE's own.
     """
 
     def __init__(self, vae: str | None, scaling_factor: float | None, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class Decoder:
 
     @torch.no_grad()
     def decode(self, clean: Tensor) -> Tensor:
-        """``[B, C, h, w]`` latents, or pixels in [-1, 1] -> uint8 images ``[B, C, H, W]`` on the CPU.
+        """Latents ``[B, C, h, w]``, or pixels in [-1, 1] -> uint8 images ``[B, C, H, W]`` on the CPU.
 
         Raises:
             UserError: an image is not finite.
@@ -37,8 +37,9 @@ class Decoder:
             clean = self._decode(clean / self._scaling_factor)
         if not torch.isfinite(clean).all():
             raise UserError(
-                "The network drew images that are not finite: its weights are broken, or sampling.guidance.scale is far "
-                "too large, or sampling.precision bf16 too coarse. Nothing of them was kept."
+                "The network sampled images that are not finite: its weights are broken, or "
+                "sampling.guidance.scale is far too large, or sampling.precision bf16 too coarse. "
+                "Nothing of them was kept."
             )
         return ((clean.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
@@ -49,5 +50,5 @@ class Decoder:
         return self.decode(means.to(self._vae.device) * self._scaling_factor)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        # A VAE's activations are many times larger than a network's that draws latents.
+        # A VAE's activations are many times larger than those of a network that samples latents.
         return torch.cat([self._vae.decode(few).sample for few in latents.split(IMAGES_AT_ONCE)])

@@ -1,4 +1,4 @@
-"""How grids of samples are laid out; importing this costs no torch."""
+"""How grids of samples are laid out. Importing this module imports no torch."""
 
 from orchestrator.config.schema import ExperimentConfig
 
@@ -8,5 +8,5 @@ MAX_GRID_COLUMNS = 10
 
 
 def grid_columns(config: ExperimentConfig) -> int:
-    """Columns of a grid of all classes: with few, one for each."""
+    """The number of columns of a grid of all classes; where there are few, each class has one."""
     return min(config.model.num_classes, MAX_GRID_COLUMNS)

@@ -1,7 +1,7 @@
 """Finished pieces of an evaluation: one file for each range of images, so that nothing is done twice.
 
-A part holds what a range of images was turned into (features, labels, a few images for the grid) as safetensors. Writing
-it is the last thing that is done for a range; a range with a part is finished.
+A part holds what a range of images was turned into (features, labels, a few images for the grid) as
+safetensors. It is the last thing that is written for a range, so a range with a part is finished.
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ Columns = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Range:
-    """Places ``start`` to ``stop`` (exclusive) of whatever is worked through."""
+    """Images ``start`` to ``stop`` (exclusive) of an evaluation."""
 
     start: int
     stop: int
 
     @property
     def name(self) -> str:
-        """Of its files, without a suffix."""
+        """The name of the range's files, without a suffix."""
         return f"{self.start:08d}-{self.stop:08d}"
 
 
 def ranges_of(count: int, size: int) -> list[Range]:
-    """0..count in ranges of ``size``, the last one shorter."""
+    """Cut 0..count into ranges of ``size``; the last one may be shorter."""
     return [Range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -41,7 +41,7 @@ class Parts:
     folder: str
 
     def finished(self) -> set[str]:
-        """Names of the ranges that are done."""
+        """The names of the ranges that are finished."""
         return {
             name.removesuffix(".safetensors")
             for name, size in storage.sizes(self.folder).items()
@@ -49,7 +49,7 @@ class Parts:
         }
 
     def write(self, piece: Range, columns: Columns) -> None:
-        """Declare a range done."""
+        """Write a range's part, which declares it finished."""
         storage.write_bytes(self._path(piece), safetensors.numpy.save(columns))
 
     def read(self, pieces: list[Range]) -> Iterator[Columns]:

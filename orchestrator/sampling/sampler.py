@@ -1,4 +1,4 @@
-"""Sampling actors: images by index, the same whoever samples them."""
+"""Sampling actors: they sample images by index, and every actor samples the same image for an index."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class ImageSampler:
         self._decoder = Decoder(config.sampling.vae, scaling_factor, self._device)
 
     def sample(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """(uint8 images ``[N, C, H, W]``, labels ``[N]``).
+        """Sample the images of ``indices``: (uint8 images ``[N, C, H, W]``, labels ``[N]``).
 
         Raises:
             UserError: an image is not finite.
@@ -59,6 +59,6 @@ class ImageSampler:
         return self._decoder.decode(clean), labels
 
     def __call__(self, indices: list[int]) -> dict[str, npt.NDArray[Any]]:
-        """``index`` int64, ``image`` uint8 and ``label`` int64 of each."""
+        """Sample the images of ``indices``, into ``index`` int64, ``image`` uint8 and ``label`` int64."""
         images, labels = self.sample(indices)
         return {"index": np.array(indices), "image": images.numpy(), "label": labels.numpy()}

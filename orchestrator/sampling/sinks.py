@@ -1,4 +1,4 @@
-"""Where drawn images go besides their features: one .npz as ADM's evaluator reads, and grids to look at."""
+"""Where samples go besides their features: one .npz as ADM's evaluator reads it, and grids to look at."""
 
 import zipfile
 from typing import Any
@@ -28,7 +28,7 @@ def save_first(config: ExperimentConfig, parts: Parts, ranges: list[Range], path
 
 
 def class_indices(config: ExperimentConfig, label: int) -> list[int]:
-    """The first images that show class ``label``."""
+    """The indices of the first images that show class ``label``."""
     found: list[int] = []
     start = 0
     while len(found) < CLASS_GRID_IMAGES:
@@ -40,16 +40,16 @@ def class_indices(config: ExperimentConfig, label: int) -> list[int]:
 
 
 def save_class_grid(images: Tensor, folder: str, label: int) -> str:
-    """Write ``grids/class-<label>.png`` into ``folder``; returns its path there."""
+    """Write ``grids/class-<label>.png`` into ``folder``, and return its path there."""
     file = f"grids/class-{label:04d}.png"
     save_grid(images, storage.join(folder, file), CLASS_GRID_COLUMNS)
     return file
 
 
 def write_npz(folder: str, ranges: list[Range], path: str) -> None:
-    """Collect the parquet files of images into ``arr_0`` (uint8 ``[N, H, W, 3]``) and ``arr_1`` (labels) of one .npz.
+    """Collect the parquet files of images into one .npz.
 
-    One range at a time is in memory.
+    Its ``arr_0`` is uint8 ``[N, H, W, 3]``, and its ``arr_1`` the labels. One range at a time is in memory.
     """
     count = sum(piece.stop - piece.start for piece in ranges)
     labels = np.empty(count, np.int64)

@@ -1,4 +1,4 @@
-"""Baselines of a score: real images held out (the floor), noise (the ceiling), and a classifier of the dataset."""
+"""Baselines of a score: held-out real images (the floor), noise (the ceiling), and a classifier."""
 
 import logging
 from dataclasses import asdict, dataclass
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Baselines:
-    """Four fifths of the training dataset, the other fifth, and noise."""
+    """Statistics of four fifths of the training dataset, of the other fifth, and of noise."""
 
     real: Reference
     held_out: Reference
@@ -55,14 +55,14 @@ class TrainedClassifier:
 
 
 def held_out_mask(num_images: int) -> npt.NDArray[Any]:
-    """By source position: the images that references and classifiers do not see, a fixed random fifth."""
+    """A mask of source positions: the fixed random fifth that references and classifiers do not see."""
     mask = np.zeros(num_images, bool)
     mask[held_out_order(num_images)] = True
     return mask
 
 
 def held_out_order(num_images: int) -> npt.NDArray[Any]:
-    """Source positions of the held-out images, in a fixed random order."""
+    """The source positions of the held-out images, in a fixed random order."""
     count = int(num_images * HELD_OUT_FRACTION)
     return randomness.generator(0, "held-out").permutation(num_images)[:count]
 
@@ -70,7 +70,10 @@ def held_out_order(num_images: int) -> npt.NDArray[Any]:
 def load_baselines(
     config: ExperimentConfig, dataset: LatentDataset, here: bool, console: Console
 ) -> Baselines:
-    """Statistics from the cache, or made now; held-out and noise images are as many as will be scored, if there are."""
+    """The baselines' statistics from the cache, or made now.
+
+    Held-out and noise images are as many as will be scored, but no more than there are held-out ones.
+    """
     images, described = dataset_images(dataset, config), asdict(describe_extractor(config.evaluation))
     count = min(config.evaluation.images, len(held_out_order(dataset.info.num_images)))
     key = [dataset.fingerprint, described, count, config.sampling.vae]

@@ -12,7 +12,10 @@ Made = TypeVar("Made")
 
 
 def cache_path(config: ExperimentConfig, key: list[Any], name: str) -> str:
-    """Where what ``key`` decides is kept: beside a local dataset's files, else with the runs; without a suffix."""
+    """The path, without a suffix, at which what ``key`` decides is kept.
+
+    It lies beside a local dataset's files, or else with the runs.
+    """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     data = config.data.path
     is_beside = storage.is_local(data) and storage.sizes(data)
@@ -20,7 +23,7 @@ def cache_path(config: ExperimentConfig, key: list[Any], name: str) -> str:
 
 
 def get_or_make(files: Sequence[str], make: Callable[[], None], read: Callable[[str], Made]) -> list[Made]:
-    """What lies in ``files``; where one is missing, ``make`` writes them all first."""
+    """What ``read`` gives for each of ``files``; where one is missing, ``make`` writes them all first."""
     if not all(storage.is_file(file) for file in files):
         make()
     return [read(file) for file in files]

@@ -1,4 +1,4 @@
-"""Classifiers that are asked whether a sample shows the class it was drawn for; one trained on the dataset itself."""
+"""Classifiers that tell whether a sample shows the class asked for; one is trained on the dataset itself."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -20,10 +20,10 @@ Classify = Callable[[Tensor], Tensor]
 
 
 class Classifier(Protocol):
-    """Travels to the actors, and is loaded there."""
+    """A classifier that travels to the actors, and is loaded there."""
 
     def load(self, use_gpu: bool) -> Classify:
-        """Ready to be asked, on this process's GPU if ``use_gpu`` and it has one."""
+        """Get ready to be asked, on this process's GPU if ``use_gpu`` and it has one."""
 
 
 class SmallClassifier(nn.Module):
@@ -47,7 +47,7 @@ class SmallClassifier(nn.Module):
         return self.head(self.features(images).mean(dim=(2, 3)))
 
     def load(self, use_gpu: bool) -> Classify:
-        """Itself: too small for a GPU to matter."""
+        """Give its own method: the network is too small for a GPU to matter."""
         return self.probabilities
 
     @torch.no_grad()

@@ -1,4 +1,7 @@
-"""The command line of jobs/evaluate.py: sample and score a checkpoint, only sample, make a reference, or sweep guidance."""
+"""The command line of jobs/evaluate.py.
+
+It samples and scores a checkpoint, only samples, makes a reference, or sweeps guidance.
+"""
 
 import dataclasses
 import logging
@@ -148,7 +151,7 @@ def _parse_for(
 
 
 def _parameters(config: ExperimentConfig) -> dict[str, Any]:
-    """What decides an evaluation, for MLflow's columns."""
+    """The settings that decide an evaluation, for MLflow's columns."""
     return {
         key: value
         for key, value in flatten(config).items()
@@ -166,8 +169,11 @@ def _print(config: ExperimentConfig, folder: str, problem: str | None, uri: str,
     for warning in scored["warnings"]:
         console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
     if problem:
-        console.print(f"Warning: MLflow at {uri} could not be written ({problem}); {folder}/metrics.json has everything.",
-                      soft_wrap=True)  # fmt: skip
+        console.print(
+            f"Warning: MLflow at {uri} could not be written ({problem}); "
+            f"{folder}/metrics.json has everything.",
+            soft_wrap=True,
+        )
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
     for line in (
         f"Samples   {storage.join(folder, 'samples.png')}",

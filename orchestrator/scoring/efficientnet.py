@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the embedded extractor, whose weights ship in a package, so that it works without a network."""
+"""EfficientNet-Lite0, the embedded extractor: its weights ship in a package, so that it works offline."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ INPUT_SIZE = 64
 
 
 def embedded_network(weights: Path) -> Any:
-    """EfficientNet-Lite0, a classifier of ImageNet's thousand classes, in eval mode, by the file that ships in a package."""
+    """EfficientNet-Lite0 in eval mode, from the file that ships in a package.
+
+    It is a classifier of ImageNet's thousand classes.
+    """
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     given = [
         tensor

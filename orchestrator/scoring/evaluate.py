@@ -1,4 +1,7 @@
-"""Sample, extract, score: one pass over actors, so that images never pile up, and nothing finished is done twice."""
+"""Sample, extract and score in one pass over actors.
+
+Images never pile up, and nothing that is finished is done twice.
+"""
 
 import logging
 import time
@@ -82,7 +85,7 @@ def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier |
 
 
 def evaluate(job: Evaluation) -> EvaluationResult:
-    """Draw ``evaluation.images`` images, and compare them with real ones.
+    """Sample ``evaluation.images`` images, and compare them with real ones.
 
     Raises:
         UserError: the reference, the extractor or an image is not as it must be; what was finished stays.
@@ -108,10 +111,11 @@ def evaluate(job: Evaluation) -> EvaluationResult:
 def sample_images(
     job: Evaluation, extractor: dict[str, Any] | None, classifier: TrainedClassifier | None = None
 ) -> SampleSet:
-    """Draw what is missing of the samples, extract their features, and write the sinks.
+    """Sample what is missing of the images, extract their features, and write the sinks.
 
     Args:
-        extractor: its description; None draws only.
+        extractor: the extractor's description; with None, images are only sampled.
+        classifier: is asked about the samples, where there is one.
     """
     config, tested = job.config, job.tested
     folder = storage.join(config.directory, "evaluations", samples_name(config, tested, extractor))
@@ -148,13 +152,16 @@ def _sample_classes(
 
 
 def _start_classifier(job: Evaluation) -> Any:
-    """Trained beside the reference's extraction, in a process of its own, where there is one."""
+    """The dataset's classifier, or a Ray reference to it, or None where none is asked for.
+
+    On actors it is trained while the reference's features are extracted.
+    """
     if not job.config.evaluation.class_agreement:
         return None
     if job.dataset is None:
         raise UserError(
-            f"evaluation.class_agreement needs the training dataset, and there is none at {job.config.data.path}. Name it with "
-            "--data.path, or set --evaluation.class_agreement false."
+            "evaluation.class_agreement needs the training dataset, and there is none at "
+            f"{job.config.data.path}. Name it with --data.path, or set --evaluation.class_agreement false."
         )
     if job.here:
         return load_classifier(job.config, job.dataset)
@@ -167,8 +174,9 @@ def _references(job: Evaluation) -> Baselines | Reference:
         return load_reference(path, job.config, job.here, job.console)
     if job.dataset is None:
         raise UserError(
-            f"There is nothing to compare with: no dataset at {job.config.data.path}, and evaluation.reference is not set. Name "
-            "statistics, a folder of images or a dataset with --evaluation.reference, or the dataset with --data.path."
+            f"There is nothing to compare with: no dataset at {job.config.data.path}, and "
+            "evaluation.reference is not set. Name statistics, a folder of images or a dataset with "
+            "--evaluation.reference, or the dataset with --data.path."
         )
     return load_baselines(job.config, job.dataset, job.here, job.console)
 
@@ -250,14 +258,15 @@ def _warnings(found: Collected) -> list[str]:
     if found.count > dimensions:
         return []
     return [
-        f"{found.count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} dimensions needs: it is "
-        "singular, and the Fréchet distance is far above what more samples would give. Compare it only with distances of as "
-        f"many samples (the name says {count_name(found.count)}); KID is unbiased at any count."
+        f"{found.count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} "
+        "dimensions needs: it is singular, and the Fréchet distance is far above what more samples would "
+        "give. Compare it only with distances of as many samples (the name says "
+        f"{count_name(found.count)}); KID is unbiased at any count."
     ]
 
 
 def plain(measurements: list[Measurement]) -> dict[str, Any]:
-    """For metrics.json: name -> value, meaning, protocol, and the paper's number where there is one."""
+    """Measurements as in metrics.json: name -> value, meaning, protocol, and the paper's number if any."""
     kept = ("value", "meaning", "protocol")
     return {
         m.name: {name: getattr(m, name) for name in kept} | ({"paper": m.paper} if m.paper else {})

@@ -30,16 +30,18 @@ class ExtractorDescription:
 
 
 class Extractor(Protocol):
-    """Images in, features out."""
+    """A network that turns images into features."""
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 ``[B, C, H, W]`` with 1 or 3 channels -> float32 on the CPU: ``features [B, D]``, and of Inception also
-        ``spatial [B, 2023]`` (for sFID) and ``logits [B, 1008]`` (for the Inception Score).
+        """uint8 images ``[B, C, H, W]``, with 1 or 3 channels -> ``features [B, D]``, float32 on the CPU.
+
+        Inception also gives ``spatial [B, 2023]``, for sFID, and ``logits [B, 1008]``, for the Inception
+        Score.
         """
 
 
 def weights_file(config: EvaluationConfig) -> Path:
-    """The extractor's weights on this machine: where the config says, in torch's cache, or downloaded into it.
+    """The local file of the extractor's weights: the config's, or torch's cached one, downloaded if missing.
 
     Raises:
         UserError: they are not here and cannot be downloaded, or the cached file is broken.

@@ -1,4 +1,4 @@
-"""The last actor of the pipeline: images in, a part on disk out."""
+"""The last stage of the pipeline: it turns images into parts on disk, and collects what lies in them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,8 +29,8 @@ class FeatureWriter:
     """Turns each range of images into a part, and keeps the images themselves where the config asks for it.
 
     Args:
-        folder: of the evaluation; parts lie in ``features/``, parquet files of images in ``images/``.
-        classifier: says how likely each image shows the class that was asked for, and which class it most likely shows.
+        folder: the evaluation's folder. Parts lie in ``features/``, parquet files of images in ``images/``.
+        classifier: says how likely each image shows the class asked for, and which class is most likely.
         extract: False leaves features out.
         use_gpu: whether this process was given a GPU.
         keep_below: images to which the classifier gives a lower probability stay in their part.
@@ -54,7 +54,7 @@ class FeatureWriter:
         self._parts = Parts(storage.join(folder, FEATURES_FOLDER))
 
     def write(self, piece: Range, batch: dict[str, npt.NDArray[Any]]) -> None:
-        """``index``, ``image`` and ``label`` of a range; afterwards it is done."""
+        """Write the part of a range from its ``index``, ``image`` and ``label``; then the range is done."""
         images = torch.from_numpy(np.array(batch["image"]))
         columns: Columns = {name: np.asarray(batch[name], np.int64) for name in ("index", "label")}
         if self._extractor is not None:
@@ -92,7 +92,7 @@ def collect(
 
     Args:
         select: which of a part's rows count; None: all.
-        keep: whose features are handed back one by one; None: those that count.
+        keep: of which rows the features are handed back one by one; None: of those that count.
     """
     rows: dict[str, list[npt.NDArray[Any]]] = {"features": [], "logits": []}
     sums: dict[str, FeatureStatistics] = {}

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Mean ``[D]`` and covariance ``[D, D]``, float64."""
+    """A mean ``[D]`` and a covariance ``[D, D]``, float64."""
 
     mean: npt.NDArray[np.float64]
     covariance: npt.NDArray[np.float64]
@@ -33,14 +33,16 @@ class FeatureStatistics:
         return FeatureStatistics(self.count + other.count, self.total + other.total, self.outer + other.outer)
 
     def gaussian(self) -> Gaussian:
-        """Mean and unbiased covariance."""
+        """The mean and the unbiased covariance."""
         mean = self.total / self.count
         return Gaussian(mean, (self.outer - self.count * np.outer(mean, mean)) / (self.count - 1))
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """Fréchet distance of two Gaussians, by torch-fidelity's formula."""
+    """The Fréchet distance of two Gaussians, by torch-fidelity's formula."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
+    # |m1 - m2|^2 + Tr(C1 + C2 - 2 (C1 C2)^(1/2)): Heusel et al. 2017, "GANs trained by a two time-scale
+    # update rule converge to a local Nash equilibrium".
     one, two = ({"mu": g.mean, "sigma": g.covariance} for g in (first, second))
     return float(fid_statistics_to_metric(one, two, verbose=False)[KEY_METRIC_FID])

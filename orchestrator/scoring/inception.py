@@ -1,4 +1,7 @@
-"""Inception-v3 for FID: torch-fidelity's port of the TensorFlow network, and the layers that ADM's evaluator reads."""
+"""Inception-v3 for FID.
+
+It is torch-fidelity's port of the TensorFlow network, with the layers that ADM's evaluator reads.
+"""
 
 import os
 from pathlib import Path
@@ -23,7 +26,8 @@ class Inception:
     """The extractor on a device."""
 
     SPATIAL_CHANNELS = 7
-    """sFID takes the first seven channels of this layer's 17x17 positions, 2,023 numbers, channels last."""
+    """The first so many channels of a layer make sFID's features. With 17x17 positions these are 2,023
+    numbers, channels last."""
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         self._check_file(weights)
@@ -42,16 +46,18 @@ class Inception:
         return {"features": features.cpu(), "spatial": self._spatial, "logits": logits.cpu()}
 
     def _keep_spatial(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        # The spatial features of sFID: Nash et al. 2021, "Generating images with sparse representations".
         self._spatial = output[:, : self.SPATIAL_CHANNELS].movedim(1, -1).flatten(1).cpu().contiguous()
 
     @staticmethod
     def _check_file(weights: Path) -> None:
-        """torch-fidelity unpickles whatever the file says; what this refuses never gets there."""
+        """Refuse a file of anything but tensors: torch-fidelity unpickles whatever a file says."""
         try:
             torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # torch names what it refuses in errors of several kinds.
             raise UserError(
-                f"{weights} cannot be read as Inception's weights ({type(error).__name__}). Fetch {URL_INCEPTION_V3} again."
+                f"{weights} cannot be read as Inception's weights ({type(error).__name__}). "
+                f"Fetch {URL_INCEPTION_V3} again."
             ) from error
 
 
@@ -80,8 +86,8 @@ def _download(cached: Path) -> None:
         )
     except Exception as error:
         raise UserError(
-            f"The Inception weights for FID are not on this machine and cannot be downloaded ({error}). Fetch "
-            f"{URL_INCEPTION_V3} elsewhere and put it at {cached}, or give its path with "
-            "--evaluation.extractor_weights. Without it, --evaluation.extractor efficientnet_lite0 scores with a "
-            "network that ships in a package; that number is not FID and carries its own name."
+            f"The Inception weights for FID are not on this machine and cannot be downloaded ({error}). "
+            f"Fetch {URL_INCEPTION_V3} elsewhere and put it at {cached}, or give its path with "
+            "--evaluation.extractor_weights. Without it, --evaluation.extractor efficientnet_lite0 scores "
+            "with a network that ships in a package; that number is not FID and carries its own name."
         ) from error

@@ -1,4 +1,7 @@
-"""What goes with exported weights: what they are, how to use them, their scores with protocol, and what they are not for."""
+"""The card that goes with exported weights.
+
+It says what they are, how to use them, how they scored and by which protocol, and what they are not for.
+"""
 
 import re
 from collections.abc import Mapping
@@ -27,7 +30,8 @@ def write_card(
     """Write ``README.md`` beside the weights in ``folder``; it follows the paper's Appendices A, G, H and I.
 
     Args:
-        metrics: as in ``metrics.json``, name to value, meaning and protocol; None where the weights were not scored.
+        metrics: as in ``metrics.json``, name to value, meaning and protocol; None where the weights were not
+            scored.
     """
     classes = dataset.class_names
     shown = ", ".join(f"{number}: {name}" for number, name in enumerate(classes[:SHOWN_CLASSES]))
@@ -58,16 +62,18 @@ def _facts(config: ExperimentConfig, dataset: DatasetInfo) -> dict[str, str]:
     model, train = config.model, config.train
     channels, height, width = dataset.diffusion_shape
     return {
-        "branches": f"{len(model.depths)}, of {', '.join(map(str, model.depths))} layers, {', '.join(map(str, model.widths))} wide",
+        "branches": f"{len(model.depths)}, of {', '.join(map(str, model.depths))} layers, "
+        f"{', '.join(map(str, model.widths))} wide",
         "time and class": f"{model.time_conditioning}, {model.class_conditioning}",
         "size": f"{count_parameters(model):,} parameters, {count_macs(model) / 1e9:,.2f} GMAC a forward pass",
         "what is diffused": f"{dataset.kind}, {height}x{width}x{channels}",
         "trained on": f"{dataset.num_images:,} images of {dataset.source}",
-        "training": f"{train.images:,} images in batches of {train.batch_size}, learning rate {train.learning_rate:g}, seed "
-        f"{config.run.seed}; moving average over {train.ema_horizon_images:,} images"
+        "training": f"{train.images:,} images in batches of {train.batch_size}, "
+        f"learning rate {train.learning_rate:g}, seed {config.run.seed}; "
+        f"moving average over {train.ema_horizon_images:,} images"
         + (f", or {train.ema_rampup:g} of those seen where that is less" if train.ema_rampup else ""),
         "code": f"revision {git_revision()}",
-    }  # fmt: skip
+    }
 
 
 def _score(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def _score(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _protocol(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """How the first of the scores was made, a row for each part."""
+    """How the first of the scores was made: each part's name, and a text for it."""
     protocols = (one["protocol"] for one in metrics.values())
     first = next(protocol for protocol in protocols if "samples" in protocol)
     return {key.replace("_", " "): _text(value) for key, value in first.items() if value is not None}

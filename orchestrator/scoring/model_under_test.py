@@ -1,4 +1,4 @@
-"""What is evaluated: a network's weights, and where they come from."""
+"""The model under test: a network's weights, and where they come from."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ class ModelUnderTest:
     weights: dict[str, Any]
     """Part of every number's protocol: kind, sha256, and for checkpoints the moving average's length."""
     images_seen: int | None
-    """None where the file does not tell."""
+    """Images that the weights were trained on; None where the file does not tell."""
 
     @property
     def step(self) -> int:
-        """Where its numbers stand on MLflow's axis."""
+        """The place of its numbers on MLflow's axis."""
         return self.images_seen or 0
 
 
 def load_model_under_test(path: str, config: ExperimentConfig) -> ModelUnderTest:
-    """The weights at ``path``: a run's folder, a checkpoint, an exported folder, or a released file.
+    """The model under test at ``path``: a run's folder, a checkpoint, an exported folder, or a released file.
 
     Raises:
         UserError: there are none, they are broken, or of another network than the config's.
@@ -39,7 +39,7 @@ def load_model_under_test(path: str, config: ExperimentConfig) -> ModelUnderTest
 
 
 def checkpoint_under_test(checkpoint: Checkpoint, config: ExperimentConfig) -> ModelUnderTest:
-    """The EMA weights of a checkpoint that is known to be whole."""
+    """The model under test with the EMA weights of a checkpoint that is known to be whole."""
     found = FoundWeights(checkpoint.path, "ema", checkpoint)
     return _describe(found.load(config.model.num_heads), found)
 
@@ -54,7 +54,7 @@ def _describe(model: DiMR, found: FoundWeights) -> ModelUnderTest:
 
 
 def _sha256(model: DiMR) -> str:
-    """Of the parameters by name: the same for a checkpoint and what was exported of it."""
+    """The hash of the parameters by name: the same for a checkpoint and for what was exported of it."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -8,12 +8,14 @@ class CheckpointOptions:
     """The options of jobs that sample with a checkpoint."""
 
     checkpoint: str = ""
-    """What to evaluate: a run's folder, one of its checkpoints, an exported folder, or a released .pth file."""
+    """What to evaluate: a run's folder, one of its checkpoints, an exported folder, or a released .pth
+    file."""
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
             raise ValueError(
-                "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a released file."
+                "Say what to evaluate: --checkpoint runs/NAME, a checkpoint, an exported folder or a "
+                "released file."
             )
 
 

@@ -1,4 +1,4 @@
-"""The paper's own numbers (Tables 1, 6, 7 and 8), for a column of their own; never mixed with measured ones."""
+"""The paper's numbers (Tables 1, 6, 7 and 8), for a column of their own; never mixed with measured ones."""
 
 from dimr_model import VARIANTS, DiMRConfig
 

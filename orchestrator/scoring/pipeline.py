@@ -1,7 +1,7 @@
-"""How an evaluation's work runs: on pools of actors, or here; what is finished is never done again.
+"""How an evaluation's work runs: on pools of actors, or in this process. Nothing finished is done again.
 
-A range goes through one or two stages (draw or read, then extract) and ends as a part on disk. Ray Data gives ranges to
-actors, holds back what has no room, and gives a dead actor's range to another.
+A range goes through one or two stages (sample or read, then extract) and ends as a part on disk. Ray Data
+gives ranges to actors, holds back what has no room, and gives a dead actor's range to another.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ from orchestrator.tracking.gauges import show_progress
 
 @dataclass(frozen=True)
 class Samples:
-    """Images to draw with a network."""
+    """Images to sample with a network."""
 
     model: DiMR
     scaling_factor: float | None
@@ -51,16 +51,16 @@ class Work:
 
     @property
     def parts(self) -> Parts:
-        """What was finished."""
+        """The parts on disk."""
         return Parts(storage.join(self.folder, FEATURES_FOLDER))
 
     def missing(self) -> list[Range]:
-        """Ranges that are still to be done, in order."""
+        """The ranges that are still to be done, in order."""
         finished = self.parts.finished()
         return [piece for piece in self.ranges if piece.name not in finished]
 
     def for_writer(self, use_gpu: bool) -> tuple[Any, ...]:
-        """What a :class:`FeatureWriter` needs of it; the network stays behind."""
+        """The arguments of a :class:`FeatureWriter`; the network stays behind."""
         return self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below
 
 
@@ -104,7 +104,7 @@ def run_here(work: Work, missing: list[Range]) -> Iterator[Range]:
 
 
 class _SampleActor:
-    """A range's bounds -> its images."""
+    """An actor that turns a range's bounds into its images."""
 
     def __init__(self, shared: list[Any]) -> None:
         # In a list, a reference arrives as such, and the network travels to each node once.
@@ -120,7 +120,7 @@ class _SampleActor:
 
 
 class _WriteActor:
-    """A range's images -> its bounds, once its part is written."""
+    """An actor that writes the part of a range from its images, and returns the range's bounds."""
 
     def __init__(self, *arguments: Any) -> None:
         self._writer = FeatureWriter(*arguments)
@@ -134,7 +134,7 @@ class _WriteActor:
 
 
 class _ReadAndWriteActor:
-    """A range's bounds -> the same, once its images were read and its part is written."""
+    """An actor that reads the images of a range, writes its part, and returns the range's bounds."""
 
     def __init__(self, work: Work) -> None:
         use_gpu = work.config.evaluation.extractor_use_gpu
@@ -155,7 +155,7 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
     """Do ``missing`` on actors; yields each range when it is done, in any order.
 
     Raises:
-        UserError: what an actor raised as such.
+        UserError: an actor raised it.
     """
     sampling, evaluation = work.config.sampling, work.config.evaluation
     use_gpu = evaluation.extractor_use_gpu and (work.extract or work.classifier is not None)
@@ -190,7 +190,7 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
-    """What an actor said to the user, below what Ray wrapped around it."""
+    """The error that an actor raised for the user, below what Ray wrapped around it."""
     while error is not None:
         if isinstance(error, UserError):
             return error

@@ -1,4 +1,7 @@
-"""What an evaluation needs to find, checked before hours of training rather than after; importing this costs no torch."""
+"""What an evaluation needs to find, checked before hours of training rather than after.
+
+Importing this does not import torch.
+"""
 
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
@@ -13,9 +16,9 @@ def require_reference(path: str) -> None:
     """
     if not storage.is_file(path) and not storage.sizes(path):
         raise UserError(
-            f"There is no reference at {path}. Make one with `python jobs/evaluate.py reference --out {path} ...`, fetch ADM's "
-            "(VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's evaluations), or set "
-            "--evaluation.reference to a dataset, a folder of images, or null."
+            f"There is no reference at {path}. Make one with `python jobs/evaluate.py reference --out {path} "
+            "...`, fetch ADM's (VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's "
+            "evaluations), or set --evaluation.reference to a dataset, a folder of images, or null."
         )
 
 

@@ -21,13 +21,13 @@ class Measurement:
     """A number, what it means, and its protocol."""
 
     metric: str
-    """Which one, such as fid."""
+    """Name of the metric, such as fid."""
     count: int | None
-    """Images that it was made of; None where its name does not say."""
+    """Number of images that it was made of; None where its name is not to say it."""
     extractor: str | None
-    """Whose features it compares; None for those of no extractor."""
+    """Extractor whose features it compares; None for metrics without one."""
     images: str
-    """What was measured: ``ema`` (samples), ``real`` or ``noise``; nothing where the metric's name says it."""
+    """What was measured: ``ema`` (samples), ``real`` or ``noise``; empty where the metric's name says it."""
     value: float
     meaning: str
     protocol: dict[str, Any]
@@ -36,7 +36,7 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """For example ``fid50k_inception_ema``, or ``class_agreement_1k_ema``."""
+        """The whole name, such as ``fid50k_inception_ema`` or ``class_agreement_1k_ema``."""
         count = "" if self.count is None else count_name(self.count)
         stem = f"{self.metric}{count}" if self.extractor else "_".join(filter(None, (self.metric, count)))
         return "_".join(part for part in (stem, self.extractor, self.images) if part)
@@ -48,7 +48,7 @@ class Measurement:
 
     @property
     def is_of_samples(self) -> bool:
-        """Rather than of real images or noise."""
+        """Whether it was measured on samples, rather than on real images or noise."""
         return "samples" in self.protocol
 
 
@@ -58,7 +58,7 @@ def count_name(count: int) -> str:
 
 
 def sample_protocol(config: ExperimentConfig, tested: ModelUnderTest) -> dict[str, Any]:
-    """How the images were drawn, their number left out."""
+    """How the images were sampled, without their number."""
     sampling = config.sampling
     guidance = dataclasses.asdict(sampling.guidance)
     if sampling.guidance.kind != "power_cosine":
@@ -83,7 +83,7 @@ def sample_protocol(config: ExperimentConfig, tested: ModelUnderTest) -> dict[st
 
 
 def samples_name(config: ExperimentConfig, tested: ModelUnderTest, extractor: dict[str, Any] | None) -> str:
-    """Folder name of a set of samples: what a person looks for, and a hash of all that decides their bytes."""
+    """The folder name of a set of samples: words for people, and a hash of all that decides the bytes."""
     sampler, guidance = config.sampling.sampler, config.sampling.guidance
     # The batch size changes the last bits, and so do other weights of the extractor to the features.
     classified = "image by image" if config.evaluation.class_agreement else None
@@ -99,13 +99,15 @@ def summary_of(protocol: dict[str, Any]) -> str:
     """The protocol of a score in a line or two, for the terminal."""
     guidance, weights = protocol["guidance"], protocol["weights"]
     reference, extractor = protocol["reference"], protocol["extractor"]
-    strength = "without guidance" if guidance["kind"] == "none" else (
-        f"guidance {guidance['kind']} {guidance['scale']:g} on steps {guidance['interval'][0]:g} to {guidance['interval'][1]:g}"
-    )  # fmt: skip
+    strength = "without guidance"
+    if guidance["kind"] != "none":
+        first, last = guidance["interval"]
+        strength = f"guidance {guidance['kind']} {guidance['scale']:g} on steps {first:g} to {last:g}"
     seen = "" if protocol["images_seen"] is None else f" after {protocol['images_seen']} images"
     return (
         f"{protocol['samples']} samples, {weights['kind']} weights {weights['sha256'][:8]}{seen}, sampler "
         f"{protocol['sampler']['kind']} with {protocol['sampler']['steps']} steps, {strength}, labels "
-        f"{protocol['labels'].split(':')[0]}, seed {protocol['seed']}, {protocol['precision']}; features of {extractor['name']} "
-        f"{extractor['weights_sha256'][:8]}; {reference['images']} real images of {reference['source']}, {reference['sha256'][:8]}"
+        f"{protocol['labels'].split(':')[0]}, seed {protocol['seed']}, {protocol['precision']}; features of "
+        f"{extractor['name']} {extractor['weights_sha256'][:8]}; {reference['images']} real images of "
+        f"{reference['source']}, {reference['sha256'][:8]}"
     )

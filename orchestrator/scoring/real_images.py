@@ -1,4 +1,4 @@
-"""Real images to compare with, in any of the forms that they come in: a dataset, a folder, ADM's .npz, or noise."""
+"""Images to compare with, in any form that they come in: a dataset, a folder, ADM's .npz, or noise."""
 
 import hashlib
 import json
@@ -36,11 +36,11 @@ class RealImages:
     path: str
     kind: Literal["dataset", "folder", "npz", "noise"]
     count: int
-    """Images; flipped copies do not count."""
+    """Number of images; flipped copies do not count."""
     ranges: tuple[Range, ...]
-    """Of row groups in a dataset, of images elsewhere."""
+    """Ranges of row groups in a dataset, of images elsewhere."""
     fingerprint: str
-    """Changes when the images do."""
+    """A text that changes when the images do."""
     resolution: int
     """Height and width in pixels."""
     dataset: LatentDataset | None = None
@@ -48,7 +48,7 @@ class RealImages:
 
 
 def image_resolution(config: ExperimentConfig) -> int:
-    """Height and width of what the network draws, in pixels.
+    """The height and width of what the network samples, in pixels.
 
     Raises:
         UserError: ``sampling.vae`` is not there.
@@ -61,7 +61,7 @@ def open_images(path: str, config: ExperimentConfig) -> RealImages:
     """The images at ``path``: a dataset, a folder of images, or an .npz with ``arr_0``.
 
     Raises:
-        UserError: there are none, or they are of another resolution than the config's network draws.
+        UserError: there are none, or they are of another resolution than the network's samples.
     """
     names = storage.sizes(path)
     if INFO_FILE in names:
@@ -77,14 +77,15 @@ def open_images(path: str, config: ExperimentConfig) -> RealImages:
         )
     if found.resolution != image_resolution(config):
         raise UserError(
-            f"The images at {path} are {found.resolution}x{found.resolution} and the network draws "
-            f"{image_resolution(config)}x{image_resolution(config)}. Give images of its resolution; resizing would change the scores."
+            f"The images at {path} are {found.resolution}x{found.resolution} and the network samples "
+            f"{image_resolution(config)}x{image_resolution(config)}. Give images of its resolution; resizing "
+            "would change the scores."
         )
     return found
 
 
 def dataset_images(dataset: LatentDataset, config: ExperimentConfig) -> RealImages:
-    """A dataset's images; of moments, what the VAE decodes their means to."""
+    """A dataset's images; where it holds moments, the images that the VAE decodes from their means."""
     groups = [rows for _, _, rows in dataset.row_groups]
     # Row groups are the unit of reading; as many in a range as make about its usual size.
     size = max(1, IMAGES_PER_RANGE // max(groups))
@@ -95,7 +96,7 @@ def dataset_images(dataset: LatentDataset, config: ExperimentConfig) -> RealImag
 
 
 def noise_images(count: int, like: RealImages, channels: int) -> RealImages:
-    """Standard normal noise, clamped and rounded: what the worst network could draw."""
+    """Standard normal noise, clamped and rounded: what the worst network could sample."""
     return RealImages(
         str(channels), "noise", count, tuple(ranges_of(count, IMAGES_PER_RANGE)), f"noise-{count}-{channels}",
         like.resolution,
@@ -112,10 +113,8 @@ def _folder_images(path: str) -> RealImages:
     height, width = to_pixels(files[0].read_bytes()).shape[1:]
     if height != width:
         raise UserError(f"{files[0]} is {width}x{height}; references must be square.")
-    return RealImages(
-        path, "folder", len(files), tuple(ranges_of(len(files), IMAGES_PER_RANGE)), _fingerprint(listed), height,
-        files=tuple(str(file) for file in files),
-    )  # fmt: skip
+    ranges, names = tuple(ranges_of(len(files), IMAGES_PER_RANGE)), tuple(str(file) for file in files)
+    return RealImages(path, "folder", len(files), ranges, _fingerprint(listed), height, files=names)
 
 
 def _npz_images(path: str) -> RealImages:
@@ -151,7 +150,7 @@ class ImageReader:
             self._decoder = Decoder(config.sampling.vae, images.dataset.info.scaling_factor, device)
 
     def read(self, piece: Range) -> Columns:
-        """``image [N, C, H, W]`` uint8, ``label`` (-1 where there is none) and ``index`` of a range.
+        """Read ``image [N, C, H, W]`` uint8, ``label`` (-1 where there is none) and ``index`` of a range.
 
         Raises:
             UserError: an image cannot be read or has another size.

@@ -1,7 +1,7 @@
-"""What samples are compared with: statistics of real images with where they come from, made once and kept in a file.
+"""What samples are compared with: statistics of real images, made once and kept in a file.
 
-The file is an .npz under ADM's names (``mu``, ``sigma``, ``mu_s``, ``sigma_s``), with ``features`` of some of the images, for
-KID, precision and recall, and ``about``, which says what everything was made from.
+The file is an .npz under ADM's names (``mu``, ``sigma``, ``mu_s``, ``sigma_s``). It also holds ``features``
+of some of the images, for KID, precision and recall, and ``about``, which says what everything was made from.
 """
 
 import dataclasses
@@ -40,12 +40,12 @@ class Reference:
     about: dict[str, Any]
     """source, fingerprint, images, resolution, and the extractor's description where it is known."""
     sha256: str
-    """Of the file."""
+    """Hash of the file."""
     path: str
 
 
 def load_reference(path: str, config: ExperimentConfig, here: bool, console: Console) -> Reference:
-    """The reference that ``evaluation.reference`` names; of images, the statistics are made now and kept.
+    """The reference that ``evaluation.reference`` names; where it names images, their statistics are made.
 
     Raises:
         UserError: there is none, or it was made with another extractor or at another resolution.
@@ -63,7 +63,7 @@ def load_reference(path: str, config: ExperimentConfig, here: bool, console: Con
 def make_reference(
     images: RealImages, config: ExperimentConfig, described: dict[str, Any], here: bool, console: Console
 ) -> Reference:
-    """Statistics of all of ``images``, from the file where they were made before."""
+    """Statistics of all of ``images``, read from their file where they were made before."""
     folder = cache_path(config, [images.fingerprint, described, config.sampling.vae], described["name"])
 
     def make() -> None:
@@ -93,7 +93,7 @@ def about(images: RealImages, described: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_reference(path: str, found: Collected, facts: dict[str, Any]) -> None:
-    """Write statistics in one piece."""
+    """Write statistics into the file ``path``, in one piece."""
     gaussian = found.statistics.gaussian()
     arrays: dict[str, Any] = {"mu": gaussian.mean, "sigma": gaussian.covariance, "features": found.features}
     if found.spatial is not None:
@@ -141,13 +141,13 @@ def _from_adm(
     path: str, content: dict[str, npt.NDArray[Any]], config: ExperimentConfig, described: dict[str, Any],
     here: bool, console: Console,
 ) -> Reference:  # fmt: skip
-    """ADM's statistics as they are; KID, precision and recall by features of the images that lie with them."""
+    """ADM's statistics as they are; KID, precision and recall take the features of the images beside them."""
     if "mu" not in content:
         return make_reference(open_images(path, config), config, described, here, console)
     if described["name"] != "inception" or len(content["mu"]) != described["dimensions"]:
         raise UserError(
-            f"{path} holds statistics of Inception's features and evaluation.extractor is {described['name']}. Set "
-            "--evaluation.extractor inception, or another --evaluation.reference."
+            f"{path} holds statistics of Inception's features and evaluation.extractor is "
+            f"{described['name']}. Set --evaluation.extractor inception, or another --evaluation.reference."
         )
     images = open_images(path, config)
     made = make_reference(images, config, described, here, console)
@@ -179,12 +179,13 @@ def _checked(
     ]
     if differing:
         raise UserError(
-            f"The reference {path} was made with another extractor: {', '.join(differing)}. Set --evaluation.extractor to its, "
-            "or make it again."
+            f"The reference {path} was made with another extractor: {', '.join(differing)}. "
+            "Set --evaluation.extractor to its, or make it again."
         )
     if reference.about["resolution"] != image_resolution(config):
         raise UserError(
-            f"The reference {path} is of {reference.about['resolution']}x{reference.about['resolution']} images and the network "
-            f"draws {image_resolution(config)}x{image_resolution(config)}. Make one of that resolution."
+            f"The reference {path} is of {reference.about['resolution']}x{reference.about['resolution']} "
+            f"images and the network samples {image_resolution(config)}x{image_resolution(config)}. Make one "
+            "of that resolution."
         )
     return reference

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def results_folder(scores: "EvaluationResult") -> str:
-    """Where an evaluation's numbers lie: with its samples, by their count and what they were compared with."""
+    """The folder of an evaluation's numbers: with its samples, by their count and the reference's hash."""
     protocol = scores.measurements[0].protocol
     return storage.join(
         scores.samples.folder, f"{count_name(protocol['samples'])}-{protocol['reference']['sha256'][:8]}"
@@ -42,7 +42,7 @@ def log_scores(folder: str, scores: "EvaluationResult", step: int, tracker: Any)
     """Send the numbers, their protocols and what :func:`write_scores` wrote to the tracker of ``folder``."""
     tracker.log_metrics.remote({f"eval/{m.name}": m.value for m in scores.measurements}, step)
     protocols = {f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements}
-    # The paper's numbers as tags, so that nothing draws them among what was measured.
+    # The paper's numbers as tags, so that nothing plots them among what was measured.
     tracker.log_tags.remote(protocols | {f"paper.{m.name}": m.paper for m in scores.measurements if m.paper})
     for key, path in scores.samples.pictures.items():
         tracker.log_image.remote(key, path.removeprefix(f"{scores.samples.folder}/"), step)

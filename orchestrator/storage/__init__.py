@@ -1,8 +1,12 @@
 """Files by path or URI: a local disk and an object store behind the same few functions.
 
-pyarrow streams what is large (parquet, checkpoint shards). fsspec lists folders, and reads and deletes small
-objects; on S3 it does so through s3fs. S3's credentials come from the standard AWS sources (environment,
-profile, instance role). ``AWS_ENDPOINT_URL`` names another server than AWS.
+pyarrow streams what is large (parquet, checkpoint shards). fsspec lists folders, and reads and deletes
+small objects; on S3 it does so through s3fs. One library would be simpler, but s3fs is too slow for the
+large part: read by four threads it takes 4.8 times the CPU of pyarrow and 1.3 times as long (row groups of
+8 MB, 2026-11-25).
+
+S3's credentials come from the standard AWS sources (environment, profile, instance role).
+``AWS_ENDPOINT_URL`` names another server than AWS.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""Ablations: suites of experiments that differ in few settings, run as a sweep and compared in one table."""
+"""Ablations: experiments that differ in few settings are run as a sweep, and compared in one table."""

@@ -32,16 +32,20 @@ from orchestrator.tracking.tracker import close_tracker, ending, start_tracker, 
 MAX_FAILURES = 2
 REDUCTION = 2
 EMBEDDED_CPUS = 6
-"""Logical CPUs of an embedded Ray: two small trials side by side, each a worker, reading and scoring, keep two cores busy."""
+"""Logical CPUs of an embedded Ray.
+
+They are enough for two small trials side by side, each a worker, reading and scoring. These keep two cores
+busy.
+"""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What is run, and how much of it."""
+    """A suite's trials, and how they are run."""
 
     config: ExperimentConfig
-    """Base of all cells; run.name and run.root say where the sweep lies."""
+    """Base of all cells; its run.name and run.root say where the sweep lies."""
     suite: Suite
     cells: list[Cell]
     prune: bool
@@ -50,7 +54,7 @@ class Sweep:
 
     @property
     def trials(self) -> dict[str, ExperimentConfig]:
-        """Name -> config of every possible cell, as a run of its own in the sweep's folder."""
+        """Name -> config of every possible cell, which is a run of its own in the sweep's folder."""
         root, uri = storage.join(self.config.directory, TRIALS_FOLDER), tracking_uri(self.config)
         found = {}
         for cell in self.cells:
@@ -67,10 +71,12 @@ class Sweep:
 
 
 def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
-    """Run what is not finished of a sweep and write its table and plots; the same call continues an interrupted one.
+    """Run what is not finished of a sweep, and write its table and plots.
+
+    The same call continues an interrupted sweep.
 
     Raises:
-        UserError: something that the user can mend, or trials that failed; finished ones stay.
+        UserError: something that the user can mend is wrong, or trials failed. Finished trials stay.
     """
     config, trials = sweep.config, sweep.trials
     _refuse_other_suite(sweep)
@@ -88,7 +94,7 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
             console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
             _prepare_reference(config, dataset)
             failures = _run_trials(sweep, trials, console)
-            # To look at already, while the finalists are drawn.
+            # The user can look at this table while the finalists are sampled.
             write_table(sweep.suite, config, results_of(sweep.cells, trials, failures, {}))
             finalists = _score_finalists(sweep, trials, dataset, console)
             results = results_of(sweep.cells, trials, failures, finalists)
@@ -97,45 +103,50 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
     if failures:
         first = next(iter(failures))
         raise UserError(
-            f"{len(failures)} of {len(trials)} trials failed, {first} with: {failures[first]} The others are in the table; mend "
-            "the cause and run the same command again, which continues the failed ones."
+            f"{len(failures)} of {len(trials)} trials failed, {first} with: {failures[first]} The others are "
+            "in the table; mend the cause and run the same command again, which continues the failed ones."
         )
     return results
 
 
 def _refuse_other_suite(sweep: Sweep) -> None:
-    """A sweep's folder belongs to its suite; what may change when it goes on is up to each trial's run."""
+    """Refuse a folder that belongs to another suite.
+
+    Each trial's own run decides what else may change when a sweep goes on.
+    """
     path = storage.join(sweep.config.directory, SUITE_FILE)
     now = json.dumps(dataclasses.asdict(sweep.suite), indent=1)
     if storage.is_file(path) and storage.read_bytes(path).decode() != now:
         raise UserError(
-            f"The sweep {sweep.config.directory} was started with another suite, kept in its {SUITE_FILE}. Give this one its own "
-            "--run.name. Nothing was changed."
+            f"The sweep {sweep.config.directory} was started with another suite, kept in its {SUITE_FILE}. "
+            "Give this one its own --run.name. Nothing was changed."
         )
     write_text(sweep.config.directory, SUITE_FILE, now)
 
 
 def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None:
-    """Statistics of real images, and the classifier: once, rather than in every trial."""
+    """Prepare statistics of real images, and the classifier, once rather than in every trial."""
     from orchestrator.scoring.evaluate import Evaluation, prepare
     from orchestrator.scoring.model_under_test import ModelUnderTest
 
     evaluation = dataclasses.replace(config.evaluation, images=config.train.score_images)
     config = dataclasses.replace(config, evaluation=evaluation)
-    prepare(Evaluation(config, ModelUnderTest(None, {}, None), dataset, Console(quiet=True)))  # type: ignore[arg-type]
+    no_model = ModelUnderTest(None, {}, None)  # type: ignore[arg-type]
+    prepare(Evaluation(config, no_model, dataset, Console(quiet=True)))
 
 
 def _keep_keys_on_their_nodes() -> None:
-    """Have Tune not pass on S3's keys of this process: as part of its actors' description they would stand in Ray's logs.
+    """Keep Tune from passing on S3's keys of this process.
 
-    Every node has its own, and a job's environment reaches its actors in any case.
+    They would be part of the description of its actors, which stands in Ray's logs. Every node has keys of
+    its own, and a job's environment reaches its actors in any case.
     """
     passed_on = class_cache.ENV_VARS_TO_PROPAGATE
     passed_on.difference_update([name for name in passed_on if name.startswith("AWS_")])
 
 
 def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Console) -> dict[str, str]:
-    """Returns name -> what failed."""
+    """Run the trials, and return name -> what failed."""
     side_by_side = cluster.trials_that_fit(configs.values())
     _keep_keys_on_their_nodes()
     shared = Trials(configs, sweep.config.directory, side_by_side)
@@ -153,7 +164,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
         ),
         run_config=tune.RunConfig(
             name=sweep.config.run.name,
-            # What is finished lies with the trials' runs, which continue by themselves; Tune's own notes are for this call.
+            # Tune's own notes are for this call only: the trials' runs continue by themselves.
             storage_path=tempfile.mkdtemp(prefix="dimr-ablation-"),
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             verbose=0,
@@ -170,7 +181,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
 
 
 def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
-    """Say in MLflow what trials that were stopped could not say themselves."""
+    """Say in MLflow which trials were pruned; they were stopped before they could say so themselves."""
     pruned = [config for config in configs.values() if _is_news(config.directory)]
     trackers = [
         start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in pruned
@@ -193,19 +204,19 @@ def _scheduler(sweep: Sweep, config: ExperimentConfig) -> Any:
     if not sweep.prune or not 0 < every < config.train.images:
         return FIFOScheduler()
     return AsyncHyperBandScheduler(
-        # Images seen, of which a trial's reports after a restart begin anew, unlike Tune's own iterations.
+        # Not Tune's own iterations, which do not begin anew when a trial is started again.
         time_attr="images_seen",
         metric="distance",
         mode="min",
         grace_period=every,
         reduction_factor=REDUCTION,
-        # More than any trial reports: a trial that is not pruned ends by itself, with its numbers written.
+        # More than any trial reports. So a trial that is not pruned ends by itself, with its numbers written.
         max_t=config.train.images + 1,
     )
 
 
 class _Pruned(tune.Callback):
-    """Writes into a trial's folder that it was stopped by the scheduler, so that a resumed sweep does not run it again."""
+    """Notes in a trial's folder that the scheduler stopped it, so that no later call runs it again."""
 
     def __init__(self, configs: dict[str, ExperimentConfig]) -> None:
         self._configs = configs
@@ -214,7 +225,7 @@ class _Pruned(tune.Callback):
         directory = self._configs[trial.config["cell"]].directory
         last = trial.last_result.get("images_seen")
         if pruned_at(directory) is not None:
-            return  # In an earlier call, at that score; here its scores were only reported again.
+            return  # It was pruned in an earlier call; in this one its scores were only reported again.
         if not storage.is_file(storage.join(directory, METRICS_FILE)) and last is not None:
             write_text(directory, PRUNED_FILE, json.dumps({"images_seen": last}))
 
@@ -222,17 +233,22 @@ class _Pruned(tune.Callback):
 def _score_finalists(
     sweep: Sweep, trials: dict[str, ExperimentConfig], dataset: LatentDataset, console: Console
 ) -> dict[str, list[Finalist]]:
-    """The best trials drawn again with ``evaluation.images`` images and several seeds, by all of the cluster."""
+    """Sample the best trials again, with ``evaluation.images`` images and several seeds.
+
+    Each time the whole cluster works on one of them.
+    """
     finished = [
         name for name in trials if storage.is_file(storage.join(trials[name].directory, METRICS_FILE))
     ]
     best = sorted(finished, key=lambda name: final_distance(trials[name].directory))[: sweep.finalists]
     if best:
         console.print(
-            f"The best {len(best)} are drawn again: {sweep.seeds} times {sweep.config.evaluation.images:,} images each. The table "
-            f"without them: {sweep.config.directory}/table.md", soft_wrap=True,
-        )  # fmt: skip
-    return {name: [_score(sweep, trials[name], dataset, seed, console) for seed in range(sweep.seeds)] for name in best}  # fmt: skip
+            f"The best {len(best)} are sampled again: {sweep.seeds} times {sweep.config.evaluation.images:,} "
+            f"images each. The table without them: {sweep.config.directory}/table.md",
+            soft_wrap=True,
+        )
+    seeds = range(sweep.seeds)
+    return {name: [_score(sweep, trials[name], dataset, seed, console) for seed in seeds] for name in best}
 
 
 def _score(
@@ -242,7 +258,7 @@ def _score(
     from orchestrator.scoring.evaluate import Evaluation, evaluate
     from orchestrator.scoring.model_under_test import checkpoint_under_test
 
-    # Other seeds than the trial's own, by which it became a finalist.
+    # Other seeds than the trial's own, with which it became a finalist.
     config = dataclasses.replace(
         trial,
         run=dataclasses.replace(trial.run, seed=trial.run.seed + 1 + seed),

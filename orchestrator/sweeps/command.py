@@ -23,20 +23,23 @@ from orchestrator.sweeps.suites import Cell, ScaleName, Suite, cells_of, load_su
 
 @dataclass(frozen=True, kw_only=True)
 class AblateOptions(PlanOptions):
-    """Which sweep, and how much of it; gpu, price and the like say what paper scale will cost."""
+    """The options of a sweep; gpu, price and the like say what paper scale will cost."""
 
     suite: str = "branches-x-conditioning"
     """A suite's name, or the path of a YAML file of one."""
     scale: ScaleName = "nano"
     """nano: minutes on a laptop, on the quickstart's digits; paper: the paper's settings."""
     prune: bool = True
-    """Stop trials whose distance is in the worse half at a score beside training (asynchronous successive halving)."""
+    """Stop trials whose distance is in the worse half at a score during training.
+
+    This is asynchronous successive halving.
+    """
     finalists: int = 3
-    """Best trials that are drawn again with evaluation.images images and several seeds."""
+    """Best trials that are sampled again, with evaluation.images images and several seeds."""
     seeds: int = 3
-    """How many seeds."""
+    """How many seeds each finalist is sampled with."""
     resume: bool = False
-    """Refuse to start a new sweep: there must be one to continue. (The same command continues one in any case.)"""
+    """Refuse to start a new sweep: there must be one to continue. (The same command continues one anyway.)"""
     dry_run: bool = False
     """Only show the trials, and at paper scale what they will cost."""
 
@@ -57,7 +60,7 @@ def ablate(arguments: Sequence[str]) -> None:
     """Show the trials, run them, and write the table and plots.
 
     Raises:
-        UserError: something that the user can mend; finished trials stay.
+        UserError: something that the user can mend is wrong. Finished trials stay.
     """
     description = f"Run a suite of trials and compare them. Suites: {', '.join(suite_names())}."
     config, options = parse_with(AblateOptions, description, _base, arguments)
@@ -73,13 +76,15 @@ def ablate(arguments: Sequence[str]) -> None:
         )
     from orchestrator.sweeps.ablation import Sweep, run_sweep
 
-    run_sweep(
-        Sweep(
-            config=config, suite=suite, cells=cells, prune=options.prune, finalists=options.finalists,
-            seeds=options.seeds,
-        ),
-        console,
-    )  # fmt: skip
+    sweep = Sweep(
+        config=config,
+        suite=suite,
+        cells=cells,
+        prune=options.prune,
+        finalists=options.finalists,
+        seeds=options.seeds,
+    )
+    run_sweep(sweep, console)
 
 
 def _base(options: AblateOptions) -> dict[str, Any]:
@@ -97,38 +102,47 @@ def _print_trials(
     # Here, because --help needs no torch.
     from dimr_model.complexity import count_macs, count_parameters
 
-    is_planned = options.scale == "paper"
+    hours: dict[str, float] = {}
     columns = ["parameters", "MACs", "depths", "widths"]
-    columns += ["GPU-hours", *(["cost"] if options.price else [])] if is_planned else []
+    if options.scale == "paper":
+        hours = {cell.name: _hours(cell.config, options) for cell in cells if cell.config is not None}
+        columns += ["GPU-hours", "cost"] if options.price else ["GPU-hours"]
     table = Table(*(axis.name for axis in suite.axes), *columns, title=suite.title)
-    total = 0.0
     for cell in cells:
         names = [option.name for option in cell.options]
         if cell.config is None:
             table.add_row(*names, "not possible")
             continue
         model = cell.config.model
-        cells_text = [millions(count_parameters(model)), millions(count_macs(model)),
-                      ", ".join(map(str, model.depths)), ", ".join(map(str, model.widths))]  # fmt: skip
-        if is_planned:
-            hours = _hours(cell.config, options)
-            total += hours
-            cells_text += [f"{hours:,.0f}", *([f"{hours * options.price:,.0f}"] if options.price else [])]
-        table.add_row(*names, *cells_text)
+        sizes = [millions(count_parameters(model)), millions(count_macs(model))]
+        sizes += [", ".join(map(str, values)) for values in (model.depths, model.widths)]
+        if cell.name in hours:
+            needed = hours[cell.name]
+            sizes += [f"{needed:,.0f}", *([f"{needed * options.price:,.0f}"] if options.price else [])]
+        table.add_row(*names, *sizes)
     console.print(table)
     for cell in cells:
         if cell.config is None:
             name = " ".join(option.name for option in cell.options)
             console.print(f"{name} is not possible: {cell.reason}", soft_wrap=True, highlight=False)
     count = sum(cell.config is not None for cell in cells)
-    if is_planned:
-        cost = f", cost {total * options.price:,.0f}" if options.price else " (give --price for the cost)"
-        console.print(f"{count} trials of {config.train.images:,} images: {total:,.0f} GPU-hours on {options.gpu} in all{cost}, "
-                      "if none is pruned; scores and finalists come on top (jobs/plan.py has them).", soft_wrap=True)  # fmt: skip
-    else:
-        again = f"; then the best {options.finalists} are drawn again, {options.seeds} times {config.evaluation.images:,} images each"
-        console.print(f"{count} trials of {config.train.images:,} images{again if options.finalists else ''}.",
-                      soft_wrap=True)  # fmt: skip
+    console.print(_summary(count, sum(hours.values()), config, options), soft_wrap=True)
+
+
+def _summary(count: int, hours: float, config: ExperimentConfig, options: AblateOptions) -> str:
+    """How much the ``count`` trials are, in one sentence."""
+    trials = f"{count} trials of {config.train.images:,} images"
+    if options.scale == "paper":
+        cost = f", cost {hours * options.price:,.0f}" if options.price else " (give --price for the cost)"
+        return (
+            f"{trials}: {hours:,.0f} GPU-hours on {options.gpu} in all{cost}, if none is pruned; scores and "
+            "finalists come on top (jobs/plan.py has them)."
+        )
+    again = (
+        f"; then the best {options.finalists} are sampled again, {options.seeds} times "
+        f"{config.evaluation.images:,} images each"
+    )
+    return f"{trials}{again if options.finalists else ''}."
 
 
 def _hours(config: ExperimentConfig, options: PlanOptions) -> float:

@@ -1,4 +1,4 @@
-"""The guidance sweep: few samples at every setting, then more of them near the best."""
+"""The guidance sweep: few samples at every setting, then more of them at the best one and around it."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Setting:
         )
 
     def guidance(self, base: Guidance) -> Guidance:
-        """The config's guidance at this point; a scale of 1 is none."""
+        """The config's guidance, changed to this setting; a scale of 1 is none."""
         kind = "none" if self.scale == 1 else "constant" if base.kind == "none" else base.kind
         return dataclasses.replace(base, kind=kind, scale=self.scale, interval=self.interval)
 
@@ -52,7 +52,7 @@ class GuidanceResult:
     setting: Setting
     images: int
     metrics: dict[str, float]
-    """Without the count in their names, such as fid_inception_ema."""
+    """Metrics, with no count in their names, such as fid_inception_ema."""
 
 
 def run_guidance_sweep(
@@ -61,7 +61,7 @@ def run_guidance_sweep(
     """Try every setting with few samples, then the best one and points around it with ``evaluation.images``.
 
     Raises:
-        UserError: a setting is impossible; what is finished stays.
+        UserError: a setting is impossible. What is finished stays.
     """
     settings = _settings(config, options)
     quick = options.quick_images or max(2, config.evaluation.images // 10)
@@ -107,17 +107,22 @@ def _settings(config: ExperimentConfig, options: GuidanceSweepOptions) -> list[S
         raise UserError(f"The sweep's --scales or --intervals are not possible: {error}") from error
     if scales[-1] > 1 and config.diffusion.class_dropout == 0:
         raise UserError(
-            "This network was trained without class dropout, so it cannot be guided; there is nothing to sweep."
+            "This network was trained without class dropout, so it cannot be guided; "
+            "there is nothing to sweep."
         )
     # Without guidance there is one point, whatever the interval.
     return [s for s in found if s.scale != 1 or s.interval == intervals[0]]
 
 
 def _evaluated(
-    config: ExperimentConfig, tested: ModelUnderTest, dataset: LatentDataset | None, settings: list[Setting],
-    images: int, console: Console,
-) -> list[GuidanceResult]:  # fmt: skip
-    """Each setting on all actors, one after another; what was sampled before is not sampled again."""
+    config: ExperimentConfig,
+    tested: ModelUnderTest,
+    dataset: LatentDataset | None,
+    settings: list[Setting],
+    images: int,
+    console: Console,
+) -> list[GuidanceResult]:
+    """Evaluate one setting after another on all actors; what was sampled before is not sampled again."""
     found = []
     for number, setting in enumerate(settings, 1):
         console.print(
@@ -137,10 +142,15 @@ def _evaluated(
 
 def _rows(found: list[GuidanceResult]) -> list[dict[str, Any]]:
     return [
-        {"scale": o.setting.scale, "from_step": o.setting.interval[0], "to_step": o.setting.interval[1],
-         "samples": o.images, **o.metrics}
-        for o in sorted(found, key=lambda o: (o.images, o.setting.interval, o.setting.scale))
-    ]  # fmt: skip
+        {
+            "scale": result.setting.scale,
+            "from_step": result.setting.interval[0],
+            "to_step": result.setting.interval[1],
+            "samples": result.images,
+            **result.metrics,
+        }
+        for result in sorted(found, key=lambda o: (o.images, o.setting.interval, o.setting.scale))
+    ]
 
 
 def _write(
@@ -152,7 +162,7 @@ def _write(
 
 
 def plot(found: list[GuidanceResult], title: str) -> "Figure":
-    """Distance against guidance scale, a line for each interval and number of samples."""
+    """Plot distance against guidance scale, with a line for each interval and number of samples."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4), layout="constrained")
@@ -164,8 +174,8 @@ def plot(found: list[GuidanceResult], title: str) -> "Figure":
             for o in found
             if (o.images, o.setting.interval) == (images, interval)
         )
-        axes.plot(*zip(*points, strict=True), **line_style(number),
-                  label=f"{images:,} samples, steps {interval[0]:g} to {interval[1]:g}")  # fmt: skip
+        label = f"{images:,} samples, steps {interval[0]:g} to {interval[1]:g}"
+        axes.plot(*zip(*points, strict=True), **line_style(number), label=label)
     name = next(name for name in found[0].metrics if name.startswith(("fid_", "fd_")))
     axes.set(xlabel="guidance scale (1 is none)", ylabel=name.removesuffix("_ema"), title=title)
     axes.legend(fontsize="small")
@@ -199,6 +209,10 @@ def _print(found: list[GuidanceResult], folder: str, console: Console) -> None:
     most = max(result.images for result in found)
     best = min((o for o in found if o.images == most), key=distance)
     low, high = best.setting.interval
-    console.print(f"Smallest distance with {most} samples: --sampling.guidance.scale {best.setting.scale:g} "
-                  f"--sampling.guidance.interval '[{low:g}, {high:g}]'", soft_wrap=True, highlight=False)  # fmt: skip
+    console.print(
+        f"Smallest distance with {most} samples: --sampling.guidance.scale {best.setting.scale:g} "
+        f"--sampling.guidance.interval '[{low:g}, {high:g}]'",
+        soft_wrap=True,
+        highlight=False,
+    )
     console.print(f"Table and plot: {folder}", soft_wrap=True, highlight=False)

@@ -12,7 +12,7 @@ from orchestrator.config.schema import ExperimentConfig
 
 
 class LiveTable(tune.Callback):
-    """A table that stays up to date in a terminal; a line for each event elsewhere."""
+    """Shows a table that stays up to date in a terminal; elsewhere it prints a line for each event."""
 
     def __init__(self, configs: dict[str, ExperimentConfig], console: Console) -> None:
         self._console, self._configs = console, configs
@@ -20,41 +20,41 @@ class LiveTable(tune.Callback):
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune keeps a copy of its callbacks with its notes, and a terminal cannot be copied."""
+        """Return nothing, because Tune keeps a copy of its callbacks, and a terminal cannot be copied."""
         return {}
 
     def setup(self, **info: Any) -> None:
-        """Start drawing."""
+        """Start the table."""
         if self._live is not None:
             self._live.start()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial runs."""
+        """Note that a trial runs."""
         self._note(trial, status="running", began=time.monotonic())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A score."""
+        """Note a trial's score."""
         known = {name: result[name] for name in ("images_seen", "loss", "distance") if name in result}
         self._note(trial, **known)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It failed for the last time."""
+        """Note that a trial failed for the last time."""
         self._note(trial, status="failed")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It failed and is started again."""
+        """Note that a trial failed and is started again."""
         self._note(trial, status="started again")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """It ended, by itself or by the scheduler."""
+        """Note that a trial ended, by itself or because the scheduler stopped it."""
         name = trial.config["cell"]
         is_whole = self._rows[name].get("images_seen", 0) >= self._configs[name].train.images
         self._note(trial, status="finished" if is_whole else "pruned")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Leave the table as it is."""
+        """Stop the table, and leave it as it is."""
         if self._live is not None:
             self._live.stop()
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONG_NAME = 12
-"""Letters of an option's name from which on it is slanted."""
+"""Letters of the longest option's name above which the names are slanted."""
 
 
-def draw_plots(suite: Suite, results: list[TrialResult], folder: str, distance: str) -> list[str]:
-    """Write the plots that there are numbers for as PNGs; returns their names."""
+def write_plots(suite: Suite, results: list[TrialResult], folder: str, distance: str) -> list[str]:
+    """Write the plots that there are numbers for as PNGs, and return their names."""
     scored = [result for result in results if result.distance is not None]
     if not scored:
         return []
@@ -26,13 +26,16 @@ def draw_plots(suite: Suite, results: list[TrialResult], folder: str, distance: 
         "size": lambda: _by_size(suite, scored, distance),
         "curves": lambda: _curves(scored, distance),
     }
-    for name, draw in plots.items():
-        storage.write_bytes(storage.join(folder, f"{name}.png"), png_of(draw()))
+    for name, make in plots.items():
+        storage.write_bytes(storage.join(folder, f"{name}.png"), png_of(make()))
     return list(plots)
 
 
 def _by_option(suite: Suite, scored: list[TrialResult], distance: str) -> "Figure":
-    """First axis along x, a line for each option of the others; the quick scores, which all trials have alike."""
+    """Plot the first axis's options along x, with a line for each combination of the other axes' options.
+
+    The distances are those with few samples, which all trials have.
+    """
     figure, axes = _figure(1, 6.4)
     names = [option.name for option in suite.axes[0].options]
     lines = _groups(scored)
@@ -41,16 +44,18 @@ def _by_option(suite: Suite, scored: list[TrialResult], distance: str) -> "Figur
         whole = {o.cell.options[0].name: o.distance for o in members if o.status == "finished"}
         rest = {o.cell.options[0].name: o.distance for o in members if o.status != "finished"}
         # What is missing interrupts the line.
-        axes[0].plot([whole.get(name, math.nan) for name in names], linestyle="-" if line else "",
-                     label=line or None, **style)  # fmt: skip
-        axes[0].plot(
-            [rest.get(name, math.nan) for name in names], linestyle="", markerfacecolor="none", **style
-        )
+        heights = [whole.get(name, math.nan) for name in names]
+        axes[0].plot(heights, linestyle="-" if line else "", label=line or None, **style)
+        heights = [rest.get(name, math.nan) for name in names]
+        axes[0].plot(heights, linestyle="", markerfacecolor="none", **style)
     # Long names would run into each other.
     slanted: dict[str, Any] = {"rotation": 20, "ha": "right"} if max(map(len, names)) > LONG_NAME else {}
     axes[0].set_xticks(range(len(names)), names, **slanted)
-    axes[0].set(xlabel=suite.axes[0].name, ylabel=f"{distance} (lower is better)",
-                title=f"{suite.title}\nhollow: pruned, at the last score")  # fmt: skip
+    axes[0].set(
+        xlabel=suite.axes[0].name,
+        ylabel=f"{distance} (lower is better)",
+        title=f"{suite.title}\nhollow: pruned, at the last score",
+    )
     if any(lines):
         axes[0].legend(fontsize="small")
     return figure
@@ -60,19 +65,19 @@ def _by_size(suite: Suite, scored: list[TrialResult], distance: str) -> "Figure"
     figure, axes = _figure(2, 10)
     for axis, (what, unit) in zip(axes, {"parameters": 1e6, "macs": 1e6}.items(), strict=True):
         for number, (line, members) in enumerate(_groups(scored).items()):
+            style = line_style(number)
             for result in members:
-                is_whole = result.status == "finished"
-                axis.plot(getattr(result, what) / unit, result.distance, **line_style(number), markerfacecolor=None if is_whole else "none",
-                          linestyle="")  # fmt: skip
-                axis.annotate(result.cell.options[0].name, (getattr(result, what) / unit, result.distance),
-                              textcoords="offset points", xytext=(5, 3), fontsize="x-small")  # fmt: skip
-            axis.plot(
-                [],
-                [],
-                **line_style(number),
-                linestyle="",
-                label=line or None,
-            )
+                face = None if result.status == "finished" else "none"
+                point = (getattr(result, what) / unit, result.distance)
+                axis.plot(*point, **style, markerfacecolor=face, linestyle="")
+                axis.annotate(
+                    result.cell.options[0].name,
+                    point,
+                    textcoords="offset points",
+                    xytext=(5, 3),
+                    fontsize="x-small",
+                )
+            axis.plot([], [], **style, linestyle="", label=line or None)
         axis.margins(0.2, 0.1)  # Room for the labels.
         names = {"parameters": "million parameters", "macs": "million multiply-adds a forward pass"}
         axis.set(xlabel=names[what], ylabel=f"{distance} (lower is better)")
@@ -98,7 +103,7 @@ def _curves(scored: list[TrialResult], distance: str) -> "Figure":
 
 
 def _groups(scored: list[TrialResult]) -> dict[str, list[TrialResult]]:
-    """Results by their options of all axes but the first."""
+    """The results, grouped by their options of all axes but the first."""
     groups: dict[str, list[TrialResult]] = {}
     for result in scored:
         groups.setdefault(", ".join(option.name for option in result.cell.options[1:]), []).append(result)

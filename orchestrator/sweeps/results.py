@@ -25,7 +25,7 @@ class Finalist:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """A row of the table."""
+    """What became of a cell: a row of the table."""
 
     cell: Cell
     status: str
@@ -33,7 +33,7 @@ class TrialResult:
     parameters: int | None = None
     macs: int | None = None
     scores: list[tuple[int, float]] = field(default_factory=list)
-    """(images seen, distance) with few samples."""
+    """(images seen, distance) of scores with few samples."""
     losses: list[tuple[int, float]] = field(default_factory=list)
     finals: list[Finalist] = field(default_factory=list)
     note: str = ""
@@ -45,9 +45,11 @@ class TrialResult:
 
 
 def results_of(
-    cells: list[Cell], trials: dict[str, ExperimentConfig], failures: dict[str, str],
+    cells: list[Cell],
+    trials: dict[str, ExperimentConfig],
+    failures: dict[str, str],
     finalists: dict[str, list[Finalist]],
-) -> list[TrialResult]:  # fmt: skip
+) -> list[TrialResult]:
     """Read from the trials' folders what became of every cell, in the suite's order."""
     found: dict[str, TrialResult] = {}
     for cell in cells:

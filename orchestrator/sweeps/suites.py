@@ -1,4 +1,7 @@
-"""A suite is a YAML file: axes of options, each a change to a config; its cells are the product of the axes."""
+"""A suite is a YAML file with axes of options.
+
+Each option is a change to a config. The suite's cells are the product of its axes.
+"""
 
 import dataclasses
 import difflib
@@ -32,22 +35,25 @@ class Option:
     """One value of an axis."""
 
     name: str
-    """Stands in the table, and with the other axes' in the trial's folder."""
+    """Name in the table; together with those of the other axes' options it names the trial's folder."""
     branches: int | None = None
-    """Keep so many of the network's branches, the coarsest ones; null: all."""
+    """How many of the network's branches to keep, the coarsest ones; null: all."""
     match: Literal["parameters", "macs"] | None = None
-    """Scale the widths so that the network has as many parameters, or multiply-adds, as with all branches, within 2%."""
+    """Whether to scale the widths so that the network has the size that it has with all branches, within 2%.
+
+    The size is its parameters or its multiply-adds.
+    """
     changes: Changes = field(default_factory=dict)
     """Dotted setting -> value, as on the command line."""
     scales: dict[ScaleName, Changes] = field(default_factory=dict)
     """Further changes at one scale only."""
     paper: dict[str, str] = field(default_factory=dict)
-    """What the paper reports for it: metric -> text, such as fid: 3.65 and source: Table 2, row 6."""
+    """What the paper reports for it as metric -> text, such as fid: 3.65 and source: Table 2, row 6."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """What is varied."""
+    """What is varied: a list of options."""
 
     name: str
     options: list[Option]
@@ -60,14 +66,14 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What is compared."""
+    """What is compared: axes of options, at one scale or several."""
 
     title: str
     scales: dict[ScaleName, list[str]]
     """Scale -> presets and config files, applied in order."""
     axes: list[Axis]
     metrics: list[str] = field(default_factory=list)
-    """Further metrics of the samples for the table, without count and extractor, such as class_agreement."""
+    """Further metrics of the samples for the table, without count and extractor, as class_agreement."""
 
     def __post_init__(self) -> None:
         if not self.axes:
@@ -76,24 +82,24 @@ class Suite:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the product: a trial, or the reason why there can be none."""
+    """One combination of options: a trial, or the reason why there can be none."""
 
     options: tuple[Option, ...]
     config: ExperimentConfig | None
-    """Without the trial's own run.name and run.root."""
+    """The trial's config, but for its own run.name and run.root; None where it is not possible."""
     reason: str = ""
-    """Why it is not possible."""
+    """Why the cell is not possible."""
     same_as: str = ""
     """Name of an earlier cell with the very same config, whose trial serves both."""
 
     @property
     def name(self) -> str:
-        """The trial's folder."""
+        """The name of the trial's folder."""
         return "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", option.name).strip("_.") for option in self.options)
 
     @property
     def paper(self) -> dict[str, str]:
-        """What the paper reports for it; of several options that say something, the last counts."""
+        """What the paper reports for the cell; where several options say something, the last counts."""
         return {key: value for option in self.options for key, value in option.paper.items()}
 
 
@@ -103,17 +109,18 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by its name or the path of its file.
+    """Read a suite by its name, or by the path of its file.
 
     Raises:
-        UserError: there is none, or it is not as it must be.
+        UserError: there is no such suite, or it is not valid.
     """
     path = next((p for p in (SUITES / f"{name}.yaml", Path(name)) if p.is_file()), None)
     if path is None:
         nearest = difflib.get_close_matches(name, suite_names(), n=1, cutoff=0.3)
         hint = f"Did you mean {nearest[0]}? " if nearest else ""
         raise UserError(
-            f"There is no suite or file {name!r}. {hint}Suites: {', '.join(suite_names())}; or the path of a YAML file."
+            f"There is no suite or file {name!r}. {hint}Suites: {', '.join(suite_names())}; or the path "
+            "of a YAML file."
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Suite, "suite")
@@ -129,7 +136,7 @@ def cells_of(suite: Suite, scale: ScaleName, base: ExperimentConfig) -> list[Cel
     """Every combination of options, the last axis varying fastest; impossible ones with their reason.
 
     Raises:
-        UserError: a change names a setting that there is not.
+        UserError: a change names a setting that does not exist, or no combination is possible.
     """
     cells = [
         _cell(options, scale, base) for options in itertools.product(*(axis.options for axis in suite.axes))
@@ -178,7 +185,7 @@ def _configure(options: tuple[Option, ...], changes: Changes, base: ExperimentCo
     try:
         whole = _changed(base, changes).model
     except (ValueError, UserError):
-        whole = base.model  # Of conditioning that needs fewer branches.
+        whole = base.model  # The changes are possible with fewer branches only.
     return dataclasses.replace(config, model=match(config.model, measure(whole, matched), matched))
 
 

@@ -12,7 +12,7 @@ from orchestrator.artifacts import csv_of, millions
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.folder import write_text
 from orchestrator.scoring.protocol import count_name
-from orchestrator.sweeps.plots import draw_plots
+from orchestrator.sweeps.plots import write_plots
 from orchestrator.sweeps.results import TrialResult
 from orchestrator.sweeps.suites import TABLE_FILE, Suite
 
@@ -20,7 +20,7 @@ TABLE_FILES = (TABLE_FILE, "table.md", "table.json")
 
 
 def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
-    """The table: column -> value, None where there is nothing."""
+    """The rows of the table as column -> value, None where there is nothing."""
     quick, full = count_name(config.train.score_images), count_name(config.evaluation.images)
     distance = _distance_name(config)
     paper = sorted({key for result in results for key in result.cell.paper} - {"source"})
@@ -48,19 +48,19 @@ def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) 
 def write_results(
     suite: Suite, config: ExperimentConfig, results: list[TrialResult], tracker: Any, console: Console
 ) -> None:
-    """Write table and plots into the sweep's folder and to MLflow, and print the table."""
+    """Write the table and plots into the sweep's folder and to MLflow, and print the table."""
     rows, folder = write_table(suite, config, results), config.directory
     for file in TABLE_FILES:
         tracker.log_artifact.remote(file)
     tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
     quick = f"{_distance_name(config)}{count_name(config.train.score_images)}"
-    for name in draw_plots(suite, results, folder, quick):
+    for name in write_plots(suite, results, folder, quick):
         tracker.log_image.remote(name, f"{name}.png", 0)
     _print(suite, rows, folder, console)
 
 
 def write_table(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
-    """Write the table alone into the sweep's folder, in its three forms; its rows."""
+    """Write the table alone into the sweep's folder, in its three forms, and return its rows."""
     rows, folder = rows_of(suite, config, results), config.directory
     storage.write_bytes(storage.join(folder, TABLE_FILE), csv_of(rows))
     write_text(folder, "table.md", markdown(shown(suite, rows)))
@@ -71,7 +71,10 @@ def write_table(suite: Suite, config: ExperimentConfig, results: list[TrialResul
 
 
 def shown(suite: Suite, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """The table for people: sizes in millions, mean and deviation in one column, without what is empty throughout."""
+    """The table for people, without columns that are empty throughout.
+
+    Sizes are in millions, and a mean and its deviation share a column.
+    """
     table = [_shown(suite, row) for row in rows]
     columns = [column for column in table[0] if any(row[column] for row in table)]
     return [{column: row[column] for column in columns} for row in table]

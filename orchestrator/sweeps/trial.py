@@ -1,4 +1,4 @@
-"""A trial: the very code of jobs/train_g.py, run by Ray Tune, which hears of every score beside training."""
+"""A trial: the very code of jobs/train_g.py, run by Ray Tune, which hears of every score during training."""
 
 import json
 import re
@@ -26,19 +26,20 @@ class Trials:
     configs: dict[str, ExperimentConfig]
     """Name of a cell -> its config."""
     parent: str
-    """Folder of the sweep."""
+    """The sweep's folder."""
     side_by_side: int
-    """How many share the cluster."""
+    """How many trials share the cluster."""
 
 
 def run_trial(point: dict[str, Any], trials: Trials) -> None:
-    """Run or continue the experiment of ``point["cell"]``; reports images_seen, distance and loss at every score.
+    """Run or continue the experiment of ``point["cell"]``.
 
-    What was scored before is reported again, so that a scheduler knows it after a restart. A trial that was pruned stays so.
+    It reports images_seen, distance and loss at every score. What was scored before is reported again, so
+    that a scheduler knows it after a restart. A trial that was pruned stays pruned.
     """
     config = trials.configs[point["cell"]]
     pruned = pruned_at(config.directory)
-    # The last report of all comes when the numbers at the end are there: a scheduler may stop a trial at any report.
+    # A scheduler may stop a trial at any report, so the last one comes when the final numbers are there.
     last = config.train.images - 1 if pruned is None else pruned
     reported: set[int] = set()
 
@@ -51,8 +52,9 @@ def run_trial(point: dict[str, Any], trials: Trials) -> None:
     report()
     if pruned is not None:
         return
-    # A process of its own: Ray Train's contexts are not to be had in Tune's, and what is started here would look for room in
-    # the little that Tune has set apart for a trial's driver. It ends with this one.
+    # A process of its own, because Ray Train's contexts cannot be had in Tune's. What is started here would
+    # also look for room in the little that Tune has set apart for a trial's driver. The process ends with
+    # this one.
     experiment = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")(_run)
     running = experiment.remote(config, trials.parent, trials.side_by_side)
     while not ray.wait([running], timeout=POLL_SECONDS)[0]:
@@ -80,10 +82,10 @@ def pruned_at(directory: str) -> int | None:
 
 
 def scores_of(directory: str) -> list[tuple[int, float]]:
-    """(images seen, distance) of the scores made beside a run's training.
+    """(images seen, distance) of the scores made during a run's training.
 
-    A trial may have gone on for a while before it was told that it is pruned; what it was pruned at is what others were
-    compared with, and the last that counts.
+    A trial may have gone on for a while before it learned that it is pruned. The score at which it was pruned
+    is the one that others were compared with, and the last that counts.
     """
     pruned = pruned_at(directory)
     counted = (n for n in sorted(_scored_at(directory)) if pruned is None or n <= pruned)
@@ -102,19 +104,19 @@ def _score_at(directory: str, images_seen: int) -> float:
 
 
 def final_distance(directory: str) -> float:
-    """Distance of a finished run."""
+    """The distance of a finished run."""
     return distance_of(read_metrics(directory)["metrics"])
 
 
 def distance_of(scores: dict[str, Any]) -> float:
-    """Of metrics by name, what an ablation makes small: FID of the samples, or the embedded extractor's distance."""
+    """The metric that an ablation makes small: FID of the samples, or the embedded extractor's distance."""
     return float(
         next(entry["value"] for name, entry in scores.items() if re.fullmatch(r"f(i)?d\d+k?_.*_ema", name))
     )
 
 
 def losses_of(directory: str) -> list[tuple[int, float]]:
-    """(images seen, training loss) of a run, as its journal has them."""
+    """(images seen, training loss) of a run, by its journal."""
     return [
         (record["step"], record["values"]["loss/total"])
         for record in read_records(directory)

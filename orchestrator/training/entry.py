@@ -21,17 +21,19 @@ logger = logging.getLogger(__name__)
 
 
 def train(job: TrainJob, data_cpus: float) -> None:
-    """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` Ray Train workers.
+    """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` workers.
 
-    Workers that fail are started again, ``train.max_restarts`` times, fewer of them where ``train.min_workers`` allows it.
-    Where gradients stop being finite it goes back to the newest checkpoint and on with other noise, twice at most. Where
-    nodes are about to be taken away it goes on, from a checkpoint at that point, on others.
+    Workers that fail are started again, ``train.max_restarts`` times, and fewer of them where
+    ``train.min_workers`` allows it. Where gradients stop being finite, training goes back to the newest
+    checkpoint and on with other noise, twice at most. Where nodes are about to be taken away, training goes
+    on elsewhere from a checkpoint at that point.
 
     Args:
         data_cpus: CPUs that Ray Data may use for reading, over all workers.
 
     Raises:
-        UserError: the workers failed more often than ``train.max_restarts``, or training diverged after every rollback.
+        UserError: the workers failed more often than ``train.max_restarts``, or training diverged after every
+            rollback.
     """
     rollbacks, leaving = 0, set[str]()
     while interruption := _fit_with_restarts(job, data_cpus, leaving):
@@ -47,8 +49,8 @@ def train(job: TrainJob, data_cpus: float) -> None:
             raise _explained(job, interruption)
         rollbacks += 1
         logger.warning(
-            "Gradients were not finite for many steps up to %d images: going back to the newest checkpoint, and on with "
-            "other noise.",
+            "Gradients were not finite for many steps up to %d images: "
+            "going back to the newest checkpoint, and on with other noise.",
             interruption.images_seen,
         )
         job = dataclasses.replace(job, attempt=interruption.attempt + 1)
@@ -57,11 +59,12 @@ def train(job: TrainJob, data_cpus: float) -> None:
 def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
     train_config = job.config.train
     return UserError(
-        f"Training diverges at about {divergence.images_seen} images, also from the newest checkpoint with other noise "
-        f"({MAX_ROLLBACKS} times). The weights there are sound; the steps after it are not. Look at train/gradient_norm and "
-        f"loss_by_noise before it in MLflow, verify the dataset (python jobs/prepare_latents.py verify "
-        f"{job.config.data.path}), and start a run from an older checkpoint (--run.name NEW --train.init_from "
-        f"{job.config.directory}/checkpoints/N) with a lower --train.learning_rate (now {train_config.learning_rate:g}) or "
+        f"Training diverges at about {divergence.images_seen} images, also from the newest checkpoint with "
+        f"other noise ({MAX_ROLLBACKS} times). The weights there are sound; the steps after it are not. Look "
+        "at train/gradient_norm and loss_by_noise before it in MLflow, verify the dataset (python "
+        f"jobs/prepare_latents.py verify {job.config.data.path}), and start a run from an older checkpoint "
+        f"(--run.name NEW --train.init_from {job.config.directory}/checkpoints/N) with a lower "
+        f"--train.learning_rate (now {train_config.learning_rate:g}) or "
         f"--train.clip_gradient_norm (now {train_config.clip_gradient_norm:g})"
         + (", or in fp32." if train_config.precision == "bf16" else ".")
     )
@@ -80,8 +83,10 @@ def _fit_with_restarts(
             restarts += 1
             logger.warning(
                 "Training failed and is started again from the newest checkpoint (%d of %d times). %s",
-                restarts, max_restarts, _last_line(error),
-            )  # fmt: skip
+                restarts,
+                max_restarts,
+                _last_line(error),
+            )
 
 
 def _fit(job: TrainJob, data_cpus: float, workers: int) -> DivergenceError | PreemptedError | None:
@@ -93,7 +98,7 @@ def _fit(job: TrainJob, data_cpus: float, workers: int) -> DivergenceError | Pre
             # Ray Train's own state is not used to resume, so every call is a Ray Train run of its own.
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{job.attempt}",
             storage_path=storage.join(job.config.directory, "ray_train"),
-            # Where there is a choice of world sizes, one that cannot be placed is chosen anew and not waited for.
+            # Where there is a choice of world sizes, another is chosen when one cannot be placed.
             failure_config=ray.train.FailureConfig(
                 max_failures=0, controller_failure_limit=-1 if len(job.config.world_sizes) == 1 else 0
             ),
@@ -108,10 +113,10 @@ def _fit(job: TrainJob, data_cpus: float, workers: int) -> DivergenceError | Pre
 
 def _last_word(job: TrainJob, error: ray.train.TrainingFailedError) -> str:
     return (
-        f"Training failed and is not started again: it was {job.config.train.max_restarts} times (train.max_restarts). "
-        f"What failed last:\n  {_last_line(error)}\nThe whole of it is in the log above, and in Ray's under "
-        f"{storage.join(job.config.directory, 'ray_train')}. Everything up to the newest checkpoint is kept: mend the "
-        "cause and run the same command again."
+        f"Training failed and is not started again: it was {job.config.train.max_restarts} times "
+        f"(train.max_restarts). What failed last:\n  {_last_line(error)}\nThe whole of it is in the log "
+        f"above, and in Ray's under {storage.join(job.config.directory, 'ray_train')}. Everything up to the "
+        "newest checkpoint is kept: mend the cause and run the same command again."
     )
 
 

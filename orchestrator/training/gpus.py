@@ -1,17 +1,17 @@
-"""GPUs by their data sheets."""
+"""Speeds and memory sizes of GPUs, by their data sheets."""
 
 from typing import NamedTuple
 
 
 class GPU(NamedTuple):
-    """What NVIDIA's data sheet says."""
+    """What NVIDIA's data sheet says of a GPU."""
 
     bf16_flops: float
     """Operations per second of dense bf16 matrix products."""
     fp32_flops: float
-    """Of fp32 ones, without TF32."""
+    """Operations per second of fp32 matrix products, without TF32."""
     memory: float
-    """Bytes."""
+    """Bytes of GPU memory."""
 
 
 GPUS = {

@@ -14,7 +14,10 @@ PROBE_REPEATS = 2
 
 
 def peak_flops(device: torch.device, precision: Precision) -> float:
-    """Floating-point operations per second that the device could do: its data sheet's, else what a matrix product reaches."""
+    """Floating-point operations per second that the device could do.
+
+    They are those of its data sheet, or what a matrix product reaches where there is none.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, gpu in GPUS.items():
@@ -24,7 +27,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
 
 
 def matmul_peak(device: torch.device, precision: Precision) -> float:
-    """What a large square matrix product reaches, the best of a few, with the threads that there are now."""
+    """Operations per second of a large square matrix product, the best of a few, on the threads set now."""
     size = 8192 if device.type == "cuda" else 1024
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -34,7 +37,7 @@ def matmul_peak(device: torch.device, precision: Precision) -> float:
 
 
 def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
-    """How long it takes, to the end of what it starts on a GPU."""
+    """How long ``work`` takes, to the end of what it starts on a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -45,7 +48,7 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def node_usage(device: torch.device) -> dict[str, float]:
-    """How busy this machine is: processor since the last call, memory, and its GPUs' memory."""
+    """How busy this node is: its CPUs since the last call, its memory, and its GPUs' memory."""
     memory = psutil.virtual_memory()
     usage = {
         "cpu_utilization_percentage": psutil.cpu_percent(),

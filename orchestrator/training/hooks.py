@@ -1,4 +1,4 @@
-"""What happens outside the training loop while it runs."""
+"""What the training loop calls while it runs, and how it ends early."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from orchestrator.checkpoints.selection import Checkpoint
 
 
 def crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of ``every`` images lies in ``(before, after]``: batches need not end on it."""
+    """Whether a multiple of ``every`` images lies in ``(before, after]``; batches need not end on it."""
     return before // every != after // every
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """What happens on the first rank while training goes on; all must return at once."""
+    """Functions that the first rank calls while training goes on; all must return at once."""
 
     on_metrics: Callable[[dict[str, float], int], None]
     """Called with metrics and images seen."""

@@ -1,4 +1,4 @@
-"""What is reported between two points of training: means over the interval's steps and over all ranks."""
+"""The metrics of an interval of training: means over its steps and over all ranks."""
 
 import socket
 import time
@@ -22,7 +22,10 @@ from orchestrator.training.timing import Stopwatch
 NOISE_BINS = 5
 """Diffusion steps 1..1000 in equal parts, for the loss by noise level."""
 PEAK_PROBES = 5
-"""Intervals at which the peak is looked up; where it is measured, a busy machine shows less than its peak."""
+"""Intervals at which the peak is looked up.
+
+The largest counts, because a busy CPU reaches less than its peak.
+"""
 FORWARD_AND_BACKWARD = 3
 """A training step computes about three times what a forward pass does."""
 
@@ -39,12 +42,12 @@ class Interval:
         self._paused = self._checkpoint_stall = 0.0
 
     def add(self, result: StepResult) -> None:
-        """Count a step."""
+        """Add a step to the interval."""
         self._results.append(result)
 
     @contextmanager
     def pause(self, for_checkpoint: bool = False) -> Iterator[None]:
-        """What happens inside is no part of training's speed."""
+        """Keep what happens inside out of training's speed."""
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
@@ -52,7 +55,7 @@ class Interval:
         self._checkpoint_stall += seconds if for_checkpoint else 0.0
 
     def close(self, state: TrainState, stopwatch: Stopwatch) -> dict[str, float]:
-        """The interval's metrics; the next one begins. Collective: every rank must call this."""
+        """Return the interval's metrics, and begin the next one; collective, so every rank must call it."""
         config, results = self._config, self._results
         seconds = time.perf_counter() - self._started - self._paused
         images_per_second = len(results) * config.train.batch_size / seconds
@@ -86,20 +89,20 @@ class Interval:
 def mean_losses(
     losses: torch.Tensor, steps: torch.Tensor, multi_scale: bool, suffix: str = ""
 ) -> dict[str, float]:
-    """Means over all ranks, by branch, weighted, and of the finest branch by noise level; collective.
+    """Mean losses over all ranks: by branch, their weighted sum, and the finest branch's by noise level.
+
+    This is collective: every rank must call it.
 
     Args:
         losses: ``[R, B]`` branch losses of this rank's samples.
-        steps: ``[B]`` their diffusion steps, 1..1000.
-        suffix: of the metrics' names.
+        steps: ``[B]`` diffusion steps of these samples, 1..1000.
+        suffix: what the metrics' names have behind their kind.
     """
     num_branches, bins = losses.shape[0], (steps - 1) * NOISE_BINS // NUM_STEPS
     finest = losses[-1].double()
-    sums = torch.cat([
-        losses.double().sum(dim=1),
-        torch.zeros(NOISE_BINS, dtype=torch.float64, device=losses.device).index_add_(0, bins, finest),
-        torch.bincount(bins, minlength=NOISE_BINS).double(),
-    ])  # fmt: skip
+    by_noise = torch.zeros(NOISE_BINS, dtype=torch.float64, device=losses.device).index_add_(0, bins, finest)
+    counts = torch.bincount(bins, minlength=NOISE_BINS).double()
+    sums = torch.cat([losses.double().sum(dim=1), by_noise, counts])
     dist.all_reduce(sums)
     by_branch, by_noise, counts = sums.cpu().split([num_branches, NOISE_BINS, NOISE_BINS])
     means = by_branch / counts.sum()
@@ -115,7 +118,7 @@ def mean_losses(
 
 
 def _usage_of_nodes(device: torch.device) -> dict[str, float]:
-    """How busy every node is, and the largest GPU memory of a worker since the last call; collective."""
+    """How busy every node is, and the most GPU memory that a worker used since the last call; collective."""
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     if peak:
         torch.cuda.reset_peak_memory_stats(device)

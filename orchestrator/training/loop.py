@@ -1,4 +1,7 @@
-"""The training loop: the same with or without Ray; whoever calls it brings the batches and takes the reports."""
+"""The training loop, which is the same with Ray and without.
+
+Its caller brings the batches and takes the reports.
+"""
 
 import math
 import time
@@ -25,7 +28,7 @@ from orchestrator.training.timing import Stopwatch
 
 MAX_SKIPPED_STEPS = 10
 NOTICE_SECONDS = 5.0
-"""How often nodes that are about to leave are asked for; Ray Train itself looks as often."""
+"""Time between two looks for nodes that are about to leave; Ray Train itself looks as often."""
 
 
 def run_loop(
@@ -36,15 +39,18 @@ def run_loop(
     hooks: Hooks,
     held_out: Batch | None = None,
 ) -> None:
-    """Train from ``state.images_seen`` to ``train.images``, or until asked to stop; report and checkpoint on the way.
+    """Train from ``state.images_seen`` to ``train.images``, or until asked to stop.
 
-    Collective: every rank calls it with its own batches, the whole of ``held_out`` and the same position. The last
-    checkpoint is where it ended: at or just past ``train.images``, which is rounded up to whole batches.
+    Metrics are reported and checkpoints written on the way. The last checkpoint is written where training
+    ends. That is at ``train.images``, rounded up to whole batches, unless it was stopped earlier.
+
+    This is collective: every rank calls it with its own batches, the whole of ``held_out`` and the same
+    position.
 
     Raises:
         UserError: the last checkpoint could not be written.
         DivergenceError: ``MAX_SKIPPED_STEPS`` steps in a row had a gradient that is not finite.
-        PreemptedError: nodes are about to leave; there is a checkpoint to go on from elsewhere.
+        PreemptedError: nodes are about to leave. There is a checkpoint, from which others can go on.
     """
     loop = _Loop(config, info, state, hooks, held_out)
     loop.run(batches)
@@ -76,14 +82,14 @@ class _Loop:
         self._is_last = False
 
     def run(self, batches: Iterator[Batch]) -> None:
-        """Step by step, to the last one."""
+        """Train step by step, to the last one."""
         train, state = self._config.train, self._state
         while state.images_seen < train.images and not self._is_last:
             before = state.images_seen
             self._step(batches)
             self._is_last = state.images_seen >= train.images or self._stop.is_asked()
             is_saved = self._is_last or crossed(before, state.images_seen, train.checkpoint_every_images)
-            # Also at a checkpoint: the means that follow it are the same in a run that goes on from there.
+            # Also at a checkpoint, so that a run that goes on from there reports the same means as this one.
             if is_saved or crossed(before, state.images_seen, train.log_every_images):
                 self._report(self._interval.close(state, self._stopwatch))
             self._announce(self._writer.completed())
@@ -91,15 +97,16 @@ class _Loop:
                 self._save()
 
     def end(self) -> None:
-        """Wait for the last checkpoint, and say what calls for other workers."""
-        # Without a step there is nothing to write.
+        """Wait for the last checkpoint, and raise what calls for other workers."""
+        # Without a step there is no checkpoint to write.
         is_written = not self._is_last or self._announce(self._writer.finish())
         self._writer.close()
         seen = self._state.images_seen
         if not is_written:
             raise UserError(
-                f"The last checkpoint, at {seen} images, could not be written to {self._config.directory}; the log "
-                "says why. Make room and run the same command again: it goes on from the newest complete one."
+                f"The last checkpoint, at {seen} images, could not be written to {self._config.directory}; "
+                "the log says why. Make room and run the same command again: it goes on from the newest "
+                "complete one."
             )
         if self._stop.leaving_nodes and seen < self._config.train.images:
             raise PreemptedError(seen, self._stop.leaving_nodes)
@@ -121,13 +128,13 @@ class _Loop:
             raise DivergenceError(state.images_seen, state.attempt)
 
     def _save(self) -> None:
-        """The held-out loss, then a checkpoint beside training."""
+        """Compute the held-out loss, then write a checkpoint in the background."""
         state = self._state
         if self._held_out is not None:
             with self._interval.pause():
                 self._report(held_out_losses(self._config, self._info, state, self._held_out))
         with self._interval.pause(for_checkpoint=True):
-            # The last one waits for as long as it takes.
+            # The last one waits until the one before it is written.
             if self._is_last or self._writer.is_free(state.images_seen):
                 self._announce(self._writer.finish())
                 self._writer.start(state.images_seen, state.state_dict(), dict(self._newest_metrics))
@@ -144,17 +151,17 @@ class _Loop:
 
 
 class _StopForAll:
-    """The first rank's wish to stop, and nodes that are about to leave, made known to all ranks at the same step."""
+    """Tells all ranks, at the same step, that the first one wishes to stop or that nodes will leave."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
         self._looked_at = time.monotonic()
         self.leaving_nodes: list[str] = []
-        # On the CPU, and apart from training's collectives and the checkpoint thread's.
+        # On the CPU, and apart from the collectives of training and of the checkpoint thread.
         self._group: Any = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
 
     def is_asked(self) -> bool:
-        """Collective."""
+        """Whether training ends with this step; collective."""
         is_first, is_time = dist.get_rank() == 0, time.monotonic() - self._looked_at > NOTICE_SECONDS
         wishes = torch.tensor([is_first and self._hooks.should_stop(), is_first and is_time])
         if self._group is not None:
@@ -170,7 +177,10 @@ class _StopForAll:
 def held_out_losses(
     config: ExperimentConfig, info: DatasetInfo, state: TrainState, held_out: Batch
 ) -> dict[str, float]:
-    """Losses of rows that are never trained on, at noise and diffusion steps that never change; collective."""
+    """Losses of rows that are never trained on, at noise and diffusion steps that never change.
+
+    This is collective: every rank must call it.
+    """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     places = np.array_split(np.arange(len(held_out.labels)), world_size)[rank]
     # Every rank runs as many forward passes as every other: they gather weights together.

@@ -1,4 +1,4 @@
-"""AdamW with the released model's parameter groups, and the schedules that count images."""
+"""AdamW with the released model's parameter groups, and schedules that count images."""
 
 import math
 
@@ -20,9 +20,9 @@ VECTOR_SUFFIXES = (
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; everything decays except the slopes and offsets of time-dependent norms, as released.
+    """Make AdamW, with decay on everything but the slopes and offsets of time-dependent norms, as released.
 
-    Norms and embeddings are groups of their own where ``vector_learning_rate_scale`` sets them apart.
+    Norms and embeddings are groups of their own where ``vector_learning_rate_scale`` is not 1.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -45,7 +45,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def learning_rate(config: TrainConfig, images_seen: int) -> float:
-    """Learning rate of the update after ``images_seen`` images; the very first one is 0 where there is a warm-up."""
+    """The learning rate of the update after ``images_seen`` images.
+
+    With a warm-up, the very first one is 0.
+    """
     rate = config.learning_rate
     if images_seen < config.warmup_images:
         rate *= images_seen / config.warmup_images
@@ -55,7 +58,7 @@ def learning_rate(config: TrainConfig, images_seen: int) -> float:
 
 
 def ema_horizon(config: TrainConfig, images_seen: int) -> float:
-    """Images over which the weights' average forgets by 1/e, after ``images_seen`` images."""
+    """Images over which the average of the weights forgets all but 1/e, after ``images_seen`` images."""
     if config.ema_rampup is None:
         return config.ema_horizon_images
     return min(config.ema_horizon_images, config.ema_rampup * max(images_seen, 1))

@@ -1,4 +1,7 @@
-"""How one model becomes many shards: recomputation, compilation and FSDP2 over a device mesh, block by block."""
+"""How one model becomes many shards, block by block.
+
+These are recomputation, compilation and FSDP2 over a device mesh.
+"""
 
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -8,11 +11,16 @@ from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from orchestrator.config.schema import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
-"""Parameters below which a block is gathered with the rest: a collective of its own would cost more than it hides."""
+"""Parameters below which a block is gathered with the rest.
+
+A collective of its own would cost more time than it hides.
+"""
 
 
 def make_mesh(config: TrainConfig, device_type: str, world_size: int, workers_per_node: int) -> DeviceMesh:
-    """Copies x shards: every worker holds ``1 / shards`` of weights, gradients, optimizer and EMA.
+    """Make a mesh of copies x shards.
+
+    Every worker holds ``1 / shards`` of weights, gradients, optimizer and EMA.
 
     Raises:
         ValueError: hybrid sharding where the nodes do not hold equally many workers.
@@ -26,7 +34,7 @@ def make_mesh(config: TrainConfig, device_type: str, world_size: int, workers_pe
 
 
 def count_shards(config: TrainConfig, world_size: int, workers_per_node: int) -> int:
-    """Parts in which weights, gradients, optimizer and EMA lie.
+    """The number of parts into which weights, gradients, optimizer and EMA are cut.
 
     Raises:
         ValueError: hybrid sharding where the nodes do not hold equally many workers.
@@ -34,8 +42,9 @@ def count_shards(config: TrainConfig, world_size: int, workers_per_node: int) ->
     shards = {"replicate": 1, "shard": world_size, "hybrid": workers_per_node}[config.sharding]
     if world_size % shards:
         raise ValueError(
-            f"train.sharding hybrid needs equally many workers on every node; {world_size} workers were placed "
-            f"{workers_per_node} to a node. Set train.workers to a multiple of a node's GPUs, or train.sharding to shard."
+            f"train.sharding hybrid needs equally many workers on every node; {world_size} workers were "
+            f"placed {workers_per_node} to a node. Set train.workers to a multiple of a node's GPUs, or "
+            "train.sharding to shard."
         )
     return shards
 
@@ -45,9 +54,9 @@ def parallelize(
 ) -> DiMR:
     """Recompute, compile, then shard, in this order and in place.
 
-    Parameters, gradients and optimizer state are sharded over ``mesh`` (CPU and gloo, or GPU and NCCL). Each block's
-    weights are gathered when the forward pass comes to it and kept until its backward pass: gradients, optimizer and
-    EMA are what takes the memory, and gathering twice would cost more than it saves.
+    Parameters, gradients and optimizer state are sharded over ``mesh`` (CPU and gloo, or GPU and NCCL). Each
+    block's weights are gathered when the forward pass comes to it, and kept until its backward pass.
+    Gradients, optimizer and EMA take most of the memory, so gathering twice would cost more than it saves.
     """
     model.recompute([branch in config.recompute_branches for branch in range(len(model.branches))])
     if config.compile:

@@ -13,7 +13,10 @@ WARMUP_STEPS = 3
 
 
 class Profiler:
-    """Traces ``train.profile_steps`` steps of the first rank, and writes ``profile/trace.json.gz`` into the run's folder."""
+    """Traces ``train.profile_steps`` steps of the first rank.
+
+    The trace is ``profile/trace.json.gz`` in the run's folder.
+    """
 
     def __init__(self, config: ExperimentConfig, rank: int) -> None:
         self._target = storage.join(config.directory, "profile", "trace.json.gz")
@@ -26,7 +29,7 @@ class Profiler:
             self._profiler.start()
 
     def step(self) -> None:
-        """Called after every training step."""
+        """Note that a training step ended; called after every one."""
         if self._profiler is not None:
             self._profiler.step()
 

@@ -1,4 +1,7 @@
-"""Where a worker group starts and which rank reads what: Ray Train's data configuration over the deterministic stream."""
+"""Where a worker group starts, and which rank reads what.
+
+This is Ray Train's data configuration over the deterministic stream.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,21 +21,21 @@ HELD_OUT_ROWS = 512
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What every worker is told; pickled to it."""
+    """What every worker is told; it is pickled on the way."""
 
     config: ExperimentConfig
     dataset: LatentDataset
     make_hooks: Callable[[], Hooks]
-    """Called in every worker; the first rank's are used."""
+    """Called in every worker; the first rank's hooks are used."""
     held_out: LatentDataset | None = None
-    """Never trained on."""
+    """Rows that are never trained on."""
     attempt: int = 0
-    """At least this one: after a rollback, training sees other noise."""
+    """The smallest attempt to train with; after a rollback it grows, so that training sees other noise."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where training goes on from; chosen once for a whole worker group."""
+    """Where training goes on from, chosen once for a whole worker group."""
 
     checkpoint: Checkpoint | None
     plan: StreamPlan
@@ -42,7 +45,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Shard:
-    """A rank's share."""
+    """A rank's share of what is read."""
 
     start: Start
     data: ray.data.DataIterator
@@ -50,7 +53,7 @@ class Shard:
 
 
 def find_start(job: TrainJob) -> Start:
-    """The newest valid checkpoint, and what is left to read from there."""
+    """Find the newest valid checkpoint, and what is left to read from there."""
     config = job.config
     newest = newest_valid(config.directory)
     order = make_order(
@@ -63,14 +66,14 @@ def find_start(job: TrainJob) -> Start:
 
 
 def make_shard(start: Start, rank: int, world_size: int, cpus: float) -> Shard:
-    """A rank's share, read with ``cpus`` CPUs."""
+    """Make a rank's share, which is read with ``cpus`` CPUs."""
     dataset = rank_dataset(start.plan, rank, world_size)
     dataset.context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus)
     return Shard(start, dataset.iterator())
 
 
 class DeterministicOrder(ray.train.DataConfig):  # type: ignore[misc]
-    """Hands every Ray Train worker its :class:`Shard`; called at every (re)start of the worker group."""
+    """Hands every Ray Train worker its :class:`Shard`, at every start of the worker group."""
 
     def __init__(self, data_cpus: float) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class DeterministicOrder(ray.train.DataConfig):  # type: ignore[misc]
     def configure(
         self, datasets: Any, world_size: int, worker_handles: Any, worker_node_ids: Any, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """``datasets["train"]`` is the :class:`Start` that was found for this worker group."""
+        """Return a shard per worker, of the :class:`Start` in ``datasets["train"]``."""
         cpus = max(1.0, self._data_cpus / world_size)
         return [
             {"train": make_shard(datasets["train"], rank, world_size, cpus)} for rank in range(world_size)

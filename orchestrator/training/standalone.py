@@ -1,7 +1,8 @@
-"""The training loop without Ray, to profile or debug it: ``torchrun --nproc-per-node N -m orchestrator.training.standalone``.
+"""The training loop without Ray, to profile or debug it.
 
-Takes the settings of ``jobs/train_g.py``; the number of processes is torchrun's, not ``train.workers``. It needs the
-dataset, prints metrics, and writes the same checkpoints.
+``torchrun --nproc-per-node N -m orchestrator.training.standalone`` takes the settings of ``jobs/train_g.py``.
+The number of processes is torchrun's, not ``train.workers``. The dataset must be there already. The job
+prints metrics, and writes the same checkpoints.
 """
 
 import dataclasses

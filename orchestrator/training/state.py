@@ -17,21 +17,21 @@ from orchestrator.training.parallelize import parallelize
 
 @dataclass
 class TrainState:
-    """Model, optimizer and EMA, sharded alike, and the position in training."""
+    """The model, optimizer and EMA, sharded alike, and the position in training."""
 
     model: DiMR
     optimizer: torch.optim.AdamW
     ema: EMA
     device: torch.device
     images_seen: int = 0
-    """Position of the run: decides the data, the draws, the schedules."""
+    """Position of the run, which decides the data, the draws and the schedules."""
     attempt: int = 0
-    """Part of every draw's seed; another attempt sees other noise."""
+    """Part of every draw's seed, so that another attempt sees other noise."""
     skipped_steps: int = 0
     """Steps without an update because the gradient was not finite."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors (sharded as they are) and numbers, for torch's distributed checkpoint."""
+        """The tensors, sharded as they are, and the numbers, for torch's distributed checkpoint."""
         model, optimizer = get_state_dict(self.model, self.optimizer)
         position = {
             "images_seen": self.images_seen,
@@ -41,7 +41,7 @@ class TrainState:
         return {"model": model, "optimizer": optimizer, "ema": self.ema.weights, "position": position}
 
     def load_state_dict(self, loaded: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned; EMA tensors were filled in place by the loader."""
+        """Take over what :meth:`state_dict` returned; the loader has filled the EMA's tensors in place."""
         set_state_dict(
             self.model, self.optimizer, model_state_dict=loaded["model"], optim_state_dict=loaded["optimizer"]
         )
@@ -52,10 +52,13 @@ class TrainState:
 def fresh_state(
     config: ExperimentConfig, mesh: DeviceMesh, device: torch.device, resumes: bool = False
 ) -> TrainState:
-    """The state before the first step; weights depend on ``run.seed`` alone, or are those of ``train.init_from``.
+    """Make the state before the first step.
+
+    Its weights depend on ``run.seed`` alone, or are those of ``train.init_from``.
 
     Args:
-        resumes: a checkpoint will be loaded into it, so that ``train.init_from`` need not be there any more.
+        resumes: whether a checkpoint will be loaded into it. Then ``train.init_from`` need not be there any
+            more.
     """
     if config.train.init_from is not None and not resumes:
         model = load_weights(config.train.init_from, config.model)

@@ -1,4 +1,4 @@
-"""One training step: what is drawn for it, and what it does to the state."""
+"""One training step: the random numbers that are drawn for it, and what it does to the state."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -24,7 +24,7 @@ from orchestrator.training.timing import Stopwatch
 
 @dataclass(frozen=True)
 class Draws:
-    """A rank's part of a global batch, ready for the network: clean input, noise, diffusion step and label."""
+    """A rank's part of a global batch, ready for the network."""
 
     clean: Tensor
     """``[B, C, H, W]`` float32."""
@@ -36,7 +36,7 @@ class Draws:
     """``[B]`` int64; dropped ones are the null class."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Draws":
-        """On a device, the floating-point ones as ``dtype``."""
+        """The same draws on a device, floating-point ones as ``dtype``."""
         return Draws(
             clean=self.clean.to(device, dtype, non_blocking=True),
             noise=self.noise.to(device, dtype, non_blocking=True),
@@ -45,7 +45,7 @@ class Draws:
         )
 
     def split(self, parts: int) -> list["Draws"]:
-        """In equal parts."""
+        """Cut the draws into ``parts`` equal parts."""
         columns = (
             self.clean.chunk(parts),
             self.noise.chunk(parts),
@@ -57,16 +57,16 @@ class Draws:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured."""
+    """What a training step measured."""
 
     losses: Tensor
     """``[R, B]`` unweighted branch losses of this rank's samples."""
     steps: Tensor
-    """``[B]`` their diffusion steps."""
+    """``[B]`` diffusion steps of these samples."""
     gradient_norm: float
-    """Global norm before clipping."""
+    """The gradient's global norm before clipping."""
     skipped: bool
-    """The gradient was not finite, so nothing was updated."""
+    """True where the gradient was not finite, so that nothing was updated."""
 
 
 def draw(
@@ -77,29 +77,25 @@ def draw(
     attempt: int = 0,
     held_out: bool = False,
 ) -> Draws:
-    """Everything random about a batch, on the CPU, from (seed, purpose, count of images before the sample, attempt).
+    """Draw everything that is random about a batch, on the CPU.
+
+    The numbers are a function of the seed, their purpose, the images seen before the sample, and the attempt.
 
     Args:
-        first: images seen before this rank's first sample: images seen before the global batch, plus the sample's place.
-        attempt: another one draws other numbers.
-        held_out: draw for the held-out loss: other numbers than training's, no flips, and no label dropped.
+        first: images seen before this rank's first sample. They are the images seen before the global batch,
+            plus the sample's place in it.
+        attempt: another attempt draws other numbers.
+        held_out: whether this is for the held-out loss. It has other numbers than training, no image is
+            flipped, and no label is dropped.
     """
     seed, places = config.run.seed, list(range(first, first + len(batch.labels)))
     use = "held-out/" if held_out else ""
     stored = torch.from_numpy(np.require(batch.arrays, requirements="W"))
     if info.kind == "pixels":
-        clean = stored.float() / 127.5 - 1
-        if config.data.random_flip and not held_out:
-            mirrored = torch.from_numpy(randomness.uniform(seed, "random-flip", places, attempt) < 0.5)
-            clean = torch.where(mirrored[:, None, None, None], clean.flip(-1), clean)
+        clean = _pixels(config, stored, places, attempt, held_out)
     else:
-        mean, log_variance = stored.float().chunk(2, dim=1)
-        spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
-        latent_noise = torch.from_numpy(
-            randomness.normal(seed, f"{use}latent-sampling", places, info.diffusion_shape, attempt)
-        )
-        assert info.scaling_factor is not None
-        clean = info.scaling_factor * (mean + spread * latent_noise)
+        latent_noise = randomness.normal(seed, f"{use}latent-sampling", places, info.diffusion_shape, attempt)
+        clean = _latents(info, stored, torch.from_numpy(latent_noise))
     labels = torch.from_numpy(batch.labels.astype(np.int64))
     dropout = 0.0 if held_out else config.diffusion.class_dropout
     dropped = randomness.uniform(seed, "class-dropout", places, attempt) < dropout
@@ -116,10 +112,29 @@ def draw(
     )
 
 
+def _pixels(
+    config: ExperimentConfig, stored: Tensor, places: list[int], attempt: int, held_out: bool
+) -> Tensor:
+    """Stored bytes as clean pixels in [-1, 1], some of them flipped."""
+    clean = stored.float() / 127.5 - 1
+    if config.data.random_flip and not held_out:
+        is_flipped = randomness.uniform(config.run.seed, "random-flip", places, attempt) < 0.5
+        clean = torch.where(torch.from_numpy(is_flipped)[:, None, None, None], clean.flip(-1), clean)
+    return clean
+
+
+def _latents(info: DatasetInfo, stored: Tensor, noise: Tensor) -> Tensor:
+    """Stored moments of the VAE and noise, combined to clean latents."""
+    mean, log_variance = stored.float().chunk(2, dim=1)
+    spread = torch.exp(0.5 * log_variance.clamp(-30, 20))
+    assert info.scaling_factor is not None
+    return info.scaling_factor * (mean + spread * noise)
+
+
 def forward_losses(
     config: ExperimentConfig, state: TrainState, draws: Draws, schedule: NoiseSchedule
 ) -> Tensor:
-    """Unweighted branch losses ``[R, B]`` of what was drawn."""
+    """Unweighted branch losses ``[R, B]`` of the draws."""
     noisy = schedule.add_noise(draws.clean, draws.noise, draws.step)
     with compute_precision(config.train.precision, state.device):
         predictions = state.model(noisy, noise_level(draws.step).to(noisy.dtype), draws.labels)
@@ -130,7 +145,10 @@ def forward_losses(
 def train_step(
     config: ExperimentConfig, state: TrainState, draws: Draws, schedule: NoiseSchedule, stopwatch: Stopwatch
 ) -> StepResult:
-    """Forward, backward, clipped AdamW update, EMA; advances ``images_seen`` by the global batch in any case."""
+    """Do one step: forward, backward, clipped AdamW update, EMA.
+
+    ``images_seen`` advances by the global batch, also where the update is skipped.
+    """
     draws = draws.to(state.device, next(state.model.parameters()).dtype)
     parts = draws.split(config.train.micro_batches)
     losses = []

@@ -18,7 +18,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Counts what happens inside to ``name``."""
+        """Count the time of what happens inside towards ``name``."""
         if self._on_gpu:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -31,7 +31,7 @@ class Stopwatch:
             self._seconds[name] += time.perf_counter() - started
 
     def seconds(self) -> dict[str, float]:
-        """By part, since the last call."""
+        """Seconds by part, since the last call."""
         if self._events:
             torch.cuda.synchronize()
             for name, begin, end in self._events:

@@ -1,4 +1,4 @@
-"""One rank of training: in a Ray Train worker, or without Ray in a process of torchrun or alone."""
+"""One rank of training: in a Ray Train worker, in a process of torchrun, or in a process alone."""
 
 import dataclasses
 import logging
@@ -25,14 +25,16 @@ from orchestrator.training.state import TrainState, fresh_state
 
 
 def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | PreemptedError | None:
-    """Train in a Ray Train worker; where ``train.workers`` is 0, in the calling process.
+    """Train in a Ray Train worker, or in the calling process where ``train.workers`` is 0.
 
-    What calls for other workers is returned, not raised: Ray Train would count it as a failure, and start the same ones.
+    An interruption that calls for other workers is returned, not raised. Ray Train would count it as a
+    failure, and start the same workers again.
     """
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     shard = ray.train.get_dataset_shard("train")
-    if isinstance(shard, Start):  # Ray Train configures no data where it starts no workers.
+    if isinstance(shard, Start):
+        # Ray Train configures no data where it starts no workers.
         shard = make_shard(shard, 0, 1, data_cpus)
     device = ray.train.torch.get_device() if job.config.train.use_gpu else torch.device("cpu")
     per_node = ray.train.get_context().get_local_world_size()
@@ -49,13 +51,19 @@ def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | Preempt
 
 
 def _leaving_nodes() -> list[str]:
-    """Nodes with workers that are being drained, because of a preemption for example; all ranks must ask together."""
+    """Nodes with workers that are being drained, for example because of a preemption.
+
+    All ranks must ask together.
+    """
     preemption = ray.train.get_preemption_info()
     return preemption.preempted_node_ids if preemption is not None else []
 
 
 def run_process(job: TrainJob) -> TrainState:
-    """Train without Ray: alone, or as one of the processes that torchrun started. Reads the files itself."""
+    """Train without Ray, alone or as one of the processes that torchrun started.
+
+    The process reads the dataset's files itself.
+    """
     logging.basicConfig(level=logging.WARNING)
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = torch.device("cpu")
@@ -80,7 +88,10 @@ def run_process(job: TrainJob) -> TrainState:
 def run_rank(
     job: TrainJob, start: Start, tables: Iterator[pa.Table], device: torch.device, workers_per_node: int
 ) -> TrainState:
-    """Train from ``start`` to ``train.images``; a process group of one is made where there is none."""
+    """Train from ``start`` to ``train.images``.
+
+    Where there is no process group, one of a single process is made.
+    """
     config = job.config
     if not config.train.use_gpu:
         torch.set_num_threads(config.train.threads_per_worker)
@@ -105,7 +116,7 @@ def run_rank(
 
 
 def _same_everywhere(job: TrainJob) -> Start:
-    """The first rank's choice of where to start."""
+    """Where the first rank chose to start; the same on all ranks."""
     if not dist.is_initialized():
         return find_start(job)
     choice: list[Start | None] = [find_start(job) if dist.get_rank() == 0 else None]
@@ -116,7 +127,10 @@ def _same_everywhere(job: TrainJob) -> Start:
 
 @contextmanager
 def _reading(shard: Shard) -> Iterator[Iterator[pa.Table]]:
-    """A shard's Arrow blocks, in order, some read ahead; reading begins at once, while the network is still being built."""
+    """A shard's Arrow blocks, in order, some read ahead.
+
+    Reading begins at once, while the network is still being built.
+    """
     blocks: Any = iter(shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
     with ThreadPoolExecutor(1, "first-block") as pool:
         first = pool.submit(lambda: list(islice(blocks, 1)))
@@ -124,7 +138,7 @@ def _reading(shard: Shard) -> Iterator[Iterator[pa.Table]]:
             yield chain(_result(first), blocks)
         finally:
             first.exception()
-            blocks.close()  # Readers that are ahead end with it, not whenever it is collected.
+            blocks.close()  # Ends readers that are ahead now, and not only when it is collected.
 
 
 def _result(first: Future[list[pa.Table]]) -> Iterator[pa.Table]:

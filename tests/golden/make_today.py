@@ -1,7 +1,8 @@
-"""Make ``tests/golden/today/`` by the jobs of a checkout: ``python tests/golden/make_today.py CHECKOUT FOLDER``.
+"""Make ``tests/golden/today/`` by the jobs of a checkout.
 
-It is made once, by the version whose files every later version must read and continue. ``FOLDER`` is where the files are
-made (their configs name it), and what is kept of them is then copied by hand.
+``python tests/golden/make_today.py CHECKOUT FOLDER`` is run once, with the version whose files every later
+version must read and continue. ``FOLDER`` is where the files are made, and their configs name it. What is
+kept of them is then copied by hand.
 """
 
 import os
@@ -22,12 +23,13 @@ STOP_AFTER = 512
 
 CONFIG = """
 run: {{name: finished, root: {folder}/runs}}
-data: {{path: {folder}/dataset, source: image_folder, source_path: {folder}/images, lanes: 4, shuffle_window: 16}}
+data: {{path: {folder}/dataset, source: image_folder, source_path: {folder}/images, lanes: 4,
+  shuffle_window: 16}}
 model: {{input_size: 4, channels: 1, num_classes: 3, depths: [3, 1], widths: [16, 8], num_heads: 2}}
 diffusion: {{schedule: cosine, prediction: v}}
-train: {{images: 2048, batch_size: 8, learning_rate: 1.0e-3, warmup_images: 64, ema_horizon_images: 256, workers: 1,
-  use_gpu: false, log_every_images: 128, checkpoint_every_images: 256, preview_every_images: 256,
-  score_every_images: 512, score_images: 8, keep_checkpoints: 1}}
+train: {{images: 2048, batch_size: 8, learning_rate: 1.0e-3, warmup_images: 64, ema_horizon_images: 256,
+  workers: 1, use_gpu: false, log_every_images: 128, checkpoint_every_images: 256,
+  preview_every_images: 256, score_every_images: 512, score_images: 8, keep_checkpoints: 1}}
 sampling: {{sampler: {{kind: dpm_solver_multistep, steps: 2}}, batch_size: 4, use_gpu: false}}
 prepare: {{use_gpu: false}}
 evaluation: {{images: 12, extractor: efficientnet_lite0}}
@@ -46,7 +48,7 @@ scales: {{nano: [{folder}/tiny.yaml]}}
 
 
 def make_images(folder: Path) -> None:
-    """Grey pictures with a brightness and a gradient of their own, a folder for each class."""
+    """Write grey pictures, each of its own brightness and gradient, in a folder for each class."""
     for number in range(IMAGES):
         label, ramp = number % CLASSES, np.arange(SIZE, dtype=np.uint8)
         pixels = (80 * label + number + 4 * ramp[None, :] + np.uint8(2) * ramp[:, None]).astype(np.uint8)
@@ -56,12 +58,12 @@ def make_images(folder: Path) -> None:
 
 
 def run(checkout: Path, *command: str) -> None:
-    """A job, to its end."""
+    """Run a job to its end."""
     subprocess.run([sys.executable, *command], cwd=checkout, env=environment(checkout), check=True)
 
 
 def stop(checkout: Path, when: Callable[[], bool], by: int, *command: str) -> None:
-    """A job, which gets the signal ``by`` when the condition holds."""
+    """Start a job, and send it the signal ``by`` when the condition holds."""
     job = subprocess.Popen(
         [sys.executable, *command], cwd=checkout, env=environment(checkout), start_new_session=True
     )
@@ -77,7 +79,7 @@ def stop(checkout: Path, when: Callable[[], bool], by: int, *command: str) -> No
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """The checkout's own packages, whatever else is installed."""
+    """The environment in which a job uses the checkout's own packages, whatever else is installed."""
     return os.environ | {"PYTHONPATH": str(checkout)}
 
 
@@ -91,16 +93,8 @@ def main() -> None:
     run(checkout, "jobs/prepare_latents.py", "--config", str(config))
     run(checkout, "jobs/train_g.py", "--config", str(config))
     marker = runs / "interrupted" / "checkpoints" / str(STOP_AFTER) / "COMPLETE.json"
-    stop(
-        checkout,
-        marker.exists,
-        signal.SIGINT,
-        "jobs/train_g.py",
-        "--config",
-        str(config),
-        "--run.name",
-        "interrupted",
-    )
+    train = ("jobs/train_g.py", "--config", str(config), "--run.name", "interrupted")
+    stop(checkout, marker.exists, signal.SIGINT, *train)
     trials = runs / "sweep" / "trials"
 
     def is_midway() -> bool:
@@ -108,8 +102,9 @@ def main() -> None:
         begun = {path.parents[2] for path in trials.glob("*/checkpoints/*/COMPLETE.json")}
         return bool(finished) and bool(begun - finished)
 
-    stop(checkout, is_midway, signal.SIGKILL, "jobs/ablate.py", "--suite", str(suite), "--run.name", "sweep",
-         "--prune", "false", "--finalists", "1", "--seeds", "1")  # fmt: skip
+    ablate = ("jobs/ablate.py", "--suite", str(suite), "--run.name", "sweep")
+    options = ("--prune", "false", "--finalists", "1", "--seeds", "1")
+    stop(checkout, is_midway, signal.SIGKILL, *ablate, *options)
 
 
 if __name__ == "__main__":

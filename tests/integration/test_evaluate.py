@@ -1,4 +1,4 @@
-"""Evaluation on a real Ray: pools of actors, one killed midway, the whole job killed, and what lands in MLflow."""
+"""Evaluation on a real Ray: pools of actors, one killed, the whole job killed, and numbers in MLflow."""
 
 import dataclasses
 import json
@@ -70,7 +70,7 @@ def kill_a_sampler_when(parts: Parts, killed: list[int]) -> None:
         time.sleep(0.02)  # between two looks at a folder
 
 
-def test_images_do_not_depend_on_the_actors_that_draw_them_or_on_their_deaths(
+def test_images_do_not_depend_on_the_actors_that_sample_them_or_on_their_deaths(
     tmp_path: Path, dataset: LatentDataset
 ) -> None:
     alone = config(tmp_path / "alone", dataset, actors=1)
@@ -88,7 +88,7 @@ def test_images_do_not_depend_on_the_actors_that_draw_them_or_on_their_deaths(
         found.append(sample_images(job, extractor=None))
     killer.join()
     assert len(killed) == 1
-    first, second = (images_in(drawn.folder) for drawn in found)
+    first, second = (images_in(samples.folder) for samples in found)
     assert len(first) == 15
     assert first == second
 
@@ -122,9 +122,13 @@ class TestCommand:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         return subprocess.Popen(
-            [sys.executable, "jobs/evaluate.py", *arguments], cwd=ROOT, env={**environment, "COLUMNS": "200"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [sys.executable, "jobs/evaluate.py", *arguments],
+            cwd=ROOT,
+            env={**environment, "COLUMNS": "200"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     @pytest.mark.faults
     def test_a_killed_job_goes_on_and_its_numbers_land_below_their_run(
@@ -216,7 +220,7 @@ def test_a_sweep_refines_around_its_best_setting(
     (folder,) = (Path(settings.directory) / "sweeps").iterdir()
     assert (folder / "guidance.png").stat().st_size > 10_000
     assert len((folder / "table.csv").read_text().splitlines()) == 1 + len(found)
-    # A trial is the evaluation of that setting, and nothing else.
+    # A point of the sweep is the evaluation of that setting, and nothing else.
     (run,) = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert run.data.metrics["guidance_0-1000_n8/fd_efficientnet_lite0_ema"] == distance(quick[-1])
 

@@ -1,4 +1,4 @@
-"""Files of the first layout (`tests/golden/today`, see its README) are read and continued by every later version."""
+"""Files of the first layout (`tests/golden/today`, see its README) are still read and continued."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ LENGTH = 2048
 
 @pytest.fixture
 def today(tmp_path: Path) -> Path:
-    """The files, moved to where this machine has room."""
+    """The files, unpacked; their configs name the folder where they lie now."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     for name in ("tiny.yaml", "suite.yaml", "runs/sweep/suite.json"):
@@ -103,6 +103,7 @@ def test_an_interrupted_run_goes_on_to_where_the_other_ended(today: Path, ray_se
     assert ours == pytest.approx(theirs, rel=0.02)
 
 
+@pytest.mark.faults
 def test_an_interrupted_sweep_goes_on(today: Path, ray_session: None) -> None:
     trials = today / "runs" / "sweep" / "trials"
     finished = {file: file.read_bytes() for file in trials.glob("*/metrics.json")}

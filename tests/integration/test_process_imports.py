@@ -1,4 +1,4 @@
-"""No process loads what it does not use: every process of a run notes its modules until its end (`tests/probes`)."""
+"""No process loads what it does not use: each process of a run notes its modules (`tests/probes`)."""
 
 import json
 import os
@@ -51,8 +51,14 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """What each process of a short run was called -> the modules that it had loaded at its end."""
     folder = tmp_path_factory.mktemp("imports")
     dataset = write_numbered(folder / "data", 60, 10)
-    train = {"workers": 1, "preview_every_images": 64, "export_every_images": 64, "score_every_images": 64,
-             "score_images": 8, "checkpoint_every_images": 64}  # fmt: skip
+    train = {
+        "workers": 1,
+        "preview_every_images": 64,
+        "export_every_images": 64,
+        "score_every_images": 64,
+        "score_images": 8,
+        "checkpoint_every_images": 64,
+    }
     (folder / "tiny.yaml").write_text(to_yaml(tiny(folder / "runs", dataset.path, train=train)))
     (folder / "modules").mkdir()
     environment = os.environ | {"PYTHONPATH": str(PROBES), "MODULES_FOLDER": str(folder / "modules")}
@@ -107,8 +113,10 @@ def test_the_network_brings_torch_and_little_more() -> None:
 
 def test_a_training_worker_imports_what_its_parts_bring() -> None:
     parts = (
-        "import ray.train.torch, torch.distributed.checkpoint; from torch.distributed.fsdp import fully_shard; "
-        "w = torch.nn.Linear(2, 2); o = torch.optim.AdamW(w.parameters()); w(torch.ones(1, 2)).sum().backward(); o.step()"
+        "import ray.train.torch, torch.distributed.checkpoint; "
+        "from torch.distributed.fsdp import fully_shard; "
+        "w = torch.nn.Linear(2, 2); o = torch.optim.AdamW(w.parameters()); "
+        "w(torch.ones(1, 2)).sum().backward(); o.step()"
     )
     ours = set(printed_modules(f"import orchestrator.training.worker; import torch; {parts}"))
     theirs = set(printed_modules(f"import torch; {parts}"))

@@ -37,7 +37,10 @@ def named(document: Path, pattern: str) -> set[str]:
 
 
 def is_setting(key: str) -> bool:
-    """A setting, a section, the beginning of several (``train.keep_*``), or a file's name that looks like one."""
+    """Whether it is a setting, a section or the beginning of several settings (``train.keep_*``).
+
+    File names look like settings, and count too.
+    """
     beginnings = (f"{key}.", key if key.endswith("_") else f"{key}.")
     return (
         key in SETTINGS
@@ -77,7 +80,8 @@ def test_what_it_names_exists(document: Path) -> None:
 def test_a_document_that_names_what_is_not_there_is_found(tmp_path: Path) -> None:
     document = tmp_path / "wrong.md"
     document.write_text(
-        "[a](gone.md) `jobs/gone.py` `test_gone.py` --config gone --suite gone `train.gone` `train.workers` jobs/train_g.py"
+        "[a](gone.md) `jobs/gone.py` `test_gone.py` --config gone --suite gone `train.gone` "
+        "`train.workers` jobs/train_g.py"
     )
     with pytest.raises(AssertionError) as failed:
         test_what_it_names_exists(document)

@@ -1,4 +1,4 @@
-"""Who imports whom: no circles, nothing looks upward, and `dimr_model` knows of no Ray, no MLflow and no orchestrator."""
+"""Who imports whom: no circles, nothing looks upward, and `dimr_model` knows of nothing around it."""
 
 import ast
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# From the bottom up: what stands in a layer imports from layers below it and from its own. A module that is not named
-# belongs to its room. `command` is what a jobs/*.py calls: the top of its room, which nothing imports.
+# From the bottom up: a module imports from its own layer and from layers below. A module that is not named
+# here belongs to its room's layer. A `command` module is what a jobs/*.py calls. It is the top of its room,
+# and nothing imports it.
 LAYERS = (
     ("dimr_model",),
     ("orchestrator", "orchestrator.errors", "orchestrator.storage"),
@@ -56,8 +57,8 @@ GRAPH = {
     module: {name for name in imported(path) if name in MODULES} - {module}
     for module, path in MODULES.items()
 }
-# A package's __init__ may hand on names of its modules; that is no dependency of the modules on each other.
-GRAPH = {module: used for module, used in GRAPH.items() if not MODULES[module].name == "__init__.py"}
+# A package's __init__ may hand on names of its modules. That makes no module depend on another.
+GRAPH = {module: used for module, used in GRAPH.items() if MODULES[module].name != "__init__.py"}
 
 
 def layer_of(module: str) -> int:

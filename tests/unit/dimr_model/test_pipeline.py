@@ -1,4 +1,4 @@
-"""The pipeline turns class labels into images, in pixels or through a VAE, and saves like any of diffusers'."""
+"""The pipeline turns class labels into images, with a VAE or without, and is saved like any of diffusers'."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ def pixel_pipeline() -> DiMRPipeline:
     return DiMRPipeline(DiMR(PIXELS), schedule="cosine", prediction="v")
 
 
-def test_draws_images_of_the_classes_asked_for() -> None:
+def test_samples_images_of_the_classes_asked_for() -> None:
     pipeline = pixel_pipeline()
     images = pipeline([0, 1, 2, 3], steps=4).images
     assert [image.size for image in images] == [(8, 8)] * 4
@@ -57,8 +57,14 @@ def test_a_new_process_loads_it_and_samples_the_same(tmp_path: Path) -> None:
 
 def test_latents_go_through_the_vae() -> None:
     torch.manual_seed(0)
-    vae = AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
-                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     model = DiMR(dataclasses.replace(PIXELS, channels=4))
     (image,) = DiMRPipeline(model, vae)([1], steps=2, guidance=1).images
     assert image.size == (16, 16)

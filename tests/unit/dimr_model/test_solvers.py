@@ -1,4 +1,4 @@
-"""The released solver, reproduced: the ends of its trajectories on a Gaussian mixture, whose noise is known exactly."""
+"""The released solver, reproduced on a Gaussian mixture whose noise is known, and diffusers' solvers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,10 @@ GUIDANCE = {
 
 
 class Mixture(torch.nn.Module):
-    """Predicts the noise of a mixture of K isotropic Gaussians; label k < K is component k, label K the whole."""
+    """Predicts the noise of a mixture of K isotropic Gaussians.
+
+    Label k < K stands for component k, label K for the whole mixture.
+    """
 
     architecture = SimpleNamespace(null_class=4)
 
@@ -61,7 +64,7 @@ def test_released_solver_ends_where_the_released_code_does(
     tensors, _ = load_golden("sampler_gmm")
     schedule = NoiseSchedule("scaled_linear")
     model = Mixture(tensors, schedule)
-    drawn = sample(
+    samples = sample(
         model,  # type: ignore[arg-type]
         noise=tensors["z"].to(dtype),
         labels=torch.full_like(tensors["y"], 4) if case == "uncond" else tensors["y"],
@@ -72,7 +75,7 @@ def test_released_solver_ends_where_the_released_code_does(
         clip=False,
     )
     expected = tensors[f"{case}/steps{steps}_{suffix}"]
-    torch.testing.assert_close(drawn.double(), expected.double(), rtol=0, atol=tolerance)
+    torch.testing.assert_close(samples.double(), expected.double(), rtol=0, atol=tolerance)
     times = torch.tensor(model.times, dtype=torch.float64)
     # A weight of exactly 1 at full noise makes one call all the same.
     torch.testing.assert_close(times, tensors[f"{case}/steps{steps}_model_times"], rtol=0, atol=1e-6)
@@ -82,13 +85,19 @@ def test_released_solver_ends_where_the_released_code_does(
 def test_every_solver_converges_to_the_same_end(kind: str) -> None:
     tensors, _ = load_golden("sampler_gmm")
     schedule = NoiseSchedule("scaled_linear")
-    drawn = sample(
+    samples = sample(
         Mixture(tensors, schedule),  # type: ignore[arg-type]
-        noise=tensors["z"], labels=tensors["y"], schedule=schedule, prediction="epsilon",
-        sampler=Sampler(kind=kind, steps=500), guidance=Guidance(kind="none"), clip=False,  # type: ignore[arg-type]
-    )  # fmt: skip
-    # Some stop at the noise of step 1 (sigma 0.03) and some at none; both are far nearer than the images' spread.
-    assert float((drawn - tensors["cond/converged_2001"]).square().mean().sqrt()) < 0.05
+        noise=tensors["z"],
+        labels=tensors["y"],
+        schedule=schedule,
+        prediction="epsilon",
+        sampler=Sampler(kind=kind, steps=500),  # type: ignore[arg-type]
+        guidance=Guidance(kind="none"),
+        clip=False,
+    )
+    # Some stop at the noise of step 1 (sigma 0.03), some without noise. Both are far nearer than the images
+    # are to each other.
+    assert float((samples - tensors["cond/converged_2001"]).square().mean().sqrt()) < 0.05
 
 
 @pytest.mark.parametrize(
@@ -117,14 +126,20 @@ def test_the_released_solver_is_diffusers_with_its_grid(
     agree("released", SinglestepOnReleasedGrid(schedule), schedule, steps, seed, torch.float64)
 
 
-class SinglestepOnReleasedGrid(DPMSolverSinglestepScheduler):  # type: ignore[misc]  # diffusers ships no types
-    """diffusers' solver of order 3 with the released code's two peculiarities: the grid, and one coefficient."""
+# diffusers ships no types.
+class SinglestepOnReleasedGrid(DPMSolverSinglestepScheduler):  # type: ignore[misc]
+    """diffusers' solver of order 3 with the released code's two peculiarities: the grid and a coefficient."""
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         super().__init__(
-            trained_betas=schedule.betas.numpy(), prediction_type="sample", algorithm_type="dpmsolver++", solver_order=3,
-            solver_type="midpoint", lower_order_final=True, final_sigmas_type="sigma_min",
-        )  # fmt: skip
+            trained_betas=schedule.betas.numpy(),
+            prediction_type="sample",
+            algorithm_type="dpmsolver++",
+            solver_order=3,
+            solver_type="midpoint",
+            lower_order_final=True,
+            final_sigmas_type="sigma_min",
+        )
         self.schedule = schedule
 
     def set_timesteps(self, steps: int, **options: Any) -> None:
@@ -145,8 +160,12 @@ class SinglestepOnReleasedGrid(DPMSolverSinglestepScheduler):  # type: ignore[mi
 
 
 def agree(kind: str, other: Any, schedule: NoiseSchedule, steps: int, seed: int, dtype: torch.dtype) -> None:
-    """Ours and diffusers' from the same noise, with estimates that depend on where each is, to 1e-9 at every step."""
-    ours = make_solver(Sampler(kind=kind, steps=steps), schedule, torch.device("cpu"))  # type: ignore[arg-type]
+    """Our solver and diffusers' go the same way from the same noise, to 1e-9 at every step.
+
+    The estimates of the clean image depend on where each solver is.
+    """
+    sampler = Sampler(kind=kind, steps=steps)  # type: ignore[arg-type]
+    ours = make_solver(sampler, schedule, torch.device("cpu"))
     other.set_timesteps(steps)
     assert ours.timesteps.tolist() == other.timesteps.tolist()
     generator = torch.Generator().manual_seed(seed)
@@ -164,8 +183,12 @@ def test_ancestral_sampling_is_diffusers_own() -> None:
     """One step of DDIM with eta 1 and of DDPM from the same noise."""
     schedule = NoiseSchedule("scaled_linear")
     solver = make_solver(Sampler(kind="ddpm", steps=50), schedule, torch.device("cpu"))
-    other = DDPMScheduler(trained_betas=schedule.betas.numpy(), prediction_type="sample", clip_sample=False,
-                          timestep_spacing="trailing")  # fmt: skip
+    other = DDPMScheduler(
+        trained_betas=schedule.betas.numpy(),
+        prediction_type="sample",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
     state, clean = torch.randn(2, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
     other.set_timesteps(50)
     assert solver.timesteps.tolist() == other.timesteps.tolist()

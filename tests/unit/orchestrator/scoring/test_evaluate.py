@@ -240,9 +240,9 @@ class TestReference:
                 "num_heads": 2,
             },
         )  # fmt: skip
-        with pytest.raises(UserError, match="2x2 images and the network draws 4x4"):
+        with pytest.raises(UserError, match="2x2 images and the network samples 4x4"):
             load_reference(path, larger, True, SILENT)
-        with pytest.raises(UserError, match="are 2x2 and the network draws 4x4"):
+        with pytest.raises(UserError, match="are 2x2 and the network samples 4x4"):
             load_reference(str(folder), larger, True, SILENT)
 
     def test_adms_statistics_need_inception(self, config: ExperimentConfig, tmp_path: Path) -> None:
