@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, auto_cli
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
 from orchestrator.config.plain import build
@@ -98,12 +98,14 @@ def parse_with(
     if base is None and not names_config(arguments) and not is_help:
         raise UserError(f"Say which: --config NAME or a YAML file. Presets: {', '.join(preset_names())}.")
     if callable(base):
-        # The options are known before the config that they choose: any complete one serves to read them.
+        # The options are known before the config that they choose. To read them, the types of any complete
+        # config will do; whether its values fit together is seen below, with the right one.
         printed = [argument for argument in arguments if not argument.startswith("--print_config")]
-        base = base(_read(options, description, merged(["quickstart"]), printed)[1])
+        base = base(build(options, _parsed(options, description, merged(["quickstart"]), printed)))
     if isinstance(base, str):
         base = {} if names_config(arguments) else merged([base])
-    return _read(options, description, base or {}, arguments)
+    parsed = _parsed(options, description, base or {}, arguments)
+    return build(ExperimentConfig, parsed), build(options, parsed)
 
 
 def names_config(arguments: Sequence[str]) -> bool:
@@ -135,16 +137,13 @@ def _overlay(below: Plain, above: Plain) -> None:
             below[key] = value
 
 
-def _read(
-    options: type[Options], description: str, base: Plain, arguments: list[str]
-) -> tuple[ExperimentConfig, Options]:
+def _parsed(options: type[Any], description: str, base: Plain, arguments: list[str]) -> Namespace:
     written = [*(["--config", json.dumps(base)] if base else []), *_resolve_presets(arguments)]
     try:
-        parsed = _parser(description, options).parse_args(written)
+        return _parser(description, options).parse_args(written)
     except ArgumentError as error:
-        own = [f.name for f in dataclasses.fields(options)]  # type: ignore[arg-type]
+        own = [f.name for f in dataclasses.fields(options)]
         raise UserError(_explain(str(error), arguments, own)) from error
-    return build(ExperimentConfig, parsed), build(options, parsed)
 
 
 def _parser(description: str, options: type[Any]) -> ArgumentParser:

@@ -63,7 +63,7 @@ def ablate(arguments: Sequence[str]) -> None:
         UserError: something that the user can mend is wrong. Finished trials stay.
     """
     description = f"Run a suite of trials and compare them. Suites: {', '.join(suite_names())}."
-    config, options = parse_with(AblateOptions, description, _base, arguments)
+    config, options = parse_with(AblateOptions, description, suite_base, arguments)
     config, console, suite = with_absolute_paths(config), Console(), load_suite(options.suite)
     warn_of_temporary_folder(config, console)
     cells = cells_of(suite, options.scale, config)
@@ -87,7 +87,7 @@ def ablate(arguments: Sequence[str]) -> None:
     run_sweep(sweep, console)
 
 
-def _base(options: AblateOptions) -> dict[str, Any]:
+def suite_base(options: AblateOptions) -> dict[str, Any]:
     """The suite's presets at the scale asked for, and the sweep's name."""
     suite = load_suite(options.suite)
     if options.scale not in suite.scales:

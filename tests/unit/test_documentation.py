@@ -1,13 +1,16 @@
 """What the documents name is there: files, presets, settings, jobs, tests."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from orchestrator.config.command_line import parse
+from orchestrator.config.command_line import parse, parse_with
 from orchestrator.config.plain import flatten
 from orchestrator.config.presets import preset_names, protocol_names
+from orchestrator.planning.options import PlanOptions
+from orchestrator.sweeps.command import AblateOptions, suite_base
 from orchestrator.sweeps.suites import suite_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +78,29 @@ def test_what_it_names_exists(document: Path) -> None:
         ],
     }
     assert {kind: names for kind, names in wrong.items() if names} == {}
+
+
+def commands(document: Path) -> list[tuple[str, list[str]]]:
+    """(job, arguments) of every command line of a job that takes a config and nothing that must exist."""
+    text = document.read_text().replace("\\\n", " ")
+    lines = re.findall(r"(?:python|run) jobs/(train_g|plan|prepare_latents|ablate)\.py([^`\n|#]*)", text)
+    found = [(job, shlex.split(rest)) for job, rest in lines if rest.count("'") % 2 == 0]
+    # Words in place of arguments (NAME, ...) and other subcommands are none.
+    return [(job, words) for job, words in found if not {"verify", "look", "...", "NAME"} & set(words)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_its_commands_are_understood(document: Path) -> None:
+    for job, words in commands(document):
+        if job == "ablate":
+            parse_with(AblateOptions, "Test.", suite_base, words)
+        else:
+            parse_with(PlanOptions, "Test.", "imagenet256_g2r", words)
+
+
+def test_commands_are_found() -> None:
+    found = [job for document in DOCUMENTS for job, words in commands(document) if words]
+    assert {"train_g", "plan", "prepare_latents", "ablate"} <= set(found)
 
 
 def test_a_document_that_names_what_is_not_there_is_found(tmp_path: Path) -> None:

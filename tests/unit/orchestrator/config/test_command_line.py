@@ -1,10 +1,13 @@
 """Reading configs: presets, overrides, and errors that name the way out."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config.command_line import parse
+from orchestrator.config.command_line import merged, parse, parse_with
 from orchestrator.config.plain import flatten, from_dict, to_dict
 from orchestrator.config.presets import preset_names
 from orchestrator.errors import UserError
@@ -93,3 +96,39 @@ def test_a_wrong_key_in_a_file_is_named(tmp_path: object) -> None:
         stream.write("run:\n  name: mine\ntrain:\n  image: 5\n")
     with pytest.raises(UserError, match="image"):
         read("--config", path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    preset: str = "quickstart"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        # Each fits the preset that the options choose, and not the quickstart.
+        ["--train.workers", "8"],
+        ["--evaluation.grid_classes", "[300]"],
+        ["--data.lanes", "32", "--train.workers", "16"],
+    ],
+)
+def test_the_config_that_the_options_choose_is_the_one_that_counts(arguments: list[str]) -> None:
+    arguments = ["--preset", "imagenet256_g2r", *arguments]
+    config, chosen = parse_with(Chosen, "Test.", lambda options: merged([options.preset]), arguments)
+    assert (config.model.num_classes, chosen.preset) == (1000, "imagenet256_g2r")
+    assert config == parse("Test.", "imagenet256_g2r", arguments[2:])
+
+
+def test_a_mistake_in_what_the_options_choose_is_explained() -> None:
+    with pytest.raises(UserError, match="does not divide data.lanes"):
+        parse_with(Chosen, "Test.", lambda options: merged([options.preset]), ["--train.workers", "3"])
+    with pytest.raises(UserError, match="Did you mean 'train.images'"):
+        parse_with(Chosen, "Test.", lambda options: merged([options.preset]), ["--train.image", "3"])
+
+
+def test_a_base_is_overridden_by_files_and_these_by_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {images: 5000, warmup_images: 100}\n")
+    base = merged(["quickstart"]) | {"run": {"name": "base"}}
+    config, _ = parse_with(Chosen, "Test.", base, ["--config", str(file), "--train.images", "6000"])
+    assert (config.run.name, config.train.images, config.train.warmup_images) == ("base", 6000, 100)
