@@ -126,7 +126,7 @@ def test_the_report_fits_its_window_and_shows_every_picture(
         headings = page.locator("h2").all_text_contents()
         assert headings == [
             "What was trained on what",
-            "EvaluationResult",
+            "Scores",
             "Curves",
             "Samples as training goes on",
             "Cost",
