@@ -29,18 +29,17 @@ HEAVY = {
 JOBS = sorted(path.name for path in (ROOT / "jobs").glob("*.py"))
 MAY_LOAD = {
     # What the process is called -> the heavy packages that its work needs.
-    "RayTrainWorker.run_train_fn": {"torch"},
-    "MapBatches(read)": set(),
+    "RayTrainWorker": {"torch"},
     "_SampleActor": {"torch"},
     # timm is the embedded extractor's; it brings torchvision.
     "_WriteActor": {"torch", "timm", "torchvision"},
     "_ReadAndWriteActor": {"torch", "timm", "torchvision"},
     # Previews, exports and whole scores: the extractor, and torch-fidelity's formulas, which bring SciPy.
-    "Background.score": {"torch", "timm", "torchvision", "torch_fidelity", "scipy"},
+    "Background": {"torch", "timm", "torchvision", "torch_fidelity", "scipy"},
     # MLflow brings SciPy.
     "Tracker": {"mlflow", "scipy"},
     # Ray Train's own, which is torch's because the job is.
-    "TrainController.run": {"torch"},
+    "TrainController": {"torch"},
     # The job itself computes the scores from the features.
     "train_g.py": {"torch", "torchvision", "torch_fidelity", "scipy"},
 }
@@ -79,6 +78,18 @@ def test_a_process_loads_what_it_uses(processes: dict[str, set[str]], kind: str)
     assert found, f"no process called {kind} among {sorted(processes)}"
     for modules in found:
         assert modules & HEAVY <= MAY_LOAD[kind]
+
+
+def test_readers_of_the_dataset_load_no_torch(processes: dict[str, set[str]]) -> None:
+    # Their tasks are too short to be seen by name; what they read with tells them from everyone else.
+    readers = [
+        modules
+        for modules in processes.values()
+        if "orchestrator.data.stream" in modules and "orchestrator.training.shards" not in modules
+    ]
+    assert readers
+    for modules in readers:
+        assert modules & HEAVY == set()
 
 
 def test_no_process_compiles_that_was_not_asked_to(processes: dict[str, set[str]]) -> None:

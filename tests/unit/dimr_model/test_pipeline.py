@@ -52,7 +52,9 @@ def test_a_new_process_loads_it_and_samples_the_same(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "pipeline"), str(loaded)], check=True, timeout=600
     )
-    assert torch.equal(torch.load(loaded), pipeline([0, 1], steps=3, output_type="pt").images)
+    # Not to the last bit: another number of threads adds up in another order.
+    expected = pipeline([0, 1], steps=3, output_type="pt").images
+    torch.testing.assert_close(torch.load(loaded), expected, rtol=0, atol=1e-5)
 
 
 def test_latents_go_through_the_vae() -> None:
