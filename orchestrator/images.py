@@ -15,6 +15,11 @@ LINE = 2
 SYNTHETIC = "Synthetic images sampled from a DiMR diffusion model"
 
 
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Pixels in [-1, 1], of any shape -> uint8 on the CPU; ``sampling.decoder.ROUNDING`` says it in words."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
 def to_png(image: Tensor, description: str = SYNTHETIC) -> bytes:
     """A uint8 image ``[C, H, W]`` as a PNG, whose metadata says what it is."""
     pixels = image.movedim(0, -1).numpy()

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dimr_model import DiMR, DiMRConfig
+from dimr_model import DiMR, DiMRConfig, hub
 from orchestrator import storage
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, newest_valid, problem_of
 from orchestrator.errors import UserError
 
-WEIGHTS_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+WEIGHTS_FILES = (hub.CONFIG_FILE, hub.WEIGHTS_FILE)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from orchestrator.config.schema import PrepareConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.errors import UserError
+from orchestrator.images import to_uint8
 from orchestrator.precision import compute_precision
 
 IMAGES_AT_ONCE = 4
@@ -38,19 +39,28 @@ def downsampling(config: dict[str, Any]) -> int:
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
+def load_vae(vae: str, device: torch.device, **options: Any) -> Any:
+    """Load an ``AutoencoderKL`` in eval mode; ``options`` are those of diffusers' ``from_pretrained``."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, **options).to(device).eval()
+
+
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """A VAE's latents ``[B, C, h, w]``, unscaled -> pixels ``[B, 3, H, W]``, about in [-1, 1]."""
+    # A VAE's activations are many times larger than those of a network that samples latents.
+    return torch.cat([vae.decode(few).sample for few in latents.split(IMAGES_AT_ONCE)])
+
+
 class VAEEncoder:
     """Encodes chunks of decoded images; a pool of Ray Data's actors is made of this class."""
 
     def __init__(self, vae: str, config: PrepareConfig, info: DatasetInfo) -> None:
-        from diffusers import AutoencoderKL
-
         self._device = torch.device("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
         if not config.use_gpu:
             torch.set_num_threads(1)  # an actor holds one CPU
         options = {} if Path(vae).is_dir() else {"revision": config.vae_revision}
-        self._vae: Any = (
-            AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, **options).to(self._device).eval()
-        )
+        self._vae = load_vae(vae, self._device, **options)
         self._config, self._info = config, info
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -90,14 +100,11 @@ def decode_means(vae: str, moments: torch.Tensor) -> torch.Tensor:
     Raises:
         UserError: an image is not finite.
     """
-    from diffusers import AutoencoderKL
-
-    network: Any = AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False).eval()
     # A stored mean is what the VAE encoded: the scaling factor belongs to diffusion, and is not in it.
     means = moments.float().chunk(2, dim=1)[0]
-    pixels = torch.cat([network.decode(few).sample for few in means.split(IMAGES_AT_ONCE)])
+    pixels = decode_latents(load_vae(vae, torch.device("cpu")), means)
     if not torch.isfinite(pixels).all():
         raise UserError(
             f"{vae} decodes latents to images that are not finite. Name the VAE that made them with --vae."
         )
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return to_uint8(pixels)
