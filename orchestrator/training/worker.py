@@ -131,6 +131,9 @@ def _reading(shard: Shard) -> Iterator[Iterator[pa.Table]]:
 
     Reading begins at once, while the network is still being built.
     """
+    # AdamW loads torch._dynamo, which takes the module _operator away from all threads for a moment
+    # (torch/_dynamo/polyfills/operator.py). Ray Data's thread could not pickle its readers then.
+
     blocks: Any = iter(shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
     with ThreadPoolExecutor(1, "first-block") as pool:
         first = pool.submit(lambda: list(islice(blocks, 1)))
