@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import ray
 
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.embedded_ray import MIN_CPUS, start_embedded
 from orchestrator.errors import UserError
 
-EMBEDDED_MIN_CPUS = 4
 PROBE_SECONDS = 5.0
-EMBEDDED_OBJECT_STORE_BYTES = 1 << 30
 SETTLE_SECONDS = 30.0
 """How long to wait before starting with fewer workers. Ray needs about 20 seconds to see that a node is gone,
 and the failure of its workers is known before that; a new node may come as well."""
@@ -33,26 +32,26 @@ class Shares:
 
 
 @contextmanager
-def connect(config: ExperimentConfig, embedded_cpus: int = EMBEDDED_MIN_CPUS) -> Iterator[None]:
+def connect(config: ExperimentConfig, embedded_cpus: int = MIN_CPUS) -> Iterator[None]:
     """Use the configured Ray cluster, RAY_ADDRESS, a Ray that is already connected, or an embedded one.
 
     Args:
         embedded_cpus: the fewest logical CPUs of an embedded Ray.
 
     Raises:
-        UserError: the cluster does not answer.
+        UserError: the cluster does not answer, or the embedded Ray does not start.
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    with _started_by(lambda: _start(address, embedded_cpus)):
+    with _started_by(lambda: _join(address) if address else start_embedded(embedded_cpus)):
         yield
 
 
 @contextmanager
 def connect_embedded() -> Iterator[None]:
     """Use a Ray that is already connected, or start one on this machine."""
-    with _started_by(_start_embedded):
+    with _started_by(start_embedded):
         yield
 
 
@@ -68,28 +67,15 @@ def _started_by(start: Callable[[], None]) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start(address: str | None, embedded_cpus: int) -> None:
+def _join(address: str) -> None:
     try:
-        if address:
-            _probe(address)
-            ray.init(address=address, logging_level=logging.WARNING)
-        else:
-            _start_embedded(embedded_cpus)
+        _probe(address)
+        ray.init(address=address, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct "
             "RAY_ADDRESS or --cluster.address, or leave both out to use an embedded Ray on this machine."
         ) from error
-
-
-def _start_embedded(least_cpus: int = EMBEDDED_MIN_CPUS) -> None:
-    # A worker holds a CPU for its whole life and reading needs another, even where there are two cores.
-    ray.init(
-        address="local",
-        num_cpus=max(least_cpus, os.cpu_count() or 1),
-        object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
-        logging_level=logging.WARNING,
-    )
 
 
 def _probe(address: str) -> None:
@@ -177,6 +163,8 @@ def _pools(config: ExperimentConfig) -> dict[str, int]:
     """The CPUs and GPUs of an evaluation's actors."""
     sampling, evaluation = config.sampling, config.evaluation
     needed = {"CPU": 0, "GPU": 0}
+    if sampling.actors == 0:
+        return needed
     needed["GPU" if sampling.use_gpu else "CPU"] += sampling.actors
     needed["GPU" if evaluation.extractor_use_gpu else "CPU"] += evaluation.extractor_actors
     return needed

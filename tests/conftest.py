@@ -1,6 +1,7 @@
 """What tests share: one Ray, one S3 server, and the digits as a dataset."""
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import orchestrator  # noqa: F401  (sets what Ray reads when it is imported)
 from orchestrator.config.command_line import parse
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.prepare import prepare_dataset
+from orchestrator.embedded_ray import start_embedded
 
 # A slow machine is not a failure.
 settings.register_profile("any-machine", deadline=None)
@@ -45,13 +47,8 @@ def ray_session(s3_server: str) -> Iterator[None]:
     """An embedded Ray that all tests share."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        object_store_memory=1 << 29,
-        include_dashboard=True,
-        logging_level="warning",
-    )
+    # The dashboard, seconds of every start, is for those who collect its metrics.
+    start_embedded(object_store_memory=1 << 29, include_dashboard=shutil.which("prometheus") is not None)
     yield
     ray.shutdown()
 
