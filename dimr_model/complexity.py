@@ -1,5 +1,6 @@
 """How large a network is and how much it computes, counted without running it."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from dimr_model.config import VARIANTS, DiMRConfig
 from dimr_model.network import DiMR
 
 
+@cache
 def count_parameters(config: DiMRConfig) -> int:
     """The number of parameters of ``DiMR(config)``."""
     with torch.device("meta"):
         return sum(p.numel() for p in DiMR(config).parameters())
 
 
+@cache
 def count_macs(config: DiMRConfig) -> int:
     """The multiply-adds of one forward pass of one image, counted by torch's flop counter.
 
@@ -30,6 +33,7 @@ def count_macs(config: DiMRConfig) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+@cache
 def analytic_macs(config: DiMRConfig) -> int:
     """The same number as :func:`count_macs`, worked out from the sizes of the layers.
 

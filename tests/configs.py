@@ -26,7 +26,7 @@ def tiny(root: Path, path: str, /, **sections: dict[str, Any]) -> ExperimentConf
             "ema_horizon_images": 32, "workers": 0, "use_gpu": False, "log_every_images": 16,
             "checkpoint_every_images": 32, "preview_every_images": 0,
         },
-        "sampling": {"sampler": {"steps": 2}, "batch_size": 4, "use_gpu": False},
+        "sampling": {"sampler": {"steps": 2}, "batch_size": 4, "actors": 0, "use_gpu": False},
         "evaluation": {"images": 12, "extractor": "efficientnet_lite0"},
     }  # fmt: skip
     for section, values in sections.items():

@@ -280,7 +280,8 @@ class SamplingConfig:
     batch_size: int = 50
     """Images per network call and per unit of work (twice that with guidance)."""
     actors: int = may_change(1)
-    """Sampling processes, one GPU or one CPU each."""
+    """Sampling processes, one GPU or one CPU each; 0 samples, extracts features and scores in the job's own
+    process, which is slower, and easier to debug."""
     use_gpu: bool = may_change(True)
     """Give each sampling process a GPU."""
     labels: Literal["balanced", "random"] = "balanced"
@@ -288,8 +289,10 @@ class SamplingConfig:
     alike likely."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.actors < 1:
-            raise ValueError("sampling.batch_size and sampling.actors must be at least 1")
+        if self.batch_size < 1:
+            raise ValueError("sampling.batch_size must be at least 1")
+        if self.actors < 0:
+            raise ValueError("sampling.actors must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,7 +88,7 @@ def judge_samples(
     samples = Samples(model.tested.model, dataset.info.scaling_factor if dataset else None)
     ranges = tuple(ranges_of(images, config.sampling.batch_size))
     work = Work(config, samples, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
-    pipeline.run(work, model.name, False, console)
+    pipeline.run(work, model.name, console)
     protocol = sample_protocol(config, model.tested)
     pairing = f"seed {config.run.seed}, labels {config.sampling.labels}"
     return _verdicts(model.name, pairing, work, protocol | {"samples": images})
@@ -119,7 +119,7 @@ def judge_real(
     key = [found.fingerprint, judge.about, threshold, config.sampling.vae]
     folder = cache_path(config, key, "judged")
     work = Work(config, found, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
-    pipeline.run(work, "real images", False, console)
+    pipeline.run(work, "real images", console)
     which = held_out or ("held out of the classifier's training" if is_part else "the training dataset's own")
     protocol = {"source": source.info.source, "fingerprint": found.fingerprint, "part": which}
     return _verdicts("real images", "", work, protocol, held_out_mask(found.count) if is_part else None)

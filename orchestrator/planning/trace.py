@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -77,6 +78,7 @@ class StepTrace:
     """Bytes of the weights in each of the optimizer's groups."""
 
 
+@cache
 def trace_step(config: ExperimentConfig) -> StepTrace:
     """Trace the forward and backward pass of one micro-batch of any size on one worker, unsharded."""
     recorder = _Recorder()

@@ -84,13 +84,14 @@ class Background:
 
         config = dataclasses.replace(
             self._config,
+            sampling=dataclasses.replace(self._config.sampling, actors=0),  # in this process
             evaluation=dataclasses.replace(
                 self._config.evaluation, images=self._config.train.score_images, save=(), grid_classes=()
             ),
         )
         tested = checkpoint_under_test(checkpoint, config)
         silent = Console(quiet=True)
-        scores = evaluate(Evaluation(config, tested, self._dataset, silent, here=True))
+        scores = evaluate(Evaluation(config, tested, self._dataset, silent))
         values = {f"eval/{m.name}": m.value for m in scores.measurements}
         self._tracker.log_metrics.remote(values, checkpoint.images_seen)
         self._tracker.log_tags.remote(

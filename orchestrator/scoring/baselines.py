@@ -67,9 +67,7 @@ def held_out_order(num_images: int) -> npt.NDArray[Any]:
     return randomness.generator(0, "held-out").permutation(num_images)[:count]
 
 
-def load_baselines(
-    config: ExperimentConfig, dataset: LatentDataset, here: bool, console: Console
-) -> Baselines:
+def load_baselines(config: ExperimentConfig, dataset: LatentDataset, console: Console) -> Baselines:
     """The baselines' statistics from the cache, or made now.
 
     Held-out and noise images are as many as will be scored, but no more than there are held-out ones.
@@ -82,19 +80,19 @@ def load_baselines(
 
     def make() -> None:
         logger.info("Extracting %s features of %d real images.", described["name"], images.count)
-        _make(Work(config, images, images.ranges, base), images, count, files, described, here, console)
+        _make(Work(config, images, images.ranges, base), images, count, files, described, console)
 
     real, held_out = get_or_make(list(files.values()), make, read_reference)
     channels = dataset.info.diffusion_shape[0] if dataset.info.kind == "pixels" else 3
-    noise = make_reference(noise_images(count, images, channels), config, described, here, console)
+    noise = make_reference(noise_images(count, images, channels), config, described, console)
     return Baselines(real, held_out, noise)
 
 
 def _make(
     work: Work, images: RealImages, count: int, files: dict[str, str], described: dict[str, object],
-    here: bool, console: Console,
+    console: Console,
 ) -> None:  # fmt: skip
-    pipeline.run(work, "reference", here, console)
+    pipeline.run(work, "reference", console)
     held_out, order = held_out_mask(images.count), held_out_order(images.count)
     chosen = np.zeros(images.count, bool)
     chosen[order[:count]] = True

@@ -117,7 +117,7 @@ def reference(arguments: Sequence[str]) -> None:
         from orchestrator.scoring.reference import make_reference
 
         images = open_images(options.images or config.data.path, config)
-        made = make_reference(images, config, described, False, console)
+        made = make_reference(images, config, described, console)
         storage.write_bytes(options.out, storage.read_bytes(made.path))
     console.print(
         f"Statistics of {made.about['images']} images: {options.out}, sha256 {made.sha256}", soft_wrap=True

@@ -69,8 +69,6 @@ class Evaluation:
     dataset: LatentDataset | None
     """The training dataset; may be missing where ``evaluation.reference`` names what to compare with."""
     console: Console
-    here: bool = False
-    """Work in this process with what it was given, rather than on actors."""
 
 
 def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier | None]:
@@ -123,7 +121,7 @@ def sample_images(
     samples = Samples(tested.model, job.dataset.info.scaling_factor if job.dataset else None)
     network = classifier.network if classifier else None
     work = Work(config, samples, tuple(ranges), folder, network, extract=extractor is not None)
-    pipeline.run(work, "sample", job.here, job.console)
+    pipeline.run(work, "sample", job.console)
     pictures = {"final_samples": SAMPLES_FILE}
     save_first(config, work.parts, ranges, storage.join(folder, SAMPLES_FILE))
     for label, images in zip(config.evaluation.grid_classes, _class_images(job, samples), strict=True):
@@ -137,7 +135,7 @@ def _class_images(job: Evaluation, samples: Samples) -> list[torch.Tensor]:
     classes = job.config.evaluation.grid_classes
     if not classes:
         return []
-    if job.here:
+    if job.config.sampling.actors == 0:
         return _sample_classes(job.config, samples, classes)
     resources = {"num_gpus": 1} if job.config.sampling.use_gpu else {"num_cpus": 1}
     remote = ray.remote(**resources)(_sample_classes)
@@ -163,7 +161,7 @@ def _start_classifier(job: Evaluation) -> Any:
             "evaluation.class_agreement needs the training dataset, and there is none at "
             f"{job.config.data.path}. Name it with --data.path, or set --evaluation.class_agreement false."
         )
-    if job.here:
+    if job.config.sampling.actors == 0:
         return load_classifier(job.config, job.dataset)
     return ray.remote(num_cpus=1)(load_classifier).remote(job.config, job.dataset)
 
@@ -171,14 +169,14 @@ def _start_classifier(job: Evaluation) -> Any:
 def _references(job: Evaluation) -> Baselines | Reference:
     path = job.config.evaluation.reference
     if path is not None:
-        return load_reference(path, job.config, job.here, job.console)
+        return load_reference(path, job.config, job.console)
     if job.dataset is None:
         raise UserError(
             f"There is nothing to compare with: no dataset at {job.config.data.path}, and "
             "evaluation.reference is not set. Name statistics, a folder of images or a dataset with "
             "--evaluation.reference, or the dataset with --data.path."
         )
-    return load_baselines(job.config, job.dataset, job.here, job.console)
+    return load_baselines(job.config, job.dataset, job.console)
 
 
 def _measure(job: Evaluation, references: Baselines | Reference, found: Collected) -> list[Measurement]:

@@ -64,11 +64,8 @@ class Work:
         return self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below
 
 
-def run(work: Work, what: str, here: bool, console: Console) -> None:
+def run(work: Work, what: str, console: Console) -> None:
     """Do what is missing of ``work``, and show how far it is as ``what``.
-
-    Args:
-        here: in this process, with what it was given; otherwise on actors, as many as the config says.
 
     Raises:
         UserError: an image cannot be read, or is not finite; what was finished before stays.
@@ -80,7 +77,7 @@ def run(work: Work, what: str, here: bool, console: Console) -> None:
     if not missing:
         return
     with ImageProgress(console, what, images, images * done // places) as progress:
-        for piece in run_here(work, missing) if here else run_on_actors(work, missing):
+        for piece in (run_on_actors if work.config.sampling.actors else run_here)(work, missing):
             done += piece.stop - piece.start
             progress.update(images * done // places)
             show_progress(work.config.run.name, what, images * done // places, images)

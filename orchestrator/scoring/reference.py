@@ -44,7 +44,7 @@ class Reference:
     path: str
 
 
-def load_reference(path: str, config: ExperimentConfig, here: bool, console: Console) -> Reference:
+def load_reference(path: str, config: ExperimentConfig, console: Console) -> Reference:
     """The reference that ``evaluation.reference`` names; where it names images, their statistics are made.
 
     Raises:
@@ -53,22 +53,22 @@ def load_reference(path: str, config: ExperimentConfig, here: bool, console: Con
     require_reference(path)
     described = dataclasses.asdict(describe_extractor(config.evaluation))
     if not path.endswith(".npz"):
-        return make_reference(open_images(path, config), config, described, here, console)
+        return make_reference(open_images(path, config), config, described, console)
     content = _read_npz(path)
     if "about" in content:
         return _checked(_from_npz(path, content), config, described, path)
-    return _from_adm(path, content, config, described, here, console)
+    return _from_adm(path, content, config, described, console)
 
 
 def make_reference(
-    images: RealImages, config: ExperimentConfig, described: dict[str, Any], here: bool, console: Console
+    images: RealImages, config: ExperimentConfig, described: dict[str, Any], console: Console
 ) -> Reference:
     """Statistics of all of ``images``, read from their file where they were made before."""
     folder = cache_path(config, [images.fingerprint, described, config.sampling.vae], described["name"])
 
     def make() -> None:
         work = Work(config, images, images.ranges, folder)
-        pipeline.run(work, "reference", here, console)
+        pipeline.run(work, "reference", console)
         found = collect(work.parts, list(images.ranges), keep=kept(images.count))
         write_reference(f"{folder}.npz", found, about(images, described))
         storage.delete_folder(storage.join(folder, FEATURES_FOLDER))
@@ -139,18 +139,18 @@ def _from_npz(path: str, content: dict[str, npt.NDArray[Any]]) -> Reference:
 
 def _from_adm(
     path: str, content: dict[str, npt.NDArray[Any]], config: ExperimentConfig, described: dict[str, Any],
-    here: bool, console: Console,
+    console: Console,
 ) -> Reference:  # fmt: skip
     """ADM's statistics as they are; KID, precision and recall take the features of the images beside them."""
     if "mu" not in content:
-        return make_reference(open_images(path, config), config, described, here, console)
+        return make_reference(open_images(path, config), config, described, console)
     if described["name"] != "inception" or len(content["mu"]) != described["dimensions"]:
         raise UserError(
             f"{path} holds statistics of Inception's features and evaluation.extractor is "
             f"{described['name']}. Set --evaluation.extractor inception, or another --evaluation.reference."
         )
     images = open_images(path, config)
-    made = make_reference(images, config, described, here, console)
+    made = make_reference(images, config, described, console)
     target = Target(
         _gaussian(content, ""), _gaussian(content, "_s") if "mu_s" in content else None, made.target.features
     )

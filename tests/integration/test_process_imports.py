@@ -58,7 +58,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "score_images": 8,
         "checkpoint_every_images": 64,
     }
-    (folder / "tiny.yaml").write_text(to_yaml(tiny(folder / "runs", dataset.path, train=train)))
+    config = tiny(folder / "runs", dataset.path, train=train, sampling={"actors": 1})
+    (folder / "tiny.yaml").write_text(to_yaml(config))
     (folder / "modules").mkdir()
     environment = os.environ | {"PYTHONPATH": str(PROBES), "MODULES_FOLDER": str(folder / "modules")}
     command = [sys.executable, "jobs/train_g.py", "--config", str(folder / "tiny.yaml")]

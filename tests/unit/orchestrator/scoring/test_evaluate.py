@@ -56,7 +56,7 @@ def tested(config: ExperimentConfig, tmp_path: Path) -> ModelUnderTest:
 def here(
     config: ExperimentConfig, tested: ModelUnderTest, dataset: LatentDataset | None, **changes: Any
 ) -> EvaluationResult:
-    return evaluate(Evaluation(with_evaluation(config, **changes), tested, dataset, SILENT, here=True))
+    return evaluate(Evaluation(with_evaluation(config, **changes), tested, dataset, SILENT))
 
 
 def test_every_score_has_its_protocol_and_its_controls(
@@ -157,7 +157,7 @@ def test_drawing_alone_needs_no_extractor(
     config: ExperimentConfig, tested: ModelUnderTest, dataset: LatentDataset
 ) -> None:
     no_inception = with_evaluation(config, extractor="inception", extractor_weights="/nowhere")
-    drawn = sample_images(Evaluation(no_inception, tested, dataset, SILENT, here=True), extractor=None)
+    drawn = sample_images(Evaluation(no_inception, tested, dataset, SILENT), extractor=None)
     (part, *_) = drawn.work.parts.read(list(drawn.work.ranges))
     assert "features" not in part
     assert Path(drawn.pictures["final_samples"]).exists()
@@ -211,7 +211,7 @@ class TestReference:
     def test_statistics_in_a_file_are_taken_as_they_are(
         self, config: ExperimentConfig, tested: ModelUnderTest, folder: Path, tmp_path: Path
     ) -> None:
-        made = load_reference(str(folder), config, True, SILENT)
+        made = load_reference(str(folder), config, SILENT)
         stored = Path(made.path).rename(tmp_path / "stored.npz")
         direct = here(config, tested, None, reference=str(folder))
         again = here(config, tested, None, reference=str(stored))
@@ -220,19 +220,19 @@ class TestReference:
     def test_statistics_of_another_extractor_are_refused(
         self, config: ExperimentConfig, folder: Path, tmp_path: Path
     ) -> None:
-        path = Path(load_reference(str(folder), config, True, SILENT).path)
+        path = Path(load_reference(str(folder), config, SILENT).path)
         with np.load(path) as stored:
             content = dict(stored)
         facts = json.loads(str(content["about"]))
         facts["extractor"]["weights_sha256"] = "f" * 64
         np.savez(tmp_path / "other.npz", **{**content, "about": np.array(json.dumps(facts))})
         with pytest.raises(UserError, match="made with another extractor: weights_sha256"):
-            load_reference(str(tmp_path / "other.npz"), config, True, SILENT)
+            load_reference(str(tmp_path / "other.npz"), config, SILENT)
 
     def test_another_resolution_is_refused(
         self, config: ExperimentConfig, folder: Path, tmp_path: Path
     ) -> None:
-        path = load_reference(str(folder), config, True, SILENT).path
+        path = load_reference(str(folder), config, SILENT).path
         larger = tiny(
             tmp_path, config.data.path,
             model={
@@ -241,9 +241,9 @@ class TestReference:
             },
         )  # fmt: skip
         with pytest.raises(UserError, match="2x2 images and the network samples 4x4"):
-            load_reference(path, larger, True, SILENT)
+            load_reference(path, larger, SILENT)
         with pytest.raises(UserError, match="are 2x2 and the network samples 4x4"):
-            load_reference(str(folder), larger, True, SILENT)
+            load_reference(str(folder), larger, SILENT)
 
     def test_adms_statistics_need_inception(self, config: ExperimentConfig, tmp_path: Path) -> None:
         np.savez(
@@ -253,7 +253,7 @@ class TestReference:
             arr_0=np.zeros((4, 2, 2, 3), np.uint8),
         )
         with pytest.raises(UserError, match="holds statistics of Inception's features"):
-            load_reference(str(tmp_path / "adm.npz"), config, True, SILENT)
+            load_reference(str(tmp_path / "adm.npz"), config, SILENT)
 
     @pytest.mark.faults
     def test_adms_statistics_are_taken_as_they_are_and_its_images_for_precision_and_recall(
@@ -261,7 +261,7 @@ class TestReference:
     ) -> None:
         weights = untrained_inception(tmp_path / "inception.pth")
         config = with_evaluation(config, extractor="inception", extractor_weights=str(weights), images=4)
-        with np.load(load_reference(str(folder), config, True, SILENT).path) as made:
+        with np.load(load_reference(str(folder), config, SILENT).path) as made:
             statistics = {name: made[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
         images = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.rglob("*.png"))]
         moved = {**statistics, "mu": statistics["mu"] + 1, "mu_s": statistics["mu_s"] + 2}
@@ -289,10 +289,10 @@ class TestReference:
     ) -> None:
         Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(folder / "z.png")
         with pytest.raises(UserError, match=r"z.png is 3x3 and the others are 2x2"):
-            load_reference(str(folder), config, True, SILENT)
+            load_reference(str(folder), config, SILENT)
         (folder / "z.png").write_bytes(b"no image")
         with pytest.raises(UserError, match=r"z.png is no image"):
-            load_reference(str(folder), config, True, SILENT)
+            load_reference(str(folder), config, SILENT)
 
     @pytest.mark.parametrize(
         ("name", "said"),
@@ -302,7 +302,7 @@ class TestReference:
         self, config: ExperimentConfig, tmp_path: Path, name: str, said: str
     ) -> None:
         with pytest.raises(UserError, match=said):
-            load_reference(str(tmp_path / name), config, True, SILENT)
+            load_reference(str(tmp_path / name), config, SILENT)
 
     def test_without_dataset_and_reference_there_is_nothing_to_compare_with(
         self, config: ExperimentConfig, tested: ModelUnderTest
