@@ -133,6 +133,7 @@ def _reading(shard: Shard) -> Iterator[Iterator[pa.Table]]:
     """
     # AdamW loads torch._dynamo, which takes the module _operator away from all threads for a moment
     # (torch/_dynamo/polyfills/operator.py). Ray Data's thread could not pickle its readers then.
+    import torch._dynamo  # noqa: F401
 
     blocks: Any = iter(shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
     with ThreadPoolExecutor(1, "first-block") as pool:
