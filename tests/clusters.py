@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
@@ -45,14 +45,14 @@ def cluster(nodes: list[int], environment: dict[str, str]) -> Iterator[dict[str,
     try:
         for number, cpus in enumerate(nodes):
             started.append(start(number, cpus, folder, environment))
-            wait_until(all_joined, f"node {number} joins", 300)
+            wait_until(all_joined, f"node {number} joins")
         wait_until(lambda: asked(reached, "job", "list").returncode == 0, "the job server answers")
         yield reached
     finally:
         for node in started:
             node.terminate()
         for node in started:
-            node.wait(180)
+            node.wait(PATIENCE)
             leave_nothing(node)
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -82,7 +82,7 @@ def start(number: int, cpus: int, folder: str, environment: dict[str, str]) -> s
 def asked(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:
     """What ``ray`` says to these arguments."""
     return subprocess.run(
-        [RAY, *arguments], env=environment, capture_output=True, timeout=300, check=False, cwd=ROOT
+        [RAY, *arguments], env=environment, capture_output=True, timeout=PATIENCE, check=False, cwd=ROOT
     )
 
 

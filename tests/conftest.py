@@ -19,6 +19,14 @@ settings.load_profile("any-machine")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have one process run all tests that start Ray and servers, one after another."""
+    for item in items:
+        if "unit" not in item.path.relative_to(item.config.rootpath).parts:
+            item.add_marker(pytest.mark.xdist_group("integration"))
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """A real S3 server on loopback, with an empty bucket; yields the bucket's URI.
@@ -48,7 +56,9 @@ def ray_session(s3_server: str) -> Iterator[None]:
     import ray
 
     # The dashboard, seconds of every start, is for those who collect its metrics.
-    start_embedded(object_store_memory=1 << 29, include_dashboard=shutil.which("prometheus") is not None)
+    start_embedded(
+        num_cpus=4, object_store_memory=1 << 29, include_dashboard=shutil.which("prometheus") is not None
+    )
     yield
     ray.shutdown()
 

@@ -26,7 +26,7 @@ from orchestrator.training import loop
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import TrainJob
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 OBJECT_STORE_BYTES = 200_000_000
 STRUCK_AT = 40
@@ -123,13 +123,13 @@ def main(scenario: str, folder: Path) -> None:
         # The driver is on the head, which stays.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         done = run.options(scheduling_strategy=here).remote(str(folder), scenario == "preempt")
-        wait_until((folder / "reached").exists, "training begins", seconds=300)
+        wait_until((folder / "reached").exists, "training begins")
         used = (folder / "workers").read_text().split()
         # Two workers on three nodes with a CPU each: one at least is not on the head.
         struck = next(node for node in others if node.node_id in used)
         SCENARIOS[scenario](cluster, struck, folder)
         (folder / "struck").touch()
-        ray.get(done, timeout=240)
+        ray.get(done, timeout=PATIENCE)
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -21,7 +21,7 @@ from tests.configs import no_hooks, tiny
 from tests.datasets import write_numbered
 from tests.processes import in_processes
 from tests.states import whole_state
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 DISK = "8m"
 
@@ -121,6 +121,6 @@ def test_the_journal_waits_for_room_and_has_everything_then(
     # The file ends in a whole record even now: a process that is killed here can go on.
     assert all(json.loads(line) for line in (directory / "journal.jsonl").read_bytes().splitlines())
     free(disk)
-    assert tracker.close(60) is None
+    assert tracker.close(PATIENCE) is None
     records = [json.loads(line) for line in (directory / "journal.jsonl").read_bytes().splitlines()]
     assert [record["step"] for record in records if record["kind"] == "metrics"] == list(range(1, 400))

@@ -22,7 +22,7 @@ from orchestrator.training.worker import run_process
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.servers import mlflow_server, stopped_at_the_end
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -106,7 +106,7 @@ def test_a_server_that_dies_while_the_run_is_killed_and_resumed_has_every_step_o
             went_down = time.time() * 1000
             wait_for_training(config, intervals=6)
             processes[0].kill()
-            processes[0].wait(30)
+            processes[0].wait(PATIENCE)
             checkpoint = newest_valid(config.directory)
             assert checkpoint is not None and checkpoint.images_seen > 0
             processes.append(start(config, tmp_path))
@@ -116,7 +116,7 @@ def test_a_server_that_dies_while_the_run_is_killed_and_resumed_has_every_step_o
             server.start()
             wait_until(lambda: histories(client)["loss/total"][-1].timestamp > came_back, "the replay")
             processes[1].send_signal(signal.SIGTERM)
-            assert processes[1].wait(120) == 130, (tmp_path / "log.txt").read_text()
+            assert processes[1].wait(PATIENCE) == 130, (tmp_path / "log.txt").read_text()
         finally:
             for process in processes:
                 process.kill()

@@ -18,6 +18,7 @@ from tests.configs import no_hooks, tiny
 from tests.datasets import write_numbered
 from tests.processes import in_processes
 from tests.states import whole_state
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.faults
 
@@ -48,7 +49,9 @@ def train_on_nodes(scenario: str, folder: Path, config_: ExperimentConfig) -> st
     command = [sys.executable, "-m", "tests.faults.on_nodes", scenario, str(folder)]
     # A session of its own: Ray ends processes by their group.
     with (folder / "log.txt").open("wb") as log:
-        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=400, start_new_session=True)
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=log, stderr=log, timeout=PATIENCE, start_new_session=True
+        )
     said = (folder / "log.txt").read_text()
     assert done.returncode == 0, said[-8000:]
     return said

@@ -19,7 +19,7 @@ from orchestrator.report.command import report
 from orchestrator.sweeps.command import ablate
 from tests.datasets import write_numbered
 from tests.sweeps import arguments, table
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 DISTANCE = "fd8"
 
@@ -152,11 +152,11 @@ def test_a_sweep_that_is_killed_ends_in_the_same_table(
     command = [sys.executable, "jobs/ablate.py", *arguments(tmp_path, dataset), "--prune", "false"]
     killed = subprocess.Popen(command, start_new_session=True)
     trials = tmp_path / "mine-nano" / "trials"
-    wait_until(lambda: list(trials.glob("*/metrics.json")), "a trial is finished", 300)
+    wait_until(lambda: list(trials.glob("*/metrics.json")), "a trial is finished")
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     finished = {file: file.stat().st_mtime_ns for file in trials.glob("*/metrics.json")}
     assert 1 <= len(finished) < 5
-    subprocess.run([*command, "--resume", "true"], check=True, timeout=500)
+    subprocess.run([*command, "--resume", "true"], check=True, timeout=PATIENCE)
     assert table(tmp_path) == table(folder)
     assert all(file.stat().st_mtime_ns == written for file, written in finished.items())

@@ -20,9 +20,9 @@ from orchestrator.data.format import LatentDataset
 from orchestrator.run.experiment import run_experiment
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.faults]
-PATIENCE_SECONDS = 200
 METRIC = "eval/fd8_efficientnet_lite0_ema"
 
 
@@ -80,7 +80,7 @@ def test_training_goes_on_while_an_evaluation_is_blocked(tmp_path: Path, dataset
 
     def block() -> None:
         """Stop the process that scores before it does anything, until training has reached its end."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and not blocked:
             blocked.extend(
                 process.pid for process in psutil.process_iter(["cmdline"])

@@ -26,6 +26,7 @@ from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -183,6 +184,7 @@ def test_a_profile_of_a_few_steps_is_written(tmp_path: Path, dataset: LatentData
     assert any("mm" in name for name in names)
 
 
+@pytest.mark.long
 def test_torchrun_calls_the_same_loop(tmp_path: Path, dataset: LatentDataset) -> None:
     config = tiny(tmp_path, dataset.path)
     (tmp_path / "config.yaml").write_text(to_yaml(config))
@@ -190,10 +192,10 @@ def test_torchrun_calls_the_same_loop(tmp_path: Path, dataset: LatentDataset) ->
         str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2",
         "-m", "orchestrator.training.standalone", "--config", str(tmp_path / "config.yaml"),
     ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=300
-    )
+        command, cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "64 images: loss/total" in done.stdout
     assert sorted(file.name for file in Path(newest(config).path).glob("*.distcp")) == [

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,16 @@ from orchestrator.distortion.command import distortion, rates
 from orchestrator.errors import UserError
 from tests.browser import browsing, needs_chromium
 from tests.configs import tiny
-from tests.datasets import write_numbered
+from tests.waiting import wait_until
 
 OPTIONS = ["--images", "24", "--threshold", "0.5", "--images_for_raters", "12", "--raters", "6"]
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
-    return write_numbered(tmp_path_factory.mktemp("data") / "numbered", 60, 10, size=8)
-
-
-def export(folder: Path, dataset: LatentDataset, seed: int, **model: Any) -> str:
+def export(folder: Path, numbered: LatentDataset, seed: int, **model: Any) -> str:
     """Untrained weights, with the config that belongs to them."""
     root = folder.parent
     config = tiny(
-        root, dataset.path, run={"name": folder.name, "root": str(root)}, model={"input_size": 8, **model}
+        root, numbered.path, run={"name": folder.name, "root": str(root)}, model={"input_size": 8, **model}
     )
     torch.manual_seed(seed)
     DiMR(config.model).save_pretrained(folder)
@@ -39,9 +35,12 @@ def export(folder: Path, dataset: LatentDataset, seed: int, **model: Any) -> str
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory, dataset: LatentDataset) -> list[str]:
+def checkpoints(
+    tmp_path_factory: pytest.TempPathFactory, numbered: LatentDataset, empty_store: Path
+) -> list[str]:
     root = tmp_path_factory.mktemp("runs")
-    return [export(root / name, dataset, seed) for seed, name in enumerate(("one", "other"))]
+    shutil.copy(empty_store, root / "mlflow.db")
+    return [export(root / name, numbered, seed) for seed, name in enumerate(("one", "other"))]
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +91,9 @@ def test_mlflow_has_the_rates_with_their_protocols(study: Path) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(
-    tmp_path: Path, checkpoints: list[str], dataset: LatentDataset
+    tmp_path: Path, checkpoints: list[str], numbered: LatentDataset
 ) -> None:
-    small = export(tmp_path / "small", dataset, 0, input_size=4)
+    small = export(tmp_path / "small", numbered, 0, input_size=4)
     with pytest.raises(UserError, match="cannot be compared"):
         distortion([checkpoints[0], small, *OPTIONS])
     with pytest.raises(UserError, match="Two checkpoints are called one"):
@@ -151,8 +150,13 @@ def judge(page: Any, rater: int, file: Path) -> None:
     page.keyboard.press("ArrowRight")
     page.click("#distorted")
     page.reload()
-    page.select_option("#rater", str(rater))
-    assert "3 judged already" in page.text_content("#known")
+
+    def knows() -> bool:
+        page.select_option("#rater", str(rater))
+        return "3 judged already" in page.text_content("#known")
+
+    # The browser hands what the old page kept to the new one in its own time.
+    wait_until(knows, "the page knows of the three votes")
     page.click("#begin")
     assert page.text_content("#count") == "4 of 10"
     assert page.evaluate("() => document.getElementById('image').decode().then(() => true)")

@@ -29,11 +29,11 @@ from orchestrator.scoring.options import GuidanceSweepOptions
 from orchestrator.sweeps.guidance import Setting, distance, refine, run_guidance_sweep
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 ROOT = Path(__file__).resolve().parents[2]
 SILENT = Console(quiet=True)
-PATIENCE_SECONDS = 400
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def images_in(folder: str) -> dict[str, bytes]:
 
 def kill_a_sampler_when(parts: Parts, killed: list[int]) -> None:
     """Send SIGKILL to a sampling actor once some ranges are finished and some are not."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and not killed:
         if 1 <= len(parts.finished()) <= 8:
             for process in psutil.process_iter(["cmdline"]):
@@ -70,6 +70,7 @@ def kill_a_sampler_when(parts: Parts, killed: list[int]) -> None:
         time.sleep(0.02)  # between two looks at a folder
 
 
+@pytest.mark.long
 def test_images_do_not_depend_on_the_actors_that_sample_them_or_on_their_deaths(
     tmp_path: Path, dataset: LatentDataset
 ) -> None:
@@ -145,16 +146,16 @@ class TestCommand:
             return {file: file.stat().st_mtime_ns for file in folder.glob("*/features/0*.safetensors")}
 
         process = self.start(*arguments)
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while len(finished()) < 2 and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)  # between two looks at a folder
         process.send_signal(signal.SIGKILL)
-        printed = process.communicate(timeout=60)[0]
+        printed = process.communicate(timeout=PATIENCE)[0]
         before = finished()
         assert 2 <= len(before) < 15, printed
 
         again = self.start(*arguments)
-        printed = again.communicate(timeout=PATIENCE_SECONDS)[0]
+        printed = again.communicate(timeout=PATIENCE)[0]
         assert again.returncode == 0, printed
         after = finished()
         assert len(after) == 15

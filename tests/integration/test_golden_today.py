@@ -41,8 +41,9 @@ def today(tmp_path: Path) -> Path:
 
 
 def config_of(today: Path, name: str) -> ExperimentConfig:
-    # In this process: whether a worker is one of its own is free to change.
-    changes = ["--config", str(today / "tiny.yaml"), "--run.name", name, "--train.workers", "0"]
+    # In this process: whether workers and actors are processes of their own is free to change.
+    here = ["--train.workers", "0", "--sampling.actors", "0"]
+    changes = ["--config", str(today / "tiny.yaml"), "--run.name", name, *here]
     return parse("Test.", "quickstart", changes)
 
 

@@ -15,6 +15,7 @@ from tests.clusters import RAY, ROOT, asked, cluster
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.sweeps import arguments, table
+from tests.waiting import PATIENCE
 
 PLANTED = {
     "AWS_SECRET_ACCESS_KEY": "planted-storage-key-51c0",
@@ -34,7 +35,7 @@ def submit(environment: dict[str, str], *entry: str) -> str:
     """Run a job to its end; returns what it printed."""
     submitted = subprocess.run(
         [RAY, "job", "submit", "--working-dir", str(ROOT), "--", sys.executable, *entry],
-        env=environment, capture_output=True, text=True, timeout=1000, check=False, cwd=ROOT,
+        env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=ROOT,
     )  # fmt: skip
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "succeeded" in submitted.stdout
@@ -65,6 +66,7 @@ def test_a_submitted_job_trains_on_several_nodes(tmp_path: Path, head: dict[str,
     tells_no_secret(head, said, tmp_path)
 
 
+@pytest.mark.long
 def test_without_the_token_nothing_is_submitted(head: dict[str, str]) -> None:
     for stranger in (head | {"RAY_AUTH_TOKEN": "0" * 64}, head | {"RAY_AUTH_MODE": "disabled"}):
         refused = asked(stranger, "job", "submit", "--", "true")
@@ -72,17 +74,14 @@ def test_without_the_token_nothing_is_submitted(head: dict[str, str]) -> None:
         assert b"uthentication" in refused.stdout + refused.stderr
 
 
+@pytest.mark.long
 def test_a_submitted_sweep_ends_in_a_table_and_tells_no_secret(tmp_path: Path, head: dict[str, str]) -> None:
     dataset = write_numbered(tmp_path / "data", 60, 10)
     branches = [{"name": "1R", "branches": 1, "match": "parameters"}, {"name": "2R"}]
-    norms = [{"name": norm, "changes": {"model.time_conditioning": kind}}
-             for norm, kind in (("TD-LN", "td_layernorm"), ("TD-RMSNorm", "td_rmsnorm"))]  # fmt: skip
-    axes = [{"name": "branches", "options": branches}, {"name": "time", "options": norms}]
+    axes = [{"name": "branches", "options": branches}]
     said = submit(head, "jobs/ablate.py", *arguments(tmp_path, dataset, axes=axes), "--finalists", "0")
     rows = table(tmp_path)
-    assert [(row["branches"], row["time"]) for row in rows] == [
-        ("1R", "TD-LN"), ("1R", "TD-RMSNorm"), ("2R", "TD-LN"), ("2R", "TD-RMSNorm"),
-    ]  # fmt: skip
+    assert [row["branches"] for row in rows] == ["1R", "2R"]
     assert {row["status"] for row in rows} <= {"finished", "pruned"}
     assert all(float(row["fd8"]) > 0 for row in rows)
     finished = [row for row in rows if row["status"] == "finished"]
@@ -103,7 +102,7 @@ def test_stopping_a_job_writes_a_checkpoint_where_it_has_the_time(
     subprocess.run(
         [RAY, "job", "submit", "--no-wait", "--submission-id", "stopped", "--runtime-env-json", runtime,
          "--working-dir", str(ROOT), "--", *entry],
-        env=head, capture_output=True, timeout=300, check=True, cwd=ROOT,
+        env=head, capture_output=True, timeout=PATIENCE, check=True, cwd=ROOT,
     )  # fmt: skip
     logs = subprocess.Popen(
         [RAY, "job", "logs", "--follow", "stopped"], env=head, text=True, stdout=subprocess.PIPE
@@ -115,7 +114,7 @@ def test_stopping_a_job_writes_a_checkpoint_where_it_has_the_time(
         if line.startswith("train "):
             break
     stopped = subprocess.run(
-        [RAY, "job", "stop", "stopped"], env=head, capture_output=True, timeout=300, check=True
+        [RAY, "job", "stop", "stopped"], env=head, capture_output=True, timeout=PATIENCE, check=True
     )
     logs.kill()
     assert not any("kills this job" in line for line in said)

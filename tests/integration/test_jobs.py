@@ -11,6 +11,7 @@ import pytest
 from orchestrator.data.format import LatentDataset
 from tests.commands import ROOT, Done, job, refused
 from tests.datasets import write_moments
+from tests.waiting import PATIENCE
 
 Refused = Callable[..., str]
 
@@ -52,7 +53,7 @@ def test_a_mistake_exits_with_2_and_a_paragraph(tmp_path: Path) -> None:
     """In a process of its own: nothing of Python's is between the job and the terminal."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "jobs" / "train_g.py"), "--config", "quickstrat"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert "Did you mean quickstart?" in done.stderr and "Traceback" not in done.stderr

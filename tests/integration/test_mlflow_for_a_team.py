@@ -15,7 +15,7 @@ from PIL import Image
 
 from orchestrator.tracking.tracker import Tracker
 from tests.servers import free_port
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -52,7 +52,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"postgresql://mlflow:database-password@127.0.0.1:{port}/postgres"
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +76,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, database: str, s3_server: s
             [ROOT / "cluster/mlflow/serve.sh"], env=environment, stderr=log, stdout=log
         )
     try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), f"MLflow answers ({folder}/log)", 300)
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/health"), f"MLflow answers ({folder}/log)")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 def answers(address: str) -> bool:

@@ -24,14 +24,16 @@ THREE_BRANCHES = {
 @pytest.mark.parametrize(
     ("model", "train"),
     [
-        (TWO_BRANCHES, {"batch_size": 10}),
+        pytest.param(TWO_BRANCHES, {"batch_size": 10}, marks=pytest.mark.long),
         pytest.param(
             TWO_BRANCHES,
             {"batch_size": 10, "micro_batches": 2, "recompute_branches": [0, 1]},
             marks=pytest.mark.faults,
         ),
         pytest.param(THREE_BRANCHES, {"batch_size": 20}, marks=pytest.mark.faults),
-        (THREE_BRANCHES, {"batch_size": 20, "recompute_branches": [0, 2]}),
+        pytest.param(
+            THREE_BRANCHES, {"batch_size": 20, "recompute_branches": [0, 2]}, marks=pytest.mark.long
+        ),
         pytest.param(TWO_BRANCHES, {"batch_size": 20, "workers": 2}, marks=pytest.mark.faults),
     ],
     ids=[

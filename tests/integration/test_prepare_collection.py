@@ -33,6 +33,7 @@ from orchestrator.data.prepare import prepare_dataset
 from orchestrator.data.sources.decode import centre_crop
 from orchestrator.errors import UserError
 from tests.configs import tiny
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -231,7 +232,7 @@ def test_killed_anywhere_and_with_more_actors_it_is_the_same_dataset(
     address = ray.get_runtime_context().gcs_address
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_WHILE_WRITING, address, to_yaml(again)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
     assert sorted(file.name for file in Path(again.data.path).glob("*.parquet")) == [

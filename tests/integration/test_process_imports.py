@@ -12,6 +12,7 @@ import pytest
 from orchestrator.config.plain import to_yaml
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBES = ROOT / "tests" / "probes"
@@ -63,7 +64,9 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     (folder / "modules").mkdir()
     environment = os.environ | {"PYTHONPATH": str(PROBES), "MODULES_FOLDER": str(folder / "modules")}
     command = [sys.executable, "jobs/train_g.py", "--config", str(folder / "tiny.yaml")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     notes = [json.loads(path.read_text()) for path in (folder / "modules").glob("*.json")]
     found: dict[str, set[str]] = {}
@@ -82,6 +85,7 @@ def of_kind(processes: dict[str, set[str]], kind: str) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("kind", MAY_LOAD)
+@pytest.mark.long
 def test_a_process_loads_what_it_uses(processes: dict[str, set[str]], kind: str) -> None:
     found = of_kind(processes, kind)
     assert found, f"no process called {kind} among {sorted(processes)}"
@@ -89,6 +93,7 @@ def test_a_process_loads_what_it_uses(processes: dict[str, set[str]], kind: str)
         assert modules & HEAVY <= MAY_LOAD[kind]
 
 
+@pytest.mark.long
 def test_readers_of_the_dataset_load_no_torch(processes: dict[str, set[str]]) -> None:
     # Their tasks are too short to be seen by name; what they read with tells them from everyone else.
     readers = [
@@ -101,12 +106,14 @@ def test_readers_of_the_dataset_load_no_torch(processes: dict[str, set[str]]) ->
         assert modules & HEAVY == set()
 
 
+@pytest.mark.long
 def test_the_training_worker_was_seen_after_its_steps(processes: dict[str, set[str]]) -> None:
     (worker,) = of_kind(processes, "RayTrainWorker")
     # AdamW's first step loads torch's compiler.
     assert {"orchestrator.training.step", "torch._dynamo"} <= worker
 
 
+@pytest.mark.long
 def test_no_process_compiles_that_was_not_asked_to(processes: dict[str, set[str]]) -> None:
     (sampling,) = of_kind(processes, "_SampleActor")
     # AdamW brings it to the training worker, timm to the extractor; nothing brings it to sampling.
@@ -117,7 +124,7 @@ def printed_modules(code: str, *arguments: str) -> Iterator[str]:
     script = f"import sys; sys.argv = {['job', *arguments]!r}\ntry:\n {code}\nexcept SystemExit: pass\n"
     script += "print('MODULES', *sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-2000:]
     yield from next(line for line in done.stdout.splitlines() if line.startswith("MODULES")).split()[1:]
@@ -137,6 +144,7 @@ def test_the_network_brings_torch_and_little_more() -> None:
     assert len(with_network) < 1.4 * len(alone)
 
 
+@pytest.mark.long
 def test_a_training_worker_imports_what_its_parts_bring() -> None:
     parts = (
         "import ray.train.torch, torch.distributed.checkpoint; "
@@ -147,3 +155,30 @@ def test_a_training_worker_imports_what_its_parts_bring() -> None:
     ours = set(printed_modules(f"import orchestrator.training.worker; import torch; {parts}"))
     theirs = set(printed_modules(f"import torch; {parts}"))
     assert len(ours) < 1.1 * len(theirs)
+
+
+READS = """
+import sys
+from types import SimpleNamespace
+
+import torch
+from orchestrator.training.worker import _reading
+
+def blocks(**options):
+    yield sorted(name for name in sys.modules if name.startswith("torch._dynamo.polyfills"))
+
+with _reading(SimpleNamespace(data=SimpleNamespace(iter_batches=blocks))) as tables:
+    (then,) = tables
+    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
+    now = sorted(name for name in sys.modules if name.startswith("torch._dynamo.polyfills"))
+    print(len(now) > 0, then == now)
+"""
+
+
+@pytest.mark.long
+def test_reading_begins_when_no_module_is_taken_away_any_more() -> None:
+    """Pickling fails in any thread while torch._dynamo's polyfills are loaded, as AdamW does."""
+    found = subprocess.run(
+        [sys.executable, "-c", READS], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert found.stdout == "True True\n", found.stdout + found.stderr

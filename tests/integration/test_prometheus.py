@@ -17,7 +17,7 @@ import yaml
 from orchestrator.tracking.gauges import show_progress
 from orchestrator.tracking.tracker import close_tracker, start_tracker
 from tests.servers import free_port
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 MONITORING = Path(__file__).resolve().parents[2] / "cluster" / "monitoring"
 PROMETHEUS = shutil.which("prometheus")
@@ -34,6 +34,7 @@ def exported() -> str:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.long
 def test_the_newest_numbers_of_a_run_are_exported(tmp_path: Path) -> None:
     (tmp_path / "watched").mkdir()
     tracker = start_tracker(str(tmp_path / "watched"), "watched", "dimr", f"sqlite:///{tmp_path}/mlflow.db")
@@ -55,7 +56,7 @@ def test_the_newest_numbers_of_a_run_are_exported(tmp_path: Path) -> None:
         "evaluation_images_done": 30,
     }
     for name, value in wanted.items():
-        wait_until(lambda name=name: line(name), f"{name} is exported", 120)  # type: ignore[misc]
+        wait_until(lambda name=name: line(name), f"{name} is exported")  # type: ignore[misc]
         assert float(line(name) or "nan") == value
     close_tracker(tracker)
 
@@ -83,7 +84,7 @@ def prometheus(folder: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE)
 
 
 def asked(address: str, path: str, **query: str) -> Any:
@@ -98,6 +99,7 @@ def asked(address: str, path: str, **query: str) -> Any:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.skipif(PROMETHEUS is None, reason="needs Prometheus: apt-get install prometheus")
+@pytest.mark.long
 def test_prometheus_collects_them_and_knows_the_alerts(tmp_path: Path) -> None:
     (tmp_path / "collected").mkdir()
     tracker = start_tracker(
@@ -107,7 +109,7 @@ def test_prometheus_collects_them_and_knows_the_alerts(tmp_path: Path) -> None:
     with prometheus(tmp_path) as address:
         query = 'ray_dimr_train_data_wait_fraction{run="collected"}'
         wait_until(
-            lambda: (asked(address, "query", query=query) or {}).get("result"), "the number is collected", 120
+            lambda: (asked(address, "query", query=query) or {}).get("result"), "the number is collected"
         )
         assert float(asked(address, "query", query=query)["result"][0]["value"][1]) == 0.5
 

@@ -34,6 +34,7 @@ from tests.configs import no_hooks, tiny
 from tests.datasets import write_numbered
 from tests.flaky_s3 import Fault, flaky
 from tests.integration.test_prepare_collection import config, contents, write_image_folder, write_tar
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -102,6 +103,7 @@ def test_trains_from_s3_and_keeps_no_secret(tmp_path: Path, s3_server: str) -> N
     assert found.stdout == ""
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_a_whole_run_lives_on_s3_and_goes_on_there(
     tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,25 +136,27 @@ def test_a_whole_run_lives_on_s3_and_goes_on_there(
     assert not list(tmp_path.rglob("*.distcp"))
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_the_journal_on_s3_outlives_its_writer(tmp_path: Path, s3_server: str) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
     for step in (1, 2):
         writer = Tracker(f"{s3_server}/runs/journal", "journal", "experiment", store)
         writer.log_metrics({"loss": 1 / step}, step)
         writer.keep()
-        assert writer.close(60) is None
+        assert writer.close(PATIENCE) is None
     client = mlflow.MlflowClient(store)
     (run,) = client.search_runs(["1"])
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
 
 
+@pytest.mark.usefixtures("mlflow_store")
 def test_mlflow_has_nothing_that_the_journal_on_s3_could_lose(tmp_path: Path, s3_server: str) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
     # The journal cannot be sent: the bucket is not there. With this machine it would be lost, and its steps
     # repeated.
     writer = Tracker("s3://not-there/runs/journal", "journal", "experiment", store)
     writer.log_metrics({"loss": 1.0}, 1)
-    writer.close(60)
+    writer.close(PATIENCE)
     assert mlflow.MlflowClient(store).get_experiment_by_name("experiment") is None
 
 
@@ -176,6 +180,7 @@ def test_a_broken_checkpoint_on_s3_is_passed_over(
     assert f"{config_.directory}/checkpoints/64: __0_0.distcp has" in caplog.text
 
 
+@pytest.mark.long
 def test_a_store_that_fails_now_and_then_gets_every_checkpoint(
     tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,10 +19,9 @@ from orchestrator.checkpoints.selection import newest_valid
 from orchestrator.config.plain import to_yaml
 from tests.configs import tiny
 from tests.datasets import write_numbered
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 600
 NETWORKS = [f"dimr-{os.getpid()}-{node}" for node in (1, 2)]
 CONFIGURATION = """
 ClusterName=test
@@ -60,8 +59,8 @@ class Slurm:
     def run(self, *command: str) -> str:
         """Run a command on the first node; returns what it prints."""
         return subprocess.run(
-            on_node(0, *command), env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=60,
-            check=True,
+            on_node(0, *command), env=self.environment, cwd=ROOT, capture_output=True, text=True,
+            timeout=PATIENCE, check=True,
         ).stdout  # fmt: skip
 
     def submit(self, *job: str) -> str:
@@ -87,7 +86,7 @@ class Slurm:
             state, code = (re.findall(rf"{key}=(\S+)", shown)[0] for key in ("JobState", "ExitCode"))
             return state not in {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING"}
 
-        wait_until(has_ended, f"the end of job {job}", SECONDS)
+        wait_until(has_ended, f"the end of job {job}")
         return state, code
 
 
@@ -148,7 +147,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
                 os.kill(int(process), signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", network])
         for daemon in daemons:
-            daemon.wait(30)
+            daemon.wait(PATIENCE)
         shutil.rmtree(ray_folder, ignore_errors=True)
 
 
@@ -161,7 +160,7 @@ def test_a_job_trains_on_both_nodes_to_its_end(tmp_path: Path, slurm: Slurm) -> 
     # With reading these are three CPUs, more than one of the nodes has.
     (tmp_path / "config.yaml").write_text(to_yaml(tiny(tmp_path, dataset.path, train={"workers": 2})))
     job = slurm.submit("jobs/train_g.py", "--config", f"{tmp_path}/config.yaml")
-    wait_until(lambda: token_file(job).exists() and token_file(job).read_text(), "the token", SECONDS)
+    wait_until(lambda: token_file(job).exists() and token_file(job).read_text(), "the token")
     token = token_file(job).read_text().strip()
     assert stat.S_IMODE(token_file(job).stat().st_mode) == 0o600
 
@@ -182,7 +181,7 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_goes_on(tmp_path: Path
         return slurm.submit("jobs/train_g.py", "--config", f"{tmp_path}/config.yaml")
 
     job = submit(10**7)
-    wait_until(lambda: re.search(r"^train \d", slurm.output(job), re.MULTILINE), "training", SECONDS)
+    wait_until(lambda: re.search(r"^train \d", slurm.output(job), re.MULTILINE), "training")
     slurm.terminate(job)
     assert slurm.ended(job) == ("FAILED", "130:0"), slurm.output(job)[-3000:]
     newest = newest_valid(str(tmp_path / "tiny"))

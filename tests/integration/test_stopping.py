@@ -20,10 +20,13 @@ from orchestrator.training.worker import run_process
 from tests.configs import no_hooks, tiny
 from tests.datasets import write_numbered
 from tests.states import whole_state
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.usefixtures("mlflow_store")
+@pytest.mark.long
 def test_sigterm_writes_a_checkpoint_marks_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     dataset = write_numbered(tmp_path / "data", 50, 8)
     config = tiny(tmp_path, dataset.path, train={"images": 10**7, "checkpoint_every_images": 10**7})
@@ -40,7 +43,7 @@ def test_sigterm_writes_a_checkpoint_marks_the_run_and_the_same_command_goes_on(
         if re.match(r"train \d+/", line):
             process.send_signal(signal.SIGTERM)
             break
-    rest = process.communicate(timeout=300)[0]
+    rest = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 130, "".join(lines) + rest
     found = re.search(r"Stopped at (\d+) of 10000000 images, with a checkpoint", rest)
     assert found is not None, rest

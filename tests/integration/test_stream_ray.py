@@ -60,6 +60,7 @@ def global_batches(config: ExperimentConfig, dataset: LatentDataset, workers: in
     return json.loads(file.read_text())
 
 
+@pytest.mark.long
 def test_two_train_workers_get_the_global_batches_of_one(tmp_path: Path) -> None:
     dataset = write_numbered(tmp_path / "data", 101, 7)
     config = tiny(tmp_path, dataset.path, train={"images": 160})

@@ -3,6 +3,7 @@
 It is down at first, then comes, and goes away while training logs.
 """
 
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -10,6 +11,7 @@ import pytest
 
 from orchestrator.tracking.tracker import Tracker, server_problem
 from tests.servers import mlflow_server, stopped_at_the_end
+from tests.waiting import PATIENCE
 
 
 def tracker(folder: Path, uri: str) -> Tracker:
@@ -18,28 +20,29 @@ def tracker(folder: Path, uri: str) -> Tracker:
 
 
 def test_what_a_server_missed_is_copied_when_it_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copy(empty_store, tmp_path / "server.db")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     server = mlflow_server(tmp_path)
     uri = server.uri
     assert server_problem(uri) is not None
     early = tracker(tmp_path, uri)
     early.log_metrics({"loss": 3.0}, 10)
-    assert early.close(60) is not None
+    assert early.close(PATIENCE) is not None
     with stopped_at_the_end(server):
         server.start()
         assert server_problem(uri) is None
         during = tracker(tmp_path, uri)
         during.log_metrics({"loss": 2.0}, 20)
-        assert during.close(60) is None
+        assert during.close(PATIENCE) is None
     after = tracker(tmp_path, uri)
     after.log_metrics({"loss": 1.0}, 30)
     after.log_status("FINISHED")
-    assert after.close(60) is not None
+    assert after.close(PATIENCE) is not None
     with stopped_at_the_end(server):
         server.start()
-        assert tracker(tmp_path, uri).close(60) is None
+        assert tracker(tmp_path, uri).close(PATIENCE) is None
         client = mlflow.MlflowClient(uri)
         experiment = client.get_experiment_by_name("experiment")
         assert experiment is not None

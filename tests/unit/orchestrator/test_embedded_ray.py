@@ -16,6 +16,7 @@ from ray._private import services
 from orchestrator import embedded_ray
 from orchestrator.embedded_ray import start_embedded
 from orchestrator.errors import UserError
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_ray_that_does_not_start_is_tried_again_leaves_no_process_and_is_said(
 ) -> None:
     with pytest.raises(UserError, match=r"did not start on this machine in 3 tries \(The current node timed"):
         start_embedded()
-    assert [process.wait(60) for process in left] == [-9] * embedded_ray.TRIES
+    assert [process.wait(PATIENCE) for process in left] == [-9] * embedded_ray.TRIES
     assert caplog.text.count("It is tried again") == embedded_ray.TRIES - 1
 
 

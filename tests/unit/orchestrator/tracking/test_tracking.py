@@ -10,6 +10,7 @@ from PIL import Image
 
 from orchestrator.tracking.journal import Journal
 from orchestrator.tracking.tracker import Tracker, server_problem
+from tests.waiting import PATIENCE
 
 
 def tracker(folder: Path, uri: str) -> Tracker:
@@ -30,7 +31,7 @@ def test_an_outage_is_caught_up_from_the_journal(tmp_path: Path) -> None:
     down = tracker(tmp_path, "http://127.0.0.1:9")  # nothing listens on the discard port
     down.log_metrics({"loss": 3.0}, 10)
     down.log_metrics({"loss": 2.0}, 20)
-    assert down.close(60) is not None
+    assert down.close(PATIENCE) is not None
     again = tracker(tmp_path, store)
     again.log_metrics({"loss": 2.0}, 20)  # repeated after a restart from the checkpoint at 10
     again.log_metrics({"loss": 1.0}, 30)
@@ -38,12 +39,12 @@ def test_an_outage_is_caught_up_from_the_journal(tmp_path: Path) -> None:
     again.log_image("samples", "grid.png", 30)
     again.log_params({"train.images": 30})
     again.log_status("FINISHED")
-    assert again.close(60) is None
+    assert again.close(PATIENCE) is None
     assert history(store, "loss") == [(10, 3.0), (20, 2.0), (30, 1.0)]
 
     # A journal that is copied a second time leaves no duplicates, and one run.
     (tmp_path / "run" / "journal.offset").unlink()
-    assert tracker(tmp_path, store).close(60) is None
+    assert tracker(tmp_path, store).close(PATIENCE) is None
     assert history(store, "loss") == [(10, 3.0), (20, 2.0), (30, 1.0)]
 
 
@@ -75,7 +76,7 @@ def test_two_runs_share_a_store(tmp_path: Path, first: str) -> None:
         (tmp_path / name).mkdir()
         one = Tracker(str(tmp_path / name), name, "experiment", store)
         one.log_metrics({"loss": 1.0}, 1)
-        assert one.close(60) is None
+        assert one.close(PATIENCE) is None
     client = mlflow.MlflowClient(store)
     experiment = client.get_experiment_by_name("experiment")
     assert experiment is not None

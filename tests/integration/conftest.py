@@ -1,0 +1,52 @@
+"""What integration tests share: an empty MLflow store to copy, and one small finished run."""
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.run.experiment import run_experiment
+from tests.configs import tiny
+from tests.datasets import write_numbered
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a run; MLflow takes seconds to make one."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def mlflow_store(tmp_path: Path, empty_store: Path) -> None:
+    """A store for the runs in ``tmp_path``."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
+    """Sixty images of 8x8 pixels, in three classes."""
+    return write_numbered(tmp_path_factory.mktemp("datasets") / "numbered", 60, 10, size=8)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, numbered: LatentDataset, empty_store: Path, ray_session: None
+) -> ExperimentConfig:
+    """A small run that is finished, with previews, an export and scores of its checkpoints."""
+    root = tmp_path_factory.mktemp("finished")
+    shutil.copy(empty_store, root / "mlflow.db")
+    config = tiny(
+        root, numbered.path, model={"input_size": 8},
+        train={
+            "preview_every_images": 32, "export_every_images": 64, "score_every_images": 64,
+            "score_images": 8,
+        },
+        evaluation={"images": 12, "extractor": "efficientnet_lite0", "class_agreement": True},
+    )  # fmt: skip
+    run_experiment(config)
+    return config
