@@ -3,9 +3,11 @@
 import os
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 import orchestrator  # noqa: F401  (sets what Ray reads when it is imported)
 from orchestrator.config.command_line import parse
@@ -19,12 +21,15 @@ settings.load_profile("any-machine")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one process run all tests that start Ray and servers, one after another."""
-    for item in items:
-        if "unit" not in item.path.relative_to(item.config.rootpath).parts:
-            item.add_marker(pytest.mark.xdist_group("integration"))
+class IntegrationInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
+    """Has one process run all tests that start Ray and servers, one after another."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if nodeid.startswith("tests/unit/") else "integration"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> IntegrationInOneProcess:
+    return IntegrationInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")
