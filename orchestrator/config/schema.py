@@ -281,7 +281,7 @@ class SamplingConfig:
     """Images per network call and per unit of work (twice that with guidance)."""
     actors: int = may_change(1)
     """Sampling processes, one GPU or one CPU each; 0 samples, extracts features and scores in the job's own
-    process, which is slower, and easier to debug."""
+    process: quicker to start, one thing after another, and easy to debug."""
     use_gpu: bool = may_change(True)
     """Give each sampling process a GPU."""
     labels: Literal["balanced", "random"] = "balanced"

@@ -77,6 +77,7 @@ def train(config_: ExperimentConfig, dataset: LatentDataset, disk: Path, leave: 
     run_process(TrainJob(config_, dataset, lambda: hooks))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("workers", "leave"),
     [(1, 0), (1, 0.5), pytest.param(2, 0.5, marks=pytest.mark.faults)],
@@ -107,6 +108,7 @@ def run_job(config_: ExperimentConfig, dataset: LatentDataset) -> None:
     run_process(TrainJob(config_, dataset, no_hooks))
 
 
+@pytest.mark.long
 def test_the_journal_waits_for_room_and_has_everything_then(
     disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -37,15 +37,12 @@ def numbered(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
 def finished(
     tmp_path_factory: pytest.TempPathFactory, numbered: LatentDataset, empty_store: Path, ray_session: None
 ) -> ExperimentConfig:
-    """A small run that is finished, with previews, an export and scores of its checkpoints."""
+    """A small run that is finished, with previews and an export of its checkpoints."""
     root = tmp_path_factory.mktemp("finished")
     shutil.copy(empty_store, root / "mlflow.db")
     config = tiny(
         root, numbered.path, model={"input_size": 8},
-        train={
-            "preview_every_images": 32, "export_every_images": 64, "score_every_images": 64,
-            "score_images": 8,
-        },
+        train={"preview_every_images": 32, "export_every_images": 64},
         evaluation={"images": 12, "extractor": "efficientnet_lite0", "class_agreement": True},
     )  # fmt: skip
     run_experiment(config)

@@ -41,6 +41,7 @@ def test_the_data_benchmark_reads_every_row(monkeypatch: pytest.MonkeyPatch) -> 
     assert "one .npy per sample" in out.getvalue()
 
 
+@pytest.mark.long
 def test_the_imports_benchmark_measures_every_kind_of_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "from dimr_model import DiMR" in imports.CASES
     few = {name: imports.CASES[name] for name in ("import torch", "jobs/report.py --help")}

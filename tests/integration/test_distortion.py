@@ -67,6 +67,7 @@ def test_models_and_real_images_stand_side_by_side(study: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_what_was_judged_is_not_drawn_again(study: Path, checkpoints: list[str]) -> None:
     parts = {file: file.stat().st_mtime_ns for file in study.parents[1].rglob("distortion/*/features/*")}
     assert len(parts) == 2 * 6
@@ -106,6 +107,7 @@ def test_what_cannot_be_compared_is_refused(
 
 
 @needs_chromium
+@pytest.mark.long
 def test_raters_judge_by_keyboard_pause_go_back_and_save(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

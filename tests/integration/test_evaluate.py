@@ -109,7 +109,7 @@ def test_another_batch_size_changes_no_image_by_more_than_a_grey_level(
 
 def test_actors_measure_what_one_process_does(tmp_path: Path, dataset: LatentDataset) -> None:
     here = config(tmp_path / "here", dataset, sampler={"steps": 2}, actors=0)
-    pooled = config(tmp_path / "pooled", dataset, sampler={"steps": 2}, actors=2)
+    pooled = config(tmp_path / "pooled", dataset, sampler={"steps": 2}, actors=1)
     tested = subject_of(here, tmp_path)
     one = evaluate(Evaluation(here, tested, dataset, SILENT))
     two = evaluate(Evaluation(pooled, tested, dataset, SILENT))

@@ -75,6 +75,7 @@ def test_the_report_tells_of_the_run(today: Path) -> None:
     assert "fd12" in json.dumps(run.final) and (today / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_a_finished_run_is_finished(
     today: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_finished_run_is_finished(
     assert read_metrics(str(today / "runs" / "finished")) == before
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on_to_where_the_other_ended(today: Path, ray_session: None) -> None:
     directory = today / "runs" / "interrupted"
     stopped_at = int(next((directory / "checkpoints").iterdir()).name)

@@ -105,6 +105,7 @@ def train_true_width(folder: str) -> None:
         assert abs(bytes_held(tensors) - share) < 0.05 * share
 
 
+@pytest.mark.long
 def test_every_rank_holds_its_share_of_weights_optimizer_and_ema(tmp_path: Path) -> None:
     in_processes(train_true_width, 2, str(tmp_path))
 

@@ -155,11 +155,21 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LATENT = {"input_size": 8, "channels": 4}
 
 
-def test_latents_are_the_vae_s_moments_of_image_and_mirror_image(tmp_path: Path, vae: Path) -> None:
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory, vae: Path, ray_session: None) -> ExperimentConfig:
+    """The config of a dataset of latents, which is prepared."""
+    folder = tmp_path_factory.mktemp("latents")
     settings = {"model": LATENT, "sampling": {"vae": str(vae)}}
-    dataset = prepare_dataset(
-        config(tmp_path, "image_folder", write_image_folder(tmp_path / "images", 20), **settings)
-    )
+    images = write_image_folder(folder / "images", 20)
+    prepared = config(folder, "image_folder", images, **settings)
+    prepare_dataset(prepared)
+    return prepared
+
+
+def test_latents_are_the_vae_s_moments_of_image_and_mirror_image(
+    latents: ExperimentConfig, vae: Path
+) -> None:
+    dataset = open_dataset(latents.data.path)
     assert (dataset.info.kind, dataset.info.shape, dataset.info.flips) == ("moments", (8, 8, 8), True)
     assert dataset.info.scaling_factor == pytest.approx(0.18215)
     assert dataset.info.encoder_revision is not None
@@ -175,17 +185,15 @@ def test_latents_are_the_vae_s_moments_of_image_and_mirror_image(tmp_path: Path,
         np.testing.assert_allclose(rows[0, flipped][1], expected.numpy(), atol=2e-2)
 
 
-def test_latents_of_another_vae_are_refused(tmp_path: Path, vae: Path) -> None:
-    settings = {"model": LATENT, "sampling": {"vae": str(vae)}}
-    mine = config(tmp_path, "image_folder", write_image_folder(tmp_path / "images", 8), **settings)
-    info = prepare_dataset(mine).info
-    check_model(mine, info)
+def test_latents_of_another_vae_are_refused(tmp_path: Path, latents: ExperimentConfig, vae: Path) -> None:
+    info = open_dataset(latents.data.path).info
+    check_model(latents, info)
     other = tmp_path / "other"
     shutil.copytree(vae, other)
     for file in other.glob("*.safetensors"):
         file.write_bytes(file.read_bytes() + b" ")
     for name in (str(other), "some/hub-vae"):
-        elsewhere = dataclasses.replace(mine, sampling=dataclasses.replace(mine.sampling, vae=name))
+        elsewhere = dataclasses.replace(latents, sampling=dataclasses.replace(latents.sampling, vae=name))
         if name == "some/hub-vae":
             info = dataclasses.replace(info, encoder="another/vae", encoder_revision="main")
         with pytest.raises(UserError, match="which is another"):

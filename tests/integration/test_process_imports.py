@@ -68,6 +68,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "runs" / "tiny" / "scores" / "64.json").exists()
     notes = [json.loads(path.read_text()) for path in (folder / "modules").glob("*.json")]
     found: dict[str, set[str]] = {}
     for note in notes:
@@ -130,11 +131,12 @@ def printed_modules(code: str, *arguments: str) -> Iterator[str]:
     yield from next(line for line in done.stdout.splitlines() if line.startswith("MODULES")).split()[1:]
 
 
-@pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("arguments", [["--help"], ["--train.imagess", "5"]], ids=["help", "mistake"])
-def test_help_and_a_mistake_need_no_torch(job: str, arguments: list[str]) -> None:
-    code = f"import runpy; runpy.run_path('jobs/{job}', run_name='__main__')"
-    assert HEAVY & set(printed_modules(code, *arguments)) == set()
+def test_help_and_a_mistake_need_no_torch(arguments: list[str]) -> None:
+    code = "pass"
+    for job in JOBS:
+        code += f"\n try: runpy.run_path('jobs/{job}', run_name='__main__')\n except SystemExit: pass"
+    assert HEAVY & set(printed_modules(f"import runpy\n {code}", *arguments)) == set()
 
 
 def test_the_network_brings_torch_and_little_more() -> None:

@@ -104,6 +104,7 @@ def test_trains_from_s3_and_keeps_no_secret(tmp_path: Path, s3_server: str) -> N
 
 
 @pytest.mark.usefixtures("mlflow_store")
+@pytest.mark.long
 def test_a_whole_run_lives_on_s3_and_goes_on_there(
     tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def test_a_store_that_fails_now_and_then_gets_every_checkpoint(
         ("gone", lambda number: "drop" if 4 <= number < 8 else ""),
     ],
 )
+@pytest.mark.long
 def test_a_server_that_fails_loses_nothing(
     name: str, fault: Fault, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

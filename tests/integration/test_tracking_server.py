@@ -19,6 +19,7 @@ def tracker(folder: Path, uri: str) -> Tracker:
     return Tracker(str(folder / "run"), "run", "experiment", uri)
 
 
+@pytest.mark.long
 def test_what_a_server_missed_is_copied_when_it_answers(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
