@@ -18,7 +18,7 @@ OBJECT_STORE_BYTES = 1 << 30
 START_SECONDS = 300.0
 """How long a node may take to start. A few seconds are usual, many times that where others use the CPUs."""
 TRIES = 3
-_START_LIMITS = {
+START_LIMITS = {
     "RAY_gcs_server_port_wait_time_s": f"{START_SECONDS:.0f}",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": f"{START_SECONDS:.0f}",
     "RAY_worker_register_timeout_seconds": f"{START_SECONDS:.0f}",
@@ -39,7 +39,7 @@ def start_embedded(least_cpus: int = MIN_CPUS, **options: Any) -> None:
     Raises:
         UserError: Ray did not start in any of ``TRIES`` tries.
     """
-    for name, limit in _START_LIMITS.items():
+    for name, limit in START_LIMITS.items():
         os.environ.setdefault(name, limit)
     settings = {
         "num_cpus": max(least_cpus, os.cpu_count() or 1),

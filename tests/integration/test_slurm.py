@@ -44,7 +44,8 @@ PartitionName=all Nodes=ALL Default=YES
 pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(
-        shutil.which("slurmctld") is None or os.geteuid() != 0, reason="Slurm, and root for its networks"
+        shutil.which("slurmctld") is None or os.geteuid() != 0,
+        reason="needs Slurm (apt-get install slurm-wlm), and root for its networks",
     ),
 ]
 
