@@ -6,6 +6,11 @@ import os
 # environment for its workers. Ours run in the driver's own environment (a cluster's image has one); 1 has Ray
 # build it.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+# How long the parts of an embedded Ray may take to start: five minutes in place of half a minute or one.
+os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "300")
+os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
+os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
 # A training worker that does not answer for so long is given up, and the group is started again; Ray's own
 # default is ten minutes.
 os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")

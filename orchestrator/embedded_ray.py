@@ -18,13 +18,6 @@ OBJECT_STORE_BYTES = 1 << 30
 START_SECONDS = 300.0
 """How long a node may take to start. A few seconds are usual, many times that where others use the CPUs."""
 TRIES = 3
-START_LIMITS = {
-    "RAY_gcs_server_port_wait_time_s": f"{START_SECONDS:.0f}",
-    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": f"{START_SECONDS:.0f}",
-    "RAY_worker_register_timeout_seconds": f"{START_SECONDS:.0f}",
-    "RAY_agent_register_timeout_ms": f"{START_SECONDS * 1000:.0f}",
-}
-"""Ray's own limits, of half a minute or a minute; its processes read them when they start."""
 logger = logging.getLogger(__name__)
 
 
@@ -39,8 +32,6 @@ def start_embedded(least_cpus: int = MIN_CPUS, **options: Any) -> None:
     Raises:
         UserError: Ray did not start in any of ``TRIES`` tries.
     """
-    for name, limit in START_LIMITS.items():
-        os.environ.setdefault(name, limit)
     settings = {
         "num_cpus": max(least_cpus, os.cpu_count() or 1),
         "object_store_memory": OBJECT_STORE_BYTES,

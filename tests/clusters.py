@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.embedded_ray import START_LIMITS
 from tests.waiting import PATIENCE, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,8 +27,7 @@ def cluster(nodes: list[int], environment: dict[str, str]) -> Iterator[dict[str,
     """
     folder = f"/tmp/dimr-{os.getpid()}"
     environment = {
-        **os.environ, **START_LIMITS,
-        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment,
+        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **environment
     }  # fmt: skip
     environment.pop("RAY_ADDRESS", None)
     address = f"http://127.0.0.1:{DASHBOARD_PORT}"
