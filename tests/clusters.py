@@ -50,10 +50,8 @@ def cluster(nodes: list[int], environment: dict[str, str]) -> Iterator[dict[str,
         yield reached
     finally:
         for node in started:
-            node.terminate()
-        for node in started:
-            node.wait(PATIENCE)
             leave_nothing(node)
+            node.wait(PATIENCE)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -158,7 +158,12 @@ def _train(work: _Work) -> Checkpoint:
     if not has_room:
         background = _start_background(work)
     if background is not None:
-        ray.get(background.wait.remote())
+        # It is asked again, because what a dead process owed comes in any order, also after the waiting.
+        owed = [
+            part for checkpoint in marked(run.directory) for part in ask(background, config.train, checkpoint)
+        ]
+        owed.append(background.wait.remote())
+        ray.wait(owed, num_returns=len(owed))
         ray.kill(background)
     newest = marked(run.directory)[-1]
     if newest.images_seen < config.train.images:
@@ -178,7 +183,11 @@ def _start_background(work: _Work) -> Any:
     if not cluster.works_in_background(config):
         return None
     resources = {"num_gpus": 1} if config.sampling.use_gpu else {"num_cpus": 1}
-    background = ray.remote(Background).options(**resources).remote(config, work.dataset, work.tracker)
+    # Where its process dies, another does what was asked for: a checkpoint's turn is tried four times.
+    retried = {"max_restarts": -1, "max_task_retries": 3}
+    background = (
+        ray.remote(Background).options(**resources, **retried).remote(config, work.dataset, work.tracker)
+    )
     for checkpoint in marked(work.run.directory):
         ask(background, config.train, checkpoint)
     return background

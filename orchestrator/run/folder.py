@@ -14,6 +14,7 @@ from orchestrator.config.command_line import names_config, parse_with
 from orchestrator.config.plain import flatten, from_dict, to_yaml
 from orchestrator.config.schema import ExperimentConfig, RunConfig, keys_that_may_change
 from orchestrator.errors import UserError
+from orchestrator.tracking.journal import says_finished
 
 Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
@@ -29,7 +30,7 @@ class Run:
     checkpoint: Checkpoint | None
     """The checkpoint at which training stands."""
     is_finished: bool
-    """Whether it is trained to the asked length and scored."""
+    """Whether it is trained to the asked length and scored, and its journal says so."""
 
 
 def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
@@ -53,10 +54,8 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     checkpoint = newest_valid(directory)
     scored = read_metrics(directory)
     is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
-    is_finished = (
-        is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
-    )
-    return Run(directory, checkpoint, is_finished)
+    is_scored = is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
+    return Run(directory, checkpoint, is_scored and says_finished(directory))
 
 
 def parse_beside(

@@ -1,11 +1,13 @@
 """Messages between training workers and the driver: actors take reports, and pass on the wish to stop."""
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config.schema import TrainConfig
@@ -40,16 +42,23 @@ class RemoteHooks:
             ask(self.background, self.train, checkpoint)
 
 
-def ask(background: Any, train: TrainConfig, checkpoint: Checkpoint) -> None:
-    """Send the background actor what is to be made of a checkpoint; it passes over what is there already."""
+def ask(background: Any, train: TrainConfig, checkpoint: Checkpoint) -> list[Any]:
+    """Send the background actor what is to be made of a checkpoint; it passes over what is there already.
+
+    Returns:
+        Ray's references, which are ready when it is made.
+    """
     seen = checkpoint.images_seen
-    for method, every in (
+    wanted = (
         (background.preview, train.preview_every_images),
         (background.export, train.export_every_images),
         (background.score, train.score_every_images),
-    ):
-        if every > 0 and crossed(seen - train.batch_size, seen, every):
-            method.remote(checkpoint)
+    )
+    return [
+        method.remote(checkpoint)
+        for method, every in wanted
+        if every > 0 and crossed(seen - train.batch_size, seen, every)
+    ]
 
 
 class _Poll:
@@ -62,7 +71,9 @@ class _Poll:
 
     def __call__(self) -> bool:
         if self._question is not None and ray.wait([self._question], timeout=0)[0]:
-            self._answer, self._question = ray.get(self._question), None
+            question, self._question = self._question, None
+            with contextlib.suppress(RayError):  # It may have died; training goes on without an answer.
+                self._answer = ray.get(question)
         if self._question is None and time.monotonic() - self._asked_at > POLL_SECONDS:
             self._question, self._asked_at = self._method.remote(), time.monotonic()
         return self._answer
@@ -91,6 +102,9 @@ class Follow:
         self._show()
 
     def _show(self) -> None:
-        latest = ray.get(self._tracker.latest.remote())
+        try:
+            latest = ray.get(self._tracker.latest.remote())
+        except RayError:
+            return
         if "images_seen" in latest and "loss/total" in latest:
             self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from orchestrator import storage
 
 JOURNAL_FILE = "journal.jsonl"
 OFFSET_FILE = "journal.offset"
+SCORE_PREFIX = "eval/"
 logger = logging.getLogger(__name__)
 
 
@@ -23,23 +23,31 @@ def read_records(directory: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in storage.read_bytes(path).rpartition(b"\n")[0].splitlines()]
 
 
+def says_finished(directory: str) -> bool:
+    """Whether the newest status that a run's journal has is FINISHED, which comes after its scores."""
+    statuses = [record["status"] for record in read_records(directory) if record["kind"] == "status"]
+    return statuses[-1:] == ["FINISHED"]
+
+
 class RunFiles:
     """A run's folder as local files.
 
-    They are the folder itself, or a copy that is sent back if the folder is in an object store.
+    They are the folder itself. If it is in an object store, they are a copy in ``scratch`` that is sent back.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, scratch: Path) -> None:
         self._directory = directory
         self.is_copy = not storage.is_local(directory)
         # Name -> size and time of change of what was sent.
         self._sent: dict[str, tuple[int, int]] = {}
-        if not self.is_copy:
-            self.folder = Path(directory)
-            return
-        self.folder = Path(tempfile.mkdtemp(prefix="dimr-tracking-"))
+        self.folder = scratch if self.is_copy else Path(directory)
         for name in (JOURNAL_FILE, OFFSET_FILE):
-            if storage.is_file(storage.join(directory, name)):
+            # What a process before this one left here is newer.
+            if (
+                self.is_copy
+                and not (scratch / name).exists()
+                and storage.is_file(storage.join(directory, name))
+            ):
                 self.fetch(name)
 
     def fetch(self, name: str) -> Path:
@@ -79,6 +87,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._last_step: dict[str, int] = {}
+        self._scored: set[tuple[str, int]] = set()
         self._waiting = b""
         self._problem: str | None = None
         self._drop_torn_line()
@@ -94,13 +103,12 @@ class Journal:
     def append(self, kind: str, **content: Any) -> None:
         """Write a record; a metric is left out unless its step comes after the metric's newest one.
 
-        A run that was set back to a checkpoint repeats steps with the same values; each stays once.
+        A run that was set back to a checkpoint repeats steps with the same values; each stays once. Scores
+        come in any order, and are left out only where the same step is there already.
         """
         if kind == "metrics":
             step = content["step"]
-            content["values"] = {
-                k: v for k, v in content["values"].items() if self._last_step.get(k, -1) < step
-            }
+            content["values"] = {k: v for k, v in content["values"].items() if self._is_new(k, step)}
             if not content["values"]:
                 return
         record = {"time": time.time_ns() // 1_000_000, "kind": kind, **content}
@@ -127,10 +135,17 @@ class Journal:
             self._waiting, self._problem = b"", None
         return self._problem
 
+    def _is_new(self, key: str, step: int) -> bool:
+        if key.startswith(SCORE_PREFIX):
+            return (key, step) not in self._scored
+        return self._last_step.get(key, -1) < step
+
     def _note_steps(self, record: dict[str, Any]) -> None:
         if record["kind"] == "metrics":
             for key in record["values"]:
                 self._last_step[key] = max(record["step"], self._last_step.get(key, -1))
+                if key.startswith(SCORE_PREFIX):
+                    self._scored.add((key, record["step"]))
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that a killed process left unfinished."""

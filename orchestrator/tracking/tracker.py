@@ -3,12 +3,15 @@
 import json
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +22,7 @@ from orchestrator.errors import UserError
 from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, Journal, RunFiles
 from orchestrator.tracking.mlflow_sync import MLflowSync
 
+STARTED_FILE, STOP_FILE = "started", "stop"
 SYNC_SECONDS = 2.0
 RETRY_SECONDS = 15.0
 # Longer, because in an object store the whole journal is written anew each time.
@@ -67,6 +71,9 @@ def server_problem(uri: str, timeout_seconds: float = 3.0) -> str | None:
 def start_tracker(directory: str, run_name: str, experiment: str, uri: str, parent: str | None = None) -> Any:
     """Start a folder's one writer of the journal and of MLflow, an actor on the driver's node.
 
+    Where its process dies, Ray starts another, which goes on where the journal ends; what it was told and had
+    not written is told again.
+
     Args:
         parent: folder of the run that this one belongs to; MLflow shows it below that.
     """
@@ -74,15 +81,21 @@ def start_tracker(directory: str, run_name: str, experiment: str, uri: str, pare
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote: Callable[..., Any] = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote
-    return remote(directory, run_name, experiment, uri, parent)
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    remote: Callable[..., Any] = ray.remote(Tracker).options(**options).remote
+    scratch = tempfile.mkdtemp(prefix="dimr-tracking-")
+    return remote(directory, run_name, experiment, uri, parent, scratch)
 
 
 def close_tracker(tracker: Any) -> str | None:
     """Have what is left copied to MLflow, and return why that failed, or None."""
     import ray
+    from ray.exceptions import RayActorError
 
-    problem: str | None = ray.get(tracker.close.remote(CLOSE_SECONDS))
+    try:
+        problem: str | None = ray.get(tracker.close.remote(CLOSE_SECONDS))
+    except RayActorError as error:
+        return f"the process that writes it ended: {str(error).splitlines()[0]}"
     return problem
 
 
@@ -113,20 +126,37 @@ def _key_of(directory: str | None) -> str | None:
 
 
 class Tracker:
-    """Takes records at once, and copies them to MLflow in a thread of its own."""
+    """Takes records at once, and copies them to MLflow in a thread of its own.
+
+    Args:
+        scratch: a local folder that outlives the process. It holds what another process would need to go on.
+    """
 
     def __init__(
-        self, directory: str, run_name: str, experiment: str, uri: str, parent: str | None = None
+        self,
+        directory: str,
+        run_name: str,
+        experiment: str,
+        uri: str,
+        parent: str | None = None,
+        scratch: str | None = None,
     ) -> None:
-        self._files = RunFiles(directory)
+        self._scratch = Path(scratch or tempfile.mkdtemp(prefix="dimr-tracking-"))
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._files = RunFiles(directory, self._scratch)
         self._journal = Journal(self._files.folder / JOURNAL_FILE)
         self._latest: dict[str, float] = {}
-        self._is_asked_to_stop = False
         from orchestrator.tracking.gauges import Gauges  # Ray is not needed to read a command line.
 
         self._gauges = Gauges(run_name)
         if not self._journal.records():
             self._journal.append("run", key=uuid.uuid4().hex, name=run_name, parent=_key_of(parent))
+        if (self._scratch / STARTED_FILE).exists():
+            logger.warning("The process that keeps the journal had died; another one goes on.")
+            for record in self._journal.records():
+                if record["kind"] == "metrics":
+                    self._show(record["values"], record["step"])
+        (self._scratch / STARTED_FILE).touch()
         self._sync = MLflowSync(self._files, directory, experiment, uri)
         self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="mlflow-sync", daemon=True)
@@ -139,6 +169,9 @@ class Tracker:
     def log_metrics(self, values: dict[str, float], images_seen: int) -> None:
         """Log metrics at a point of training; MLflow's step is images seen."""
         self._journal.append("metrics", step=images_seen, values=values)
+        self._show(values, images_seen)
+
+    def _show(self, values: dict[str, float], images_seen: int) -> None:
         # A score of an older checkpoint arrives late, and does not set training back.
         is_training = any(key.startswith("train/") for key in values)
         self._latest |= values | ({"images_seen": float(images_seen)} if is_training else {})
@@ -162,11 +195,11 @@ class Tracker:
 
     def ask_to_stop(self) -> None:
         """Note that the driver wants training to end; the workers ask :meth:`is_asked_to_stop`."""
-        self._is_asked_to_stop = True
+        (self._scratch / STOP_FILE).touch()
 
     def is_asked_to_stop(self) -> bool:
         """Whether training should end."""
-        return self._is_asked_to_stop
+        return (self._scratch / STOP_FILE).exists()
 
     def latest(self) -> dict[str, float]:
         """The newest value of every metric, and images_seen; for progress bars."""
@@ -185,7 +218,10 @@ class Tracker:
         self._thread.join(timeout_seconds)
         if self._thread.is_alive():
             return "it does not answer"
-        return unwritten or self._sync.problem
+        problem = unwritten or self._sync.problem
+        if problem is None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        return problem
 
     def _run(self) -> None:
         self._wake.wait(START_SECONDS)

@@ -32,7 +32,7 @@ def test_an_unknown_variant_names_the_known_ones() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.long
+@pytest.mark.faults
 def test_the_data_benchmark_reads_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "RELEASED_FILES", 512)
     out = io.StringIO()

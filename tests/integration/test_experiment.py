@@ -106,6 +106,29 @@ def test_a_longer_run_of_the_same_name_continues(
     assert len(runs_of(longer)) == 1
 
 
+@pytest.mark.long
+def test_a_run_whose_scores_are_not_in_its_journal_is_completed(
+    finished: ExperimentConfig, tmp_path: Path, empty_store: Path
+) -> None:
+    """As where the journal's process died last, and nobody noticed."""
+    shutil.copytree(finished.run.root, tmp_path / "copied")
+    shutil.copy(empty_store, tmp_path / "copied" / "mlflow.db")
+    cut = dataclasses.replace(finished, run=dataclasses.replace(finished.run, root=str(tmp_path / "copied")))
+    journal = Path(cut.directory) / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    scored = next(number for number, line in enumerate(lines) if '"eval/' in line)
+    journal.write_text("".join(lines[:scored]))
+    (journal.parent / "journal.offset").unlink()
+    before = metrics_of(cut)["metrics"]
+    run_experiment(cut)
+    assert metrics_of(cut)["metrics"] == before
+    (run,) = runs_of(cut)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["eval/fd12_efficientnet_lite0_ema"] == pytest.approx(
+        before["fd12_efficientnet_lite0_ema"]["value"]
+    )
+
+
 def test_the_report_is_one_page_with_everything(finished: ExperimentConfig, tmp_path: Path) -> None:
     main([finished.directory, "--out", str(tmp_path / "report.html")])
     text = (tmp_path / "report.html").read_text()

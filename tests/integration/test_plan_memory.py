@@ -24,7 +24,7 @@ THREE_BRANCHES = {
 @pytest.mark.parametrize(
     ("model", "train"),
     [
-        pytest.param(TWO_BRANCHES, {"batch_size": 10}, marks=pytest.mark.long),
+        pytest.param(TWO_BRANCHES, {"batch_size": 10}, marks=pytest.mark.faults),
         pytest.param(
             TWO_BRANCHES,
             {"batch_size": 10, "micro_batches": 2, "recompute_branches": [0, 1]},

@@ -146,7 +146,7 @@ def test_the_network_brings_torch_and_little_more() -> None:
     assert len(with_network) < 1.4 * len(alone)
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_a_training_worker_imports_what_its_parts_bring() -> None:
     parts = (
         "import ray.train.torch, torch.distributed.checkpoint; "

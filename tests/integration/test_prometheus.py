@@ -34,7 +34,7 @@ def exported() -> str:
 
 
 @pytest.mark.usefixtures("ray_session")
-@pytest.mark.long
+@pytest.mark.faults
 def test_the_newest_numbers_of_a_run_are_exported(tmp_path: Path) -> None:
     (tmp_path / "watched").mkdir()
     tracker = start_tracker(str(tmp_path / "watched"), "watched", "dimr", f"sqlite:///{tmp_path}/mlflow.db")

@@ -58,6 +58,15 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert [record["step"] for record in journal.records()] == [1, 2]
 
 
+def test_a_late_score_of_an_older_checkpoint_is_kept_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    for step in (64, 32, 64, 32):
+        journal.append("metrics", step=step, values={"eval/fd": float(step), "loss": float(step)})
+    assert [(r["step"], sorted(r["values"])) for r in journal.records()] == [
+        (64, ["eval/fd", "loss"]), (32, ["eval/fd"]),
+    ]  # fmt: skip
+
+
 def test_a_server_that_does_not_answer_is_noticed_and_one_that_does_is_not() -> None:
     assert server_problem("sqlite:///x.db") is None
     assert server_problem("http://127.0.0.1:9") is not None
