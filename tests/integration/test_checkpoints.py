@@ -184,7 +184,7 @@ def test_a_profile_of_a_few_steps_is_written(tmp_path: Path, dataset: LatentData
     assert any("mm" in name for name in names)
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_torchrun_calls_the_same_loop(tmp_path: Path, dataset: LatentDataset) -> None:
     config = tiny(tmp_path, dataset.path)
     (tmp_path / "config.yaml").write_text(to_yaml(config))

@@ -32,7 +32,7 @@ THREE_BRANCHES = {
         ),
         pytest.param(THREE_BRANCHES, {"batch_size": 20}, marks=pytest.mark.faults),
         pytest.param(
-            THREE_BRANCHES, {"batch_size": 20, "recompute_branches": [0, 2]}, marks=pytest.mark.long
+            THREE_BRANCHES, {"batch_size": 20, "recompute_branches": [0, 2]}, marks=pytest.mark.faults
         ),
         pytest.param(TWO_BRANCHES, {"batch_size": 20, "workers": 2}, marks=pytest.mark.faults),
     ],

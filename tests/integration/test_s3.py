@@ -181,7 +181,7 @@ def test_a_broken_checkpoint_on_s3_is_passed_over(
     assert f"{config_.directory}/checkpoints/64: __0_0.distcp has" in caplog.text
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_a_store_that_fails_now_and_then_gets_every_checkpoint(
     tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
