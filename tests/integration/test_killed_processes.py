@@ -41,7 +41,7 @@ def run_and_kill(settings: ExperimentConfig, title: str, when: Callable[[], obje
     killer.start()
     run_experiment(settings)
     killer.join()
-    assert len(killed) == 1
+    assert killed
 
 
 def logged(settings: ExperimentConfig) -> list[dict[str, Any]]:
