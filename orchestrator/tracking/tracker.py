@@ -29,7 +29,7 @@ RETRY_SECONDS = 15.0
 SYNC_SECONDS_OF_OBJECT_STORE = 60.0
 # Loading MLflow and creating its store takes seconds of CPU that the starting workers need more.
 START_SECONDS = 30.0
-# Long, because loading MLflow alone can take minutes where others use the CPUs; a dead server is noticed sooner.
+# Loading MLflow alone can take minutes where others use the CPUs; a dead server is noticed sooner.
 CLOSE_SECONDS = 300.0
 logger = logging.getLogger(__name__)
 
