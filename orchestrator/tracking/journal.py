@@ -41,13 +41,11 @@ class RunFiles:
         # Name -> size and time of change of what was sent.
         self._sent: dict[str, tuple[int, int]] = {}
         self.folder = scratch if self.is_copy else Path(directory)
+        if not self.is_copy:
+            return
         for name in (JOURNAL_FILE, OFFSET_FILE):
             # What a process before this one left here is newer.
-            if (
-                self.is_copy
-                and not (scratch / name).exists()
-                and storage.is_file(storage.join(directory, name))
-            ):
+            if not (scratch / name).exists() and storage.is_file(storage.join(directory, name)):
                 self.fetch(name)
 
     def fetch(self, name: str) -> Path:

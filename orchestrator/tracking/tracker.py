@@ -220,7 +220,7 @@ class Tracker:
         if self._thread.is_alive():
             return "it does not answer"
         problem = unwritten or self._sync.problem
-        if problem is None:
+        if problem is None or not self._files.is_copy:
             shutil.rmtree(self._scratch, ignore_errors=True)
         return problem
 
