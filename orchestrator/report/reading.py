@@ -19,7 +19,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, read_metrics
 from orchestrator.sweeps.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
-from orchestrator.tracking.journal import JOURNAL_FILE, read_records
+from orchestrator.tracking.journal import JOURNAL_FILE, newest_status, read_records
 
 Series = list[tuple[int, float]]
 """(images seen, value), ascending."""
@@ -112,7 +112,7 @@ def read_run(folder: str) -> RunData:
         )
     config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
     records = read_records(folder)
-    status = next((r["status"] for r in reversed(records) if r["kind"] == "status"), "RUNNING")
+    status = newest_status(records) or "RUNNING"
     previews = sorted(int(name.removesuffix(".png")) for name in _names(folder, "previews", ".png"))
     samples = storage.join(folder, "samples.png")
     return RunData(

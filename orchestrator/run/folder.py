@@ -14,7 +14,7 @@ from orchestrator.config.command_line import names_config, parse_with
 from orchestrator.config.plain import flatten, from_dict, to_yaml
 from orchestrator.config.schema import ExperimentConfig, RunConfig, keys_that_may_change
 from orchestrator.errors import UserError
-from orchestrator.tracking.journal import says_finished
+from orchestrator.tracking.journal import newest_status, read_records
 
 Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
@@ -55,7 +55,8 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     scored = read_metrics(directory)
     is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
     is_scored = is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
-    return Run(directory, checkpoint, is_scored and says_finished(directory))
+    is_finished = is_scored and newest_status(read_records(directory)) == "FINISHED"
+    return Run(directory, checkpoint, is_finished)
 
 
 def parse_beside(

@@ -23,10 +23,9 @@ def read_records(directory: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in storage.read_bytes(path).rpartition(b"\n")[0].splitlines()]
 
 
-def says_finished(directory: str) -> bool:
-    """Whether the newest status that a run's journal has is FINISHED, which comes after its scores."""
-    statuses = [record["status"] for record in read_records(directory) if record["kind"] == "status"]
-    return statuses[-1:] == ["FINISHED"]
+def newest_status(records: list[dict[str, Any]]) -> str | None:
+    """The last status that a journal's records have, or None; FINISHED comes after a run's scores."""
+    return next((r["status"] for r in reversed(records) if r["kind"] == "status"), None)
 
 
 class RunFiles:
