@@ -1,8 +1,9 @@
-"""What tests share: one Ray, one S3 server, and the digits as a dataset."""
+"""What tests share: one Ray, one S3 server, an empty MLflow store to copy, and the digits as a dataset."""
 
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,22 @@ class IntegrationInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> IntegrationInOneProcess:
     return IntegrationInOneProcess(config, log)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a run; MLflow takes seconds to make one."""
+    import mlflow
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def mlflow_store(tmp_path: Path, empty_store: Path) -> None:
+    """A store for the runs in ``tmp_path``."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
 
 
 @pytest.fixture(scope="session")

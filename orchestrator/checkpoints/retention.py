@@ -1,6 +1,9 @@
 """Which checkpoints stay, and deleting the others."""
 
+import difflib
 import logging
+import math
+from collections.abc import Collection
 
 from orchestrator.checkpoints.selection import Checkpoint, discard, marked, unfinished
 from orchestrator.config.schema import ExperimentConfig, TrainConfig
@@ -17,6 +20,19 @@ def prune(config: ExperimentConfig) -> None:
         return
     kept = to_keep(checkpoints, config.train)
     _delete([checkpoint for checkpoint in checkpoints if checkpoint not in kept])
+
+
+def warn_of_unknown_metric(config: TrainConfig, metrics: Collection[str]) -> None:
+    """Say so where ``keep_best_by`` names none of the metrics that training logs."""
+    wanted = config.keep_best_by
+    if wanted is not None and wanted not in metrics:
+        known = sorted(key for key in metrics if key.startswith(("loss/", "held_out/loss/", "train/")))
+        nearest = difflib.get_close_matches(wanted, known, n=1, cutoff=0.0)
+        logger.warning(
+            "No checkpoint is kept as the best: train.keep_best_by names %s, which is not logged. "
+            "Did you mean %s? There are: %s.",
+            wanted, nearest[0] if nearest else "none", ", ".join(known),
+        )  # fmt: skip
 
 
 def discard_unfinished(run_directory: str) -> None:
@@ -44,7 +60,8 @@ def to_keep(checkpoints: list[Checkpoint], config: TrainConfig) -> list[Checkpoi
         kept |= {checkpoint for multiple, checkpoint in first.items() if multiple}
     if config.keep_best_by:
         name = config.keep_best_by
-        scored = [checkpoint for checkpoint in checkpoints if name in checkpoint.marker.metrics]
-        if scored:
-            kept.add(min(scored, key=lambda checkpoint: checkpoint.marker.metrics[name]))
+        values = {checkpoint: checkpoint.marker.metrics.get(name, math.nan) for checkpoint in checkpoints}
+        measured = [checkpoint for checkpoint, value in values.items() if not math.isnan(value)]
+        if measured:
+            kept.add(min(measured, key=values.__getitem__))
     return sorted(kept, key=lambda checkpoint: checkpoint.images_seen)

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from orchestrator import storage
 from orchestrator.checkpoints.files import CheckpointFiles, failures_as_errors, writer
-from orchestrator.checkpoints.retention import discard_unfinished, prune
+from orchestrator.checkpoints.retention import discard_unfinished, prune, warn_of_unknown_metric
 from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, Marker, checkpoints_folder, discard
 from orchestrator.config.plain import to_yaml
 from orchestrator.config.schema import ExperimentConfig
@@ -48,10 +48,14 @@ class CheckpointWriter:
         )
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[Checkpoint] | None = None
+        self._is_first_checkpoint = True
 
     def start(self, images_seen: int, state: dict[str, Any], metrics: dict[str, float]) -> None:
         """Copy the state and begin to write it, after :meth:`finish` of an earlier one."""
         assert self._pending is None
+        if self._is_first_checkpoint and self._is_first_rank:
+            warn_of_unknown_metric(self._config.train, metrics)
+        self._is_first_checkpoint = False
         checkpoint = Checkpoint(
             storage.join(checkpoints_folder(self._config.directory), str(images_seen)), images_seen
         )

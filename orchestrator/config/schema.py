@@ -203,7 +203,8 @@ class TrainConfig:
     keep_every_images: int = may_change(0)
     """Also keep one checkpoint every so many images; 0: none."""
     keep_best_by: str | None = may_change(None)
-    """Also keep the checkpoint with the smallest value of this metric, for example loss/held_out."""
+    """Also keep the checkpoint with the smallest value of this metric that training logs, for example
+    held_out/loss/total."""
     export_every_images: int = may_change(0)
     """Cadence of EMA weights as safetensors in exports/, written in the background; 0: none. The end always
     has them."""

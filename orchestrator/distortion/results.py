@@ -152,7 +152,7 @@ def log_study(study: Study, pictures: dict[str, str], tracker: Any) -> None:
         values = {
             f"distortion/{name}/{key}": row[key] for key in ("rate", "rate_low", "rate_high", "accuracy")
         }
-        tracker.log_metrics.remote(values, step)
+        tracker.log_scores.remote(values, step)
         tracker.log_tags.remote({f"protocol.{name}": json.dumps(one.protocol)})
     tracker.log_tags.remote({"classifier": json.dumps(study.classifier), "threshold": str(study.threshold)})
     for key, file in pictures.items():

@@ -21,7 +21,7 @@ def curves(runs: Sequence[RunData]) -> dict[str, Plot]:
     """Plot everything of which some run has at least two points: title -> plot."""
     wanted: dict[str, tuple[str, str, Callable[[str], bool]]] = {
         "Training loss": ("loss", "log", lambda key: key == "loss/total"),
-        "Loss on held-out images": ("loss", "log", lambda key: key.startswith("held_out/loss")),
+        "Loss on held-out images": ("loss", "log", lambda key: key == "held_out/loss/total"),
         "Distance as training goes on": ("distance of the samples", "log", is_distance),
         "Gradient norm": ("norm before clipping", "log", lambda key: key == "train/gradient_norm"),
         "Speed": ("images/s", "linear", lambda key: key == "train/images_per_second"),

@@ -93,7 +93,7 @@ class Background:
         silent = Console(quiet=True)
         scores = evaluate(Evaluation(config, tested, self._dataset, silent))
         values = {f"eval/{m.name}": m.value for m in scores.measurements}
-        self._tracker.log_metrics.remote(values, checkpoint.images_seen)
+        self._tracker.log_scores.remote(values, checkpoint.images_seen)
         self._tracker.log_tags.remote(
             {f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements}
         )

@@ -30,11 +30,15 @@ class RemoteHooks:
         return Hooks(
             on_metrics=self._on_metrics,
             on_checkpoint=self._on_checkpoint,
+            on_rewound=self._on_rewound,
             should_stop=_Poll(self.tracker.is_asked_to_stop),
         )
 
     def _on_metrics(self, metrics: dict[str, float], images_seen: int) -> None:
         self.tracker.log_metrics.remote(metrics, images_seen)
+
+    def _on_rewound(self, images_seen: int) -> None:
+        self.tracker.log_rewound.remote(images_seen)
 
     def _on_checkpoint(self, checkpoint: Checkpoint) -> None:
         self.tracker.keep.remote()

@@ -40,7 +40,7 @@ def write_scores(
 
 def log_scores(folder: str, scores: "EvaluationResult", step: int, tracker: Any) -> None:
     """Send the numbers, their protocols and what :func:`write_scores` wrote to the tracker of ``folder``."""
-    tracker.log_metrics.remote({f"eval/{m.name}": m.value for m in scores.measurements}, step)
+    tracker.log_scores.remote({f"eval/{m.name}": m.value for m in scores.measurements}, step)
     protocols = {f"protocol.{m.name}": json.dumps(m.protocol) for m in scores.measurements}
     # The paper's numbers as tags, so that nothing plots them among what was measured.
     tracker.log_tags.remote(protocols | {f"paper.{m.name}": m.paper for m in scores.measurements if m.paper})

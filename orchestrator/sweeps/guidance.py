@@ -193,7 +193,7 @@ def _log(
         step = round(100 * result.setting.scale)
         low, high = result.setting.interval
         values = {f"guidance_{low:g}-{high:g}_n{result.images}/{k}": v for k, v in result.metrics.items()}
-        tracker.log_metrics.remote(values, step)
+        tracker.log_scores.remote(values, step)
     tracker.log_image.remote("guidance", "guidance.png", 0)
     tracker.log_artifact.remote("table.csv")
     tracker.log_status.remote("FINISHED")

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import math
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,36 @@ from orchestrator import storage
 
 JOURNAL_FILE = "journal.jsonl"
 OFFSET_FILE = "journal.offset"
-SCORE_PREFIX = "eval/"
 logger = logging.getLogger(__name__)
 
 
 def read_records(directory: str) -> list[dict[str, Any]]:
-    """Read all complete records in a run's folder, oldest first; the run may still be going on."""
+    """Read all complete records in a run's folder that count, oldest first; the run may still be going on."""
     path = storage.join(directory, JOURNAL_FILE)
     if not storage.is_file(path):
         return []
-    return [json.loads(line) for line in storage.read_bytes(path).rpartition(b"\n")[0].splitlines()]
+    return that_count(parse(line) for line in storage.read_bytes(path).rpartition(b"\n")[0].splitlines())
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """A record from its line. Older journals call scores metrics; they are told by their names."""
+    record: dict[str, Any] = json.loads(line)
+    if record["kind"] == "metrics" and all(key.startswith("eval/") for key in record["values"]):
+        record["kind"] = "scores"
+    return record
+
+
+def that_count(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the metrics of steps that training took back: those after N, before "rewound to N".
+
+    Scores stay. They are of checkpoints, and training goes back to a checkpoint.
+    """
+    counting: list[dict[str, Any]] = []
+    for record in records:
+        if record["kind"] == "rewound":
+            counting = [r for r in counting if r["kind"] != "metrics" or r["step"] <= record["step"]]
+        counting.append(record)
+    return counting
 
 
 def newest_status(records: list[dict[str, Any]]) -> str | None:
@@ -78,39 +100,42 @@ class RunFiles:
 class Journal:
     """A file of records ``{"time": ms, "kind": ..., ...}``, one JSON object a line; it only grows.
 
-    While the disk is full, records wait in memory.
+    Every value is in it once. While the disk is full, records wait in memory.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._last_step: dict[str, int] = {}
-        self._scored: set[tuple[str, int]] = set()
+        # Metrics that were logged together -> their steps; one entry for each of a run's few combinations.
+        self._steps: dict[tuple[str, ...], set[int]] = {}
+        self._scores: dict[tuple[str, int], float] = {}
         self._waiting = b""
         self._problem: str | None = None
         self._drop_torn_line()
         for record in self.records():
-            self._note_steps(record)
+            self._note(record)
 
     def records(self) -> list[dict[str, Any]]:
         """All written records, oldest first."""
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+        return [parse(line) for line in self.path.read_bytes().splitlines()]
 
     def append(self, kind: str, **content: Any) -> None:
-        """Write a record; a metric is left out unless its step comes after the metric's newest one.
+        """Write a record. Of metrics and scores only what is new is written, in whatever order it comes.
 
-        A run that was set back to a checkpoint repeats steps with the same values; each stays once. Scores
-        come in any order, and are left out only where the same step is there already.
+        A run that goes on from a checkpoint repeats steps, and a message may arrive twice: the first value
+        of a metric's step stays, until training is rewound. Of a score that is measured again the newest
+        value counts.
         """
-        if kind == "metrics":
+        if kind in ("metrics", "scores"):
+            is_new = self._is_new_metric if kind == "metrics" else self._is_new_score
             step = content["step"]
-            content["values"] = {k: v for k, v in content["values"].items() if self._is_new(k, step)}
+            content["values"] = {key: v for key, v in content["values"].items() if is_new(key, step, v)}
             if not content["values"]:
                 return
         record = {"time": time.time_ns() // 1_000_000, "kind": kind, **content}
         self._waiting += json.dumps(record).encode() + b"\n"
-        self._note_steps(record)
+        self._note(record)
         self.write()
 
     def write(self) -> str | None:
@@ -132,17 +157,21 @@ class Journal:
             self._waiting, self._problem = b"", None
         return self._problem
 
-    def _is_new(self, key: str, step: int) -> bool:
-        if key.startswith(SCORE_PREFIX):
-            return (key, step) not in self._scored
-        return self._last_step.get(key, -1) < step
+    def _is_new_metric(self, key: str, step: int, value: float) -> bool:
+        return not any(step in steps and key in keys for keys, steps in self._steps.items())
 
-    def _note_steps(self, record: dict[str, Any]) -> None:
+    def _is_new_score(self, key: str, step: int, value: float) -> bool:
+        known = self._scores.get((key, step))
+        return known is None or (known != value and not (math.isnan(known) and math.isnan(value)))
+
+    def _note(self, record: dict[str, Any]) -> None:
         if record["kind"] == "metrics":
-            for key in record["values"]:
-                self._last_step[key] = max(record["step"], self._last_step.get(key, -1))
-                if key.startswith(SCORE_PREFIX):
-                    self._scored.add((key, record["step"]))
+            self._steps.setdefault(tuple(record["values"]), set()).add(record["step"])
+        elif record["kind"] == "scores":
+            self._scores |= {(key, record["step"]): value for key, value in record["values"].items()}
+        elif record["kind"] == "rewound":
+            for keys, steps in self._steps.items():
+                self._steps[keys] = {step for step in steps if step <= record["step"]}
 
     def _drop_torn_line(self) -> None:
         """Cut off a last line that a killed process left unfinished."""

@@ -3,18 +3,36 @@
 import json
 import logging
 import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator import storage
-from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, RunFiles
+from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, RunFiles, parse, that_count
 
 BATCH_METRICS = 1000
+BATCH_PARAMS = BATCH_TAGS = 100
+"""The most that one request of MLflow's REST API takes (its ``log-batch``)."""
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class _Copied:
+    """How far one MLflow has a journal."""
+
+    bytes: int = 0
+    """Of the journal."""
+    run_id: str | None = None
+    """The MLflow run that has them; None where an older version did not note it."""
+    owed: list[dict[str, Any]] = field(default_factory=list)
+    """Records of pictures and files that could not be copied; the others went on without them."""
+
+
 class MLflowSync:
-    """Copies the journal to MLflow from where it last stopped."""
+    """Copies the journal to MLflow from where it last stopped.
+
+    Where MLflow has lost the run, or training was rewound, everything that counts is copied anew.
+    """
 
     def __init__(self, files: RunFiles, directory: str, experiment: str, uri: str) -> None:
         self.problem: str | None = None
@@ -28,38 +46,53 @@ class MLflowSync:
     def copy(self) -> None:
         """Bring MLflow up to date; a failure is kept in ``problem`` and tried again at the next call."""
         try:
-            records = self._new_records()
-            if records:
+            if self._client is None:
                 self._connect()
-                self._write(records)
-            self.problem = None
+            copied = self._copied()
+            records = self._new_records(copied.bytes)
+            if copied.bytes and any(record["kind"] == "rewound" for record in records):
+                self._put_away()
+                copied, records = _Copied(), self._new_records(0)
+            copied.run_id = self._run_id
+            self._write(records, copied)
+            self.problem = self._settle(copied)
         except Exception as error:  # Tracking must never stop training, whatever the client raises.
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
             if self.problem is None:
                 logger.warning(
                     "MLflow at %s cannot be written (%s); the journal keeps everything.",
                     self._uri,
-                    first_line,
+                    _first_line(error),
                 )
-            self.problem = first_line
+            self.problem = _first_line(error)
+            self._client = None  # The run may be gone; it is looked for again.
 
     def _offset_file(self) -> Path:
         return self._files.folder / OFFSET_FILE
 
-    def _offset(self) -> int:
-        """Bytes of the journal that this MLflow already has."""
-        if not self._offset_file().exists():
-            return 0
-        offsets: dict[str, int] = json.loads(self._offset_file().read_text())
-        return offsets.get(self._uri, 0)
+    def _all_copied(self) -> dict[str, Any]:
+        file = self._offset_file()
+        return dict(json.loads(file.read_text())) if file.exists() else {}
 
-    def _new_records(self) -> list[tuple[dict[str, Any], int]]:
-        """Read what MLflow does not have yet: (record, offset in the journal after it).
+    def _copied(self) -> _Copied:
+        """What the MLflow run has; nothing where it is another run than the one that was written."""
+        noted = self._all_copied().get(self._uri, 0)
+        if isinstance(noted, int):  # An older version noted the bytes alone.
+            known = self._client.get_run(self._run_id).data
+            return _Copied(noted if known.params or known.metrics else 0, self._run_id)
+        copied = _Copied(**noted)
+        return copied if copied.run_id == self._run_id else _Copied()
+
+    def _note(self, copied: _Copied) -> None:
+        noted = self._all_copied() | {self._uri: asdict(copied)}
+        storage.write_bytes(str(self._offset_file()), json.dumps(noted).encode())
+
+    def _new_records(self, offset: int) -> list[dict[str, Any]]:
+        """Read the records that MLflow does not have yet and that count; ``end`` is where each ends.
 
         Records that could be lost with this machine are left out: the run would repeat them, and MLflow would
         have them twice.
         """
-        offset, end = self._offset(), self._files.safe_bytes(JOURNAL_FILE)
+        end = self._files.safe_bytes(JOURNAL_FILE)
         records = []
         with (self._files.folder / JOURNAL_FILE).open("rb") as stream:
             stream.seek(offset)
@@ -67,12 +100,10 @@ class MLflowSync:
                 offset += len(line)
                 if not line.endswith(b"\n") or offset > end:
                     break
-                records.append((json.loads(line), offset))
-        return records
+                records.append(parse(line) | {"end": offset})
+        return that_count(records)
 
     def _connect(self) -> None:
-        if self._client is not None:
-            return
         # Few and short retries are enough: the journal keeps records through an outage.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -104,50 +135,92 @@ class MLflowSync:
             self._run_id = created.info.run_id
         self._client = client
 
-    def _write(self, records: list[tuple[dict[str, Any], int]]) -> None:
-        from mlflow.entities import Metric, Param, RunTag
+    def _put_away(self) -> None:
+        """Move the run to MLflow's trash and begin another: MLflow cannot take single points back."""
+        old = self._client.get_run(self._run_id).info
+        self._client.set_tag(self._run_id, "dimr.rewound", "Another run has what counts.")
+        self._client.delete_run(self._run_id)
+        self._connect()
+        below = self._client.search_runs([old.experiment_id], f"tags.`mlflow.parentRunId` = '{old.run_id}'")
+        for run in below:
+            self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._run_id)
+
+    def _write(self, records: list[dict[str, Any]], copied: _Copied) -> None:
+        from mlflow.entities import Metric
 
         metrics: list[Any] = []
 
         def flush(offset: int) -> None:
-            for start in range(0, len(metrics), BATCH_METRICS):
-                self._client.log_batch(self._run_id, metrics=metrics[start : start + BATCH_METRICS])
+            for part in _parts(metrics, BATCH_METRICS):
+                self._client.log_batch(self._run_id, metrics=part)
             metrics.clear()
-            storage.write_bytes(str(self._offset_file()), json.dumps({self._uri: offset}).encode())
+            copied.bytes = offset
+            self._note(copied)
 
-        for record, offset in records:
-            kind = record["kind"]
-            if kind == "metrics":
+        for record in records:
+            if record["kind"] in ("metrics", "scores"):
                 metrics += [Metric(k, v, record["time"], record["step"]) for k, v in record["values"].items()]
                 continue
-            if kind == "params":
-                # Parameters of an MLflow run cannot change; a continued run may have a new length.
-                known = self._client.get_run(self._run_id).data.params
-                params = [Param(k, v) for k, v in record["values"].items() if k not in known]
-                self._client.log_batch(self._run_id, params=params)
-                changed = {k: v for k, v in record["values"].items() if known.get(k, v) != v}
-                self._client.log_batch(
-                    self._run_id, tags=[RunTag(f"changed.{k}", v) for k, v in changed.items()]
-                )
-            elif kind == "tags":
-                self._client.log_batch(self._run_id, tags=[RunTag(k, v) for k, v in record["values"].items()])
-            elif kind == "image":
-                self._log_image(record)
-            elif kind == "artifact":
-                self._client.log_artifact(self._run_id, str(self._files.fetch(record["file"])))
-            elif kind == "status":
-                if record["status"] == "RUNNING":
-                    self._client.update_run(self._run_id, status="RUNNING")
-                else:
-                    self._client.set_terminated(self._run_id, record["status"], record["time"])
-            flush(offset)
+            if record["kind"] in ("image", "artifact"):
+                copied.owed.append(record)
+            else:
+                self._write_one(record)
+            flush(record["end"])
         if records:
-            flush(records[-1][1])
+            flush(records[-1]["end"])
 
-    def _log_image(self, record: dict[str, Any]) -> None:
+    def _write_one(self, record: dict[str, Any]) -> None:
+        if record["kind"] == "params":
+            # Parameters of an MLflow run cannot change; a continued run may have a new length.
+            known = self._client.get_run(self._run_id).data.params
+            self._log_params({k: v for k, v in record["values"].items() if k not in known})
+            self._log_tags({f"changed.{k}": v for k, v in record["values"].items() if known.get(k, v) != v})
+        elif record["kind"] == "tags":
+            self._log_tags(record["values"])
+        elif record["kind"] == "status":
+            if record["status"] == "RUNNING":
+                self._client.update_run(self._run_id, status="RUNNING")
+            else:
+                self._client.set_terminated(self._run_id, record["status"], record["time"])
+
+    def _log_params(self, values: dict[str, str]) -> None:
+        from mlflow.entities import Param
+
+        for part in _parts([Param(k, v) for k, v in values.items()], BATCH_PARAMS):
+            self._client.log_batch(self._run_id, params=part)
+
+    def _log_tags(self, values: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        for part in _parts([RunTag(k, v) for k, v in values.items()], BATCH_TAGS):
+            self._client.log_batch(self._run_id, tags=part)
+
+    def _settle(self, copied: _Copied) -> str | None:
+        """Copy the pictures and files that are owed; say what could not be copied, or None."""
+        owed, problem = copied.owed, None
+        copied.owed = []
+        for record in owed:
+            try:
+                self._log_file(record)
+            except FileNotFoundError as error:
+                logger.warning("%s is logged to MLflow no more: %s", record["file"], error)
+            except Exception as error:  # One that is refused must not hold up what comes after it.
+                problem = f"{record['file']}: {_first_line(error)}"
+                copied.owed.append(record)
+        if owed:
+            self._note(copied)
+        if problem and not self.problem:
+            logger.warning("MLflow at %s lacks a file (%s); everything else is copied.", self._uri, problem)
+        return problem
+
+    def _log_file(self, record: dict[str, Any]) -> None:
+        file = self._files.fetch(record["file"])
+        if record["kind"] == "artifact":
+            self._client.log_artifact(self._run_id, str(file))
+            return
         from PIL import Image
 
-        with Image.open(self._files.fetch(record["file"])) as image:
+        with Image.open(file) as image:
             self._client.log_image(
                 self._run_id,
                 image,
@@ -156,3 +229,11 @@ class MLflowSync:
                 timestamp=record["time"],
                 synchronous=True,
             )
+
+
+def _parts(entities: list[Any], size: int) -> list[list[Any]]:
+    return [entities[start : start + size] for start in range(0, len(entities), size)]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

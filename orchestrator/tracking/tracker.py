@@ -155,7 +155,7 @@ class Tracker:
         if (self._scratch / STARTED_FILE).exists():
             logger.warning("The process that keeps the journal had died; another one goes on.")
             for record in self._journal.records():
-                if record["kind"] == "metrics":
+                if record["kind"] in ("metrics", "scores"):
                     self._show(record["values"], record["step"])
         (self._scratch / STARTED_FILE).touch()
         self._sync = MLflowSync(self._files, directory, experiment, uri)
@@ -171,6 +171,15 @@ class Tracker:
         """Log metrics at a point of training; MLflow's step is images seen."""
         self._journal.append("metrics", step=images_seen, values=values)
         self._show(values, images_seen)
+
+    def log_scores(self, values: dict[str, float], step: int) -> None:
+        """Log what was measured of samples; the newest value of a step counts."""
+        self._journal.append("scores", step=step, values=values)
+        self._show(values, step)
+
+    def log_rewound(self, images_seen: int) -> None:
+        """Log that training went back to this point and goes on otherwise: later metrics do not count."""
+        self._journal.append("rewound", step=images_seen)
 
     def _show(self, values: dict[str, float], images_seen: int) -> None:
         # A score of an older checkpoint arrives late, and does not set training back.

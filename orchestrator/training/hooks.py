@@ -19,6 +19,8 @@ class Hooks:
     """Called with metrics and images seen."""
     on_checkpoint: Callable[[Checkpoint], None]
     """Called when a checkpoint is complete."""
+    on_rewound: Callable[[int], None] = lambda images_seen: None
+    """Called where training went back to this point and goes on with other noise."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after every step: whether to write a checkpoint and end."""
     leaving_nodes: Callable[[], list[str]] = list

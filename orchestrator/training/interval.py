@@ -87,7 +87,7 @@ class Interval:
 
 
 def mean_losses(
-    losses: torch.Tensor, steps: torch.Tensor, multi_scale: bool, suffix: str = ""
+    losses: torch.Tensor, steps: torch.Tensor, multi_scale: bool, prefix: str = ""
 ) -> dict[str, float]:
     """Mean losses over all ranks: by branch, their weighted sum, and the finest branch's by noise level.
 
@@ -96,7 +96,7 @@ def mean_losses(
     Args:
         losses: ``[R, B]`` branch losses of this rank's samples.
         steps: ``[B]`` diffusion steps of these samples, 1..1000.
-        suffix: what the metrics' names have behind their kind.
+        prefix: what the metrics' names begin with.
     """
     num_branches, bins = losses.shape[0], (steps - 1) * NOISE_BINS // NUM_STEPS
     finest = losses[-1].double()
@@ -107,12 +107,12 @@ def mean_losses(
     by_branch, by_noise, counts = sums.cpu().split([num_branches, NOISE_BINS, NOISE_BINS])
     means = by_branch / counts.sum()
     weights = loss_weights(num_branches, multi_scale)
-    named = {f"loss/branch{r}{suffix}": float(mean) for r, mean in enumerate(means)}
-    named[f"loss/total{suffix}"] = float(sum(w * float(m) for w, m in zip(weights, means, strict=True)))
+    named = {f"{prefix}loss/branch{r}": float(mean) for r, mean in enumerate(means)}
+    named[f"{prefix}loss/total"] = float(sum(w * float(m) for w, m in zip(weights, means, strict=True)))
     width = NUM_STEPS // NOISE_BINS
     for number, (total, count) in enumerate(zip(by_noise, counts, strict=True)):
         if count:
-            key = f"loss_by_noise{suffix}/steps_{number * width + 1:04d}-{(number + 1) * width:04d}"
+            key = f"{prefix}loss_by_noise/steps_{number * width + 1:04d}-{(number + 1) * width:04d}"
             named[key] = float(total / count)
     return named
 

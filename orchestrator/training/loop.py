@@ -197,5 +197,5 @@ def held_out_losses(
         losses.append(forward_losses(config, state, draws, schedule)[:, : len(part)])
         steps.append(draws.step[: len(part)])
     return mean_losses(
-        torch.cat(losses, dim=1), torch.cat(steps), config.diffusion.multi_scale_loss, "_held_out"
+        torch.cat(losses, dim=1), torch.cat(steps), config.diffusion.multi_scale_loss, "held_out/"
     )

@@ -106,9 +106,13 @@ def run_rank(
             saved = state.state_dict()
             load(start.checkpoint, saved)
             state.load_state_dict(saved)
-        state.attempt = max(state.attempt, job.attempt)
+        hooks = job.make_hooks()
+        if job.attempt > state.attempt:
+            state.attempt = job.attempt
+            if rank == 0:
+                hooks.on_rewound(state.images_seen)
         stream = batches(start.plan, tables, rank, world_size)
-        run_loop(config, job.dataset.info, state, stream, job.make_hooks(), start.held_out)
+        run_loop(config, job.dataset.info, state, stream, hooks, start.held_out)
         return state
     finally:
         if alone:

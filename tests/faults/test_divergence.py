@@ -46,10 +46,14 @@ def spoil(monkeypatch: pytest.MonkeyPatch, is_spoiled: Callable[[int, int], bool
     return taken
 
 
-def run(config: ExperimentConfig, dataset: LatentDataset) -> list[dict[str, float]]:
+def run(
+    config: ExperimentConfig, dataset: LatentDataset, on_rewound: Callable[[int], None] = lambda seen: None
+) -> list[dict[str, float]]:
     reported: list[dict[str, float]] = []
     hooks = Hooks(
-        on_metrics=lambda metrics, seen: reported.append(metrics), on_checkpoint=lambda checkpoint: None
+        on_metrics=lambda metrics, seen: reported.append(metrics),
+        on_checkpoint=lambda checkpoint: None,
+        on_rewound=on_rewound,
     )
     train(TrainJob(config, dataset, lambda: hooks), data_cpus=1)
     return reported
@@ -72,15 +76,17 @@ def test_many_in_a_row_roll_back_to_the_newest_checkpoint_with_other_noise(
     monkeypatch.setattr(loop, "MAX_SKIPPED_STEPS", 3)
     taken = spoil(monkeypatch, lambda first, attempt: first >= 40 and attempt == 0)
     config = tiny(tmp_path, dataset.path)
-    run(config, dataset)
+    rewound: list[int] = []
+    run(config, dataset, rewound.append)
+    assert rewound == [32]
     assert taken == [(8 * k, 0) for k in range(8)] + [(8 * k, 1) for k in range(4, 8)]
     assert "going back to the newest checkpoint, and on with other noise" in caplog.text
     newest = newest_valid(config.directory)
     assert newest is not None and newest.images_seen == 64
     # What was trained after the rollback goes on with its noise.
     longer = tiny(tmp_path, dataset.path, train={"images": 72})
-    run(longer, dataset)
-    assert taken[-1] == (64, 1)
+    run(longer, dataset, rewound.append)
+    assert taken[-1] == (64, 1) and rewound == [32]
 
 
 def test_a_run_that_diverges_again_and_again_ends_with_a_diagnosis(

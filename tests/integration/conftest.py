@@ -1,9 +1,8 @@
-"""What integration tests share: an empty MLflow store to copy, and one small finished run."""
+"""What integration tests share: one small finished run."""
 
 import shutil
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from orchestrator.config.schema import ExperimentConfig
@@ -11,20 +10,6 @@ from orchestrator.data.format import LatentDataset
 from orchestrator.run.experiment import run_experiment
 from tests.configs import tiny
 from tests.datasets import write_numbered
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's database without a run; MLflow takes seconds to make one."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture
-def mlflow_store(tmp_path: Path, empty_store: Path) -> None:
-    """A store for the runs in ``tmp_path``."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
 
 
 @pytest.fixture(scope="session")

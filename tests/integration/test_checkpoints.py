@@ -156,8 +156,8 @@ def test_the_held_out_loss_is_the_same_function_of_the_weights_every_time(
         {key: value for key, value in reported[seen].items() if "held_out" in key} for seen in (32, 64)
     )
     assert first == pytest.approx(last, rel=1e-3)
-    assert {"loss/total_held_out", "loss/branch0_held_out", "loss/branch1_held_out"} <= first.keys()
-    assert len([key for key in first if key.startswith("loss_by_noise_held_out/")]) == 5
+    assert {"held_out/loss/total", "held_out/loss/branch0", "held_out/loss/branch1"} <= first.keys()
+    assert len([key for key in first if key.startswith("held_out/loss_by_noise/")]) == 5
     assert reported[32]["loss/total"] != reported[64]["loss/total"]
 
 

@@ -1,9 +1,12 @@
 """Which checkpoints stay: the newest, one in so many images, and the best."""
 
 import json
+import math
 from pathlib import Path
 
-from orchestrator.checkpoints.retention import to_keep
+import pytest
+
+from orchestrator.checkpoints.retention import to_keep, warn_of_unknown_metric
 from orchestrator.checkpoints.selection import Checkpoint, Marker, marked
 from orchestrator.config.schema import TrainConfig
 
@@ -29,6 +32,23 @@ def test_the_newest_one_in_so_many_images_and_the_best_stay(tmp_path: Path) -> N
     assert kept(found, keep_checkpoints=1, keep_best_by="loss") == [24, 64]
     assert kept(found, keep_checkpoints=1, keep_best_by="fid50k") == [64]
     assert kept(found, keep_checkpoints=10) == sorted(losses)
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best(tmp_path: Path) -> None:
+    found = write(tmp_path, {16: math.nan, 24: 2.0, 32: math.nan, 40: 3.0})
+    assert kept(found, keep_checkpoints=1, keep_best_by="loss") == [24, 40]
+    only = write(tmp_path / "other", {16: math.nan, 24: math.nan})
+    assert kept(only, keep_checkpoints=1, keep_best_by="loss") == [24]
+
+
+def test_a_metric_that_is_not_logged_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    logged = ["loss/total", "held_out/loss/total", "train/mfu", "time/data_fraction"]
+    warn_of_unknown_metric(TrainConfig(images=1, keep_best_by="loss/held_out"), logged)
+    assert "loss/held_out, which is not logged. Did you mean" in caplog.text
+    caplog.clear()
+    warn_of_unknown_metric(TrainConfig(images=1, keep_best_by="held_out/loss/total"), logged)
+    warn_of_unknown_metric(TrainConfig(images=1), logged)
+    assert not caplog.text
 
 
 def test_a_folder_without_a_marker_is_not_counted_among_the_newest(tmp_path: Path) -> None:

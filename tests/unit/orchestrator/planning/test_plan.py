@@ -117,7 +117,7 @@ def test_a_measured_speed_replaces_the_assumption(tmp_path: Path) -> None:
 def test_storage_follows_the_rule_of_what_stays() -> None:
     train = {
         "images": 640, "checkpoint_every_images": 64, "keep_checkpoints": 2, "keep_every_images": 128,
-        "keep_best_by": "loss/held_out", "export_every_images": 320,
+        "keep_best_by": "held_out/loss/total", "export_every_images": 320,
     }  # fmt: skip
     config = tiny(Path("x"), "x", train=train)
     storage = storage_of(config, trace_step(config))
