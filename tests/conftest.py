@@ -29,6 +29,13 @@ class IntegrationInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
         return nodeid if nodeid.startswith("tests/unit/") else "integration"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=45, help="how many processes tests/faults/test_chaos.py kills"
+    )
+    parser.addoption("--chaos-seed", default="0", help="which processes it kills, and when")
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> IntegrationInOneProcess:
     return IntegrationInOneProcess(config, log)
 

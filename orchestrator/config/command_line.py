@@ -24,6 +24,8 @@ from orchestrator.errors import UserError
 Options = TypeVar("Options")
 Plain = dict[str, Any]
 """A config as nested dictionaries."""
+MOST_OF_A_REASON = 300
+"""Characters."""
 HELP = frozenset({"-h", "--help"})
 
 
@@ -54,13 +56,33 @@ def run_function(components: Any, arguments: Sequence[str] | None = None) -> Non
 
 @contextmanager
 def mistakes_explained() -> Iterator[None]:
-    """Turn a :class:`UserError` into a paragraph and exit code 2, and an interruption into 130."""
+    """Turn what ends a job into a paragraph.
+
+    The exit code is 2 for a :class:`UserError`, 1 where Ray failed, and 130 for an interruption.
+    """
     console = Console(stderr=True)
     try:
         yield
     except UserError as error:
         console.print(f"Error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
         sys.exit(2)
+    except Exception as error:
+        # A task's own exception is a fault of the program, and its traceback is wanted. Ray is not loaded to
+        # ask, because most mistakes are found without it.
+        kind = type(error)
+        if not kind.__module__.startswith("ray.") or kind.__name__.startswith("RayTaskError"):
+            raise
+        reason = " ".join(str(error).split())[:MOST_OF_A_REASON] or type(error).__name__
+        console.print(
+            f"Error: a process of Ray died or does not answer, and the job cannot go on: {reason}\n"
+            "What is finished is kept. Run the same command again: it goes on from there. Ray's logs are in "
+            "/tmp/ray/session_latest/logs.",
+            style="red",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+        sys.exit(1)
     except KeyboardInterrupt as interruption:
         console.print(str(interruption) or "Interrupted. The same command continues from where it was.")
         sys.exit(130)

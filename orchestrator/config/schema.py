@@ -347,6 +347,13 @@ class ClusterConfig:
 
     address: str | None = may_change(None)
     """host:port or auto; null: RAY_ADDRESS, or else an embedded Ray on this machine."""
+    stall_seconds: float = may_change(300.0)
+    """A step, a block of data or a range of images that takes longer than this, and than ten times the
+    slowest one before, counts as a failure. The first one may take six times as long."""
+
+    def __post_init__(self) -> None:
+        if not self.stall_seconds > 0:
+            raise ValueError(f"cluster.stall_seconds {self.stall_seconds} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

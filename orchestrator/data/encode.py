@@ -7,7 +7,9 @@ and the dataset is the same however many processes made it and however often the
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,7 @@ from orchestrator.data.format import (
 from orchestrator.data.sources.listing import Listing, describe
 from orchestrator.errors import UserError
 from orchestrator.run.terminal import ImageProgress
+from orchestrator.stalls import InTime
 
 CHUNK_ROWS = 64
 PART_CHUNKS = 64
@@ -150,15 +153,17 @@ def _encoded_parts(plan: EncodePlan, listing: Listing, parts: list[int]) -> Iter
     waiting: list[pa.Table] = []
     remaining = iter(parts)
     part = next(remaining)
-    for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4):
-        waiting.append(table)
-        while (have := sum(t.num_rows for t in waiting)) >= (wanted := plan.rows_of(part)):
-            joined = pa.concat_tables(waiting)
-            yield joined.slice(0, wanted)
-            waiting = [joined.slice(wanted)] if have > wanted else []
-            part = next(remaining, part)
-            if not waiting:
-                break
+    chunked: Any = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=4))
+    with closing(InTime(chunked, "chunk of images", plan.config.cluster.stall_seconds)) as tables:
+        for table in tables:
+            waiting.append(table)
+            while (have := sum(t.num_rows for t in waiting)) >= (wanted := plan.rows_of(part)):
+                joined = pa.concat_tables(waiting)
+                yield joined.slice(0, wanted)
+                waiting = [joined.slice(wanted)] if have > wanted else []
+                part = next(remaining, part)
+                if not waiting:
+                    break
 
 
 def decode_chunk(plan: EncodePlan, rows: pa.Table) -> pa.Table:

@@ -27,7 +27,10 @@ from orchestrator.run.terminal import (
 )
 from orchestrator.run.worker_messages import Follow, RemoteHooks, ask
 from orchestrator.scoring.prerequisites import require_all
+from orchestrator.stalls import Patience
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
+
+logger = logging.getLogger(__name__)
 
 
 def run_experiment(
@@ -153,8 +156,9 @@ def _train(work: _Work) -> Checkpoint:
 
     warn_of_short_stop(console)
     progress = ImageProgress(console, "train", config.train.images, start)
-    with Follow(tracker, progress), work.stopper.asks(stop):
-        run_in_thread(lambda: train(job, work.shares.data_cpus))
+    follow = Follow(tracker, progress, config.cluster.stall_seconds)
+    with follow, work.stopper.asks(stop):
+        run_in_thread(lambda: train(job, work.shares.data_cpus, follow.heard_at))
     if not has_room:
         background = _start_background(work)
     if background is not None:
@@ -163,7 +167,7 @@ def _train(work: _Work) -> Checkpoint:
             part for checkpoint in marked(run.directory) for part in ask(background, config.train, checkpoint)
         ]
         owed.append(background.wait.remote())
-        ray.wait(owed, num_returns=len(owed))
+        _wait_for_background(background, owed, config.cluster.stall_seconds)
         ray.kill(background)
     newest = marked(run.directory)[-1]
     if newest.images_seen < config.train.images:
@@ -172,6 +176,19 @@ def _train(work: _Work) -> Checkpoint:
             "The same command continues."
         )
     return newest
+
+
+def _wait_for_background(background: Any, owed: list[Any], stall_seconds: float) -> None:
+    """Wait for all of ``owed``. A process that does not answer is ended, and Ray starts another one."""
+    patience = Patience(stall_seconds)
+    while owed:
+        asked = time.monotonic()
+        ready, owed = ray.wait(owed, timeout=patience.longest)
+        if ready:
+            patience.took(time.monotonic() - asked)
+        else:
+            logger.warning("Previews, exports and scores make no progress; another process is started.")
+            ray.kill(background, no_restart=False)
 
 
 def _start_background(work: _Work) -> Any:

@@ -1,6 +1,7 @@
 """Messages between training workers and the driver: actors take reports, and pass on the wish to stop."""
 
 import contextlib
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from orchestrator.run.terminal import ImageProgress
 from orchestrator.training.hooks import Hooks, crossed
 
 POLL_SECONDS = 1.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,25 @@ class _Poll:
 class Follow:
     """Shows in the driver what the tracker hears from the workers."""
 
-    def __init__(self, tracker: Any, progress: ImageProgress) -> None:
-        self._tracker, self._progress = tracker, progress
+    def __init__(self, tracker: Any, progress: ImageProgress, stall_seconds: float) -> None:
+        self._tracker, self._progress, self._stall_seconds = tracker, progress, stall_seconds
+        self._questions, self._heard_at = 0, time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "Follow":
         self._progress.__enter__()
         self._thread.start()
+        return self
 
     def __exit__(self, *error: Any) -> None:
         self._stop.set()
         self._thread.join()
         self._progress.__exit__(None, None, None)
+
+    def heard_at(self) -> float:
+        """When a step was last heard of (``time.monotonic``)."""
+        return self._heard_at
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
@@ -107,8 +115,22 @@ class Follow:
 
     def _show(self) -> None:
         try:
-            latest = ray.get(self._tracker.latest.remote())
+            latest, questions = self._ask()
         except RayError:
             return
+        if questions != self._questions:
+            self._questions, self._heard_at = questions, time.monotonic()
         if "images_seen" in latest and "loss/total" in latest:
             self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")
+
+    def _ask(self) -> tuple[dict[str, float], int]:
+        asked, question = time.monotonic(), self._tracker.latest.remote()
+        while not ray.wait([question], timeout=POLL_SECONDS)[0]:
+            if self._stop.is_set():
+                break  # What it has to say is not worth waiting for any more.
+            if time.monotonic() - asked > self._stall_seconds:
+                logger.warning("The process that keeps the journal does not answer; another one is started.")
+                ray.kill(self._tracker, no_restart=False)
+                break
+        answer: tuple[dict[str, float], int] = ray.get(question, timeout=0)
+        return answer

@@ -35,6 +35,7 @@ from orchestrator.scoring.protocol import (
     samples_name,
 )
 from orchestrator.scoring.reference import Reference, load_reference
+from orchestrator.stalls import answer
 
 SAMPLES_FILE = "samples.png"
 logger = logging.getLogger(__name__)
@@ -79,7 +80,9 @@ def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier |
     """
     training = _start_classifier(job)
     references = _references(job)
-    return references, ray.get(training) if isinstance(training, ray.ObjectRef) else training
+    if isinstance(training, ray.ObjectRef):
+        return references, answer(training, "classifier", job.config.cluster.stall_seconds)
+    return references, training
 
 
 def evaluate(job: Evaluation) -> EvaluationResult:
@@ -139,7 +142,8 @@ def _class_images(job: Evaluation, samples: Samples) -> list[torch.Tensor]:
         return _sample_classes(job.config, samples, classes)
     resources = {"num_gpus": 1} if job.config.sampling.use_gpu else {"num_cpus": 1}
     remote = ray.remote(**resources)(_sample_classes)
-    return list(ray.get(remote.remote(job.config, samples, classes)))
+    images = remote.remote(job.config, samples, classes)
+    return list(answer(images, "grid of a class", job.config.cluster.stall_seconds))
 
 
 def _sample_classes(

@@ -5,6 +5,7 @@ gives ranges to actors, holds back what has no room, and gives a dead actor's ra
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from orchestrator.sampling.sampler import ImageSampler
 from orchestrator.scoring.classifier import Classifier
 from orchestrator.scoring.features import FEATURES_FOLDER, FeatureWriter
 from orchestrator.scoring.real_images import ImageReader, RealImages
+from orchestrator.stalls import InTime
 from orchestrator.tracking.gauges import show_progress
 
 
@@ -68,7 +70,7 @@ def run(work: Work, what: str, console: Console) -> None:
     """Do what is missing of ``work``, and show how far it is as ``what``.
 
     Raises:
-        UserError: an image cannot be read, or is not finite; what was finished before stays.
+        UserError: an image cannot be read, or is not finite, or an actor hangs; what was finished stays.
     """
     missing = work.missing()
     places = sum(piece.stop - piece.start for piece in work.ranges)
@@ -153,6 +155,7 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
 
     Raises:
         UserError: an actor raised it.
+        StalledError: no range was finished in time.
     """
     sampling, evaluation = work.config.sampling, work.config.evaluation
     use_gpu = evaluation.extractor_use_gpu and (work.extract or work.classifier is not None)
@@ -179,9 +182,11 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
     # A range stays in one piece, however large its images are.
     pipeline.context.target_max_block_size = None
     try:
-        for batch in pipeline.iter_batches(batch_size=None, batch_format="numpy"):
-            for start, stop in zip(batch["start"], batch["stop"], strict=True):
-                yield Range(int(start), int(stop))
+        batches: Any = iter(pipeline.iter_batches(batch_size=None, batch_format="numpy"))
+        with closing(InTime(batches, "range of images", work.config.cluster.stall_seconds)) as done:
+            for batch in done:
+                for start, stop in zip(batch["start"], batch["stop"], strict=True):
+                    yield Range(int(start), int(stop))
     except RayTaskError as error:
         raise _user_error(error) or error from None
 

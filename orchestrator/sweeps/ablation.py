@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
@@ -21,6 +20,7 @@ from orchestrator.data.opening import open_or_prepare_dataset
 from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, write_text
 from orchestrator.scoring.prerequisites import require_all
+from orchestrator.stalls import answer
 from orchestrator.sweeps.live_table import LiveTable
 from orchestrator.sweeps.results import Finalist, TrialResult, results_of
 from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
@@ -89,7 +89,8 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
         tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri)
         tracker.log_params.remote(flatten(config))
         tracker.log_status.remote("RUNNING")
-        ray.get(tracker.latest.remote())  # Trials find their parent in its journal.
+        # Trials find their parent in its journal.
+        answer(tracker.latest.remote(), "answer of the journal's process", config.cluster.stall_seconds)
         with ending(tracker, uri, console):
             console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
             _prepare_reference(config, dataset)

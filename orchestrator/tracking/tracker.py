@@ -91,12 +91,14 @@ def start_tracker(directory: str, run_name: str, experiment: str, uri: str, pare
 def close_tracker(tracker: Any) -> str | None:
     """Have what is left copied to MLflow, and return why that failed, or None."""
     import ray
-    from ray.exceptions import RayActorError
+    from ray.exceptions import GetTimeoutError, RayActorError
 
     try:
-        problem: str | None = ray.get(tracker.close.remote(CLOSE_SECONDS))
+        problem: str | None = ray.get(tracker.close.remote(CLOSE_SECONDS), timeout=2 * CLOSE_SECONDS)
     except RayActorError as error:
         return f"the process that writes it ended: {str(error).splitlines()[0]}"
+    except GetTimeoutError:
+        return "the process that writes it does not answer"
     return problem
 
 
@@ -147,6 +149,7 @@ class Tracker:
         self._files = RunFiles(directory, self._scratch)
         self._journal = Journal(self._files.folder / JOURNAL_FILE)
         self._latest: dict[str, float] = {}
+        self._questions = 0
         from orchestrator.tracking.gauges import Gauges  # Ray is not needed to read a command line.
 
         self._gauges = Gauges(run_name)
@@ -208,12 +211,13 @@ class Tracker:
         (self._scratch / STOP_FILE).touch()
 
     def is_asked_to_stop(self) -> bool:
-        """Whether training should end."""
+        """Whether training should end; the first rank asks while it takes steps."""
+        self._questions += 1
         return (self._scratch / STOP_FILE).exists()
 
-    def latest(self) -> dict[str, float]:
-        """The newest value of every metric, and images_seen; for progress bars."""
-        return self._latest
+    def latest(self) -> tuple[dict[str, float], int]:
+        """The newest value of every metric and images_seen, and how often the first rank has asked."""
+        return self._latest, self._questions
 
     def keep(self) -> None:
         """Ask for what was logged so far to be copied to where the checkpoint is, soon; never waits."""

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import ray.train.torch
 
 from orchestrator import cluster, storage
 from orchestrator.errors import UserError
+from orchestrator.stalls import call_in_time
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
 
@@ -20,7 +21,7 @@ MAX_ROLLBACKS = 2
 logger = logging.getLogger(__name__)
 
 
-def train(job: TrainJob, data_cpus: float) -> None:
+def train(job: TrainJob, data_cpus: float, life: Callable[[], float] = time.monotonic) -> None:
     """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` workers.
 
     Workers that fail are started again, ``train.max_restarts`` times, and fewer of them where
@@ -30,13 +31,14 @@ def train(job: TrainJob, data_cpus: float) -> None:
 
     Args:
         data_cpus: CPUs that Ray Data may use for reading, over all workers.
+        life: when a step was last heard of (``time.monotonic``).
 
     Raises:
         UserError: the workers failed more often than ``train.max_restarts``, or training diverged after every
-            rollback.
+            rollback, or nothing is heard of it any more.
     """
     rollbacks, leaving = 0, set[str]()
-    while interruption := _fit_with_restarts(job, data_cpus, leaving):
+    while interruption := _fit_with_restarts(job, data_cpus, leaving, life):
         if isinstance(interruption, PreemptedError):
             leaving |= set(interruption.nodes)
             logger.warning(
@@ -71,12 +73,12 @@ def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
 
 
 def _fit_with_restarts(
-    job: TrainJob, data_cpus: float, leaving: Collection[str]
+    job: TrainJob, data_cpus: float, leaving: Collection[str], life: Callable[[], float]
 ) -> DivergenceError | PreemptedError | None:
     restarts, max_restarts = 0, job.config.train.max_restarts
     while True:
         try:
-            return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restarts > 0))
+            return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restarts > 0), life)
         except ray.train.TrainingFailedError as error:
             if restarts == max_restarts:
                 raise UserError(_last_word(job, error)) from error
@@ -89,7 +91,9 @@ def _fit_with_restarts(
             )
 
 
-def _fit(job: TrainJob, data_cpus: float, workers: int) -> DivergenceError | PreemptedError | None:
+def _fit(
+    job: TrainJob, data_cpus: float, workers: int, life: Callable[[], float]
+) -> DivergenceError | PreemptedError | None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job, "data_cpus": data_cpus},
@@ -107,7 +111,8 @@ def _fit(job: TrainJob, data_cpus: float, workers: int) -> DivergenceError | Pre
         datasets={"train": partial(find_start, job)},
         dataset_config=DeterministicOrder(data_cpus),
     )
-    interruption: DivergenceError | PreemptedError | None = trainer.fit().return_value
+    result = call_in_time(trainer.fit, "step of training", life, job.config.cluster.stall_seconds)
+    interruption: DivergenceError | PreemptedError | None = result.return_value
     return interruption
 
 

@@ -13,12 +13,17 @@ def crossed(before: int, after: int, every: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """Functions that the first rank calls while training goes on; all must return at once."""
+    """Functions that the first rank calls while training goes on; all must return at once.
+
+    Where it is said, all ranks call them.
+    """
 
     on_metrics: Callable[[dict[str, float], int], None]
     """Called with metrics and images seen."""
     on_checkpoint: Callable[[Checkpoint], None]
     """Called when a checkpoint is complete."""
+    on_step: Callable[[bool], None] = lambda is_last: None
+    """Called on all ranks after every step, with whether it is the last."""
     on_rewound: Callable[[int], None] = lambda images_seen: None
     """Called where training went back to this point and goes on with other noise."""
     should_stop: Callable[[], bool] = lambda: False

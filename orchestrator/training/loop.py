@@ -88,6 +88,7 @@ class _Loop:
             before = state.images_seen
             self._step(batches)
             self._is_last = state.images_seen >= train.images or self._stop.is_asked()
+            self._hooks.on_step(self._is_last)
             is_saved = self._is_last or crossed(before, state.images_seen, train.checkpoint_every_images)
             # Also at a checkpoint, so that a run that goes on from there reports the same means as this one.
             if is_saved or crossed(before, state.images_seen, train.log_every_images):

@@ -4,9 +4,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import chain, islice
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +15,7 @@ import torch.distributed as dist
 
 from orchestrator.checkpoints.loading import load
 from orchestrator.data.stream import batches, read_directly
+from orchestrator.stalls import InTime, Watchdog
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.loop import run_loop
 from orchestrator.training.parallelize import make_mesh
@@ -38,12 +37,17 @@ def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | Preempt
         shard = make_shard(shard, 0, 1, data_cpus)
     device = ray.train.torch.get_device() if job.config.train.use_gpu else torch.device("cpu")
     per_node = ray.train.get_context().get_local_world_size()
-    make_hooks = job.make_hooks
+    make_hooks, stall_seconds = job.make_hooks, job.config.cluster.stall_seconds
+    # In the job's own process it would end the job.
+    watchdog = Watchdog(stall_seconds) if job.config.train.workers else None
     job = dataclasses.replace(
-        job, make_hooks=lambda: dataclasses.replace(make_hooks(), leaving_nodes=_leaving_nodes)
+        job,
+        make_hooks=lambda: dataclasses.replace(
+            make_hooks(), leaving_nodes=_leaving_nodes, on_step=watchdog.step if watchdog else lambda _: None
+        ),
     )
     try:
-        with _reading(shard) as tables:
+        with watchdog or nullcontext(), _reading(shard, stall_seconds) as tables:
             run_rank(job, shard.start, tables, device, per_node)
     except (DivergenceError, PreemptedError) as interruption:
         return interruption.with_traceback(None)
@@ -130,7 +134,7 @@ def _same_everywhere(job: TrainJob) -> Start:
 
 
 @contextmanager
-def _reading(shard: Shard) -> Iterator[Iterator[pa.Table]]:
+def _reading(shard: Shard, stall_seconds: float) -> Iterator[Iterator[pa.Table]]:
     """A shard's Arrow blocks, in order, some read ahead.
 
     Reading begins at once, while the network is still being built.
@@ -140,14 +144,5 @@ def _reading(shard: Shard) -> Iterator[Iterator[pa.Table]]:
     import torch._dynamo  # noqa: F401
 
     blocks: Any = iter(shard.data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
-    with ThreadPoolExecutor(1, "first-block") as pool:
-        first = pool.submit(lambda: list(islice(blocks, 1)))
-        try:
-            yield chain(_result(first), blocks)
-        finally:
-            first.exception()
-            blocks.close()  # Ends readers that are ahead now, and not only when it is collected.
-
-
-def _result(first: Future[list[pa.Table]]) -> Iterator[pa.Table]:
-    yield from first.result()
+    with closing(InTime(blocks, "block of data", stall_seconds)) as tables:
+        yield tables
