@@ -13,6 +13,7 @@ import ray
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.embedded_ray import MIN_CPUS, start_embedded
 from orchestrator.errors import UserError
+from orchestrator.signals import Stopper
 
 PROBE_SECONDS = 5.0
 SETTLE_SECONDS = 30.0
@@ -32,8 +33,10 @@ class Shares:
 
 
 @contextmanager
-def connect(config: ExperimentConfig, embedded_cpus: int = MIN_CPUS) -> Iterator[None]:
+def connect(config: ExperimentConfig, embedded_cpus: int = MIN_CPUS) -> Iterator[Stopper]:
     """Use the configured Ray cluster, RAY_ADDRESS, a Ray that is already connected, or an embedded one.
+
+    Inside, SIGINT and SIGTERM raise KeyboardInterrupt, unless the stopper is told otherwise.
 
     Args:
         embedded_cpus: the fewest logical CPUs of an embedded Ray.
@@ -44,8 +47,8 @@ def connect(config: ExperimentConfig, embedded_cpus: int = MIN_CPUS) -> Iterator
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    with _started_by(lambda: _join(address) if address else start_embedded(embedded_cpus)):
-        yield
+    with _started_by(lambda: _join(address) if address else start_embedded(embedded_cpus)) as stopper:
+        yield stopper
 
 
 @contextmanager
@@ -56,13 +59,16 @@ def connect_embedded() -> Iterator[None]:
 
 
 @contextmanager
-def _started_by(start: Callable[[], None]) -> Iterator[None]:
+def _started_by(start: Callable[[], None]) -> Iterator[Stopper]:
     if ray.is_initialized():
-        yield
+        with Stopper() as stopper:
+            yield stopper
         return
     start()
     try:
-        yield
+        # After the start, because connecting to Ray sets a handler of its own.
+        with Stopper() as stopper:
+            yield stopper
     finally:
         ray.shutdown()
 

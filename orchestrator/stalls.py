@@ -71,18 +71,32 @@ def answer(reference: Any, what: str, seconds: float) -> Any:
         raise StalledError(explained(what, limit)) from None
 
 
-def call_in_time(work: Callable[[], Item], what: str, life: Callable[[], float], seconds: float) -> Item:
+class Life:
+    """What is heard of work that goes on elsewhere."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Note that the work begins, or ends."""
+        self.last, self.is_heard = time.monotonic(), False
+
+    def note(self) -> None:
+        """Note that something was heard of it."""
+        self.last, self.is_heard = time.monotonic(), True
+
+
+def call_in_time(work: Callable[[], Item], what: str, life: Life, seconds: float) -> Item:
     """What ``work`` returns, which runs in a thread of its own.
 
     Args:
-        life: when something was last heard of it (``time.monotonic``).
         seconds: ``cluster.stall_seconds``. The processes that work have the same limit and end themselves, so
             this one is twice as long.
 
     Raises:
         StalledError: nothing was heard of it in time. It is left to itself then.
     """
-    limit, started = 2 * Patience(seconds).longest, time.monotonic()
+    limit = 2 * Patience(seconds).longest
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def run() -> None:
@@ -90,13 +104,16 @@ def call_in_time(work: Callable[[], Item], what: str, life: Callable[[], float],
             results.put((work(), None))
         except BaseException as error:
             results.put((None, error))
+        finally:
+            life.begin()
 
+    life.begin()
     threading.Thread(target=run, name=what, daemon=True).start()
     while True:
         try:
             result, error = results.get(timeout=CHECK_SECONDS)
         except queue.Empty:
-            if time.monotonic() - max(started, life()) > limit:
+            if time.monotonic() - life.last > limit:
                 raise StalledError(explained(what, limit)) from None
             continue
         if error is not None:

@@ -7,7 +7,9 @@ import dataclasses
 import difflib
 import json
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -61,6 +63,8 @@ def mistakes_explained() -> Iterator[None]:
     The exit code is 2 for a :class:`UserError`, 1 where Ray failed, and 130 for an interruption.
     """
     console = Console(stderr=True)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except UserError as error:

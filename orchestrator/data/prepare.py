@@ -21,6 +21,7 @@ from orchestrator.data.format import (
 from orchestrator.data.sources.arrays import FASHION_CLASSES, read_source
 from orchestrator.errors import UserError
 from orchestrator.run.terminal import ImageProgress
+from orchestrator.storage.lease import holding
 
 ROWS_PER_FILE = 8192
 IN_MEMORY_SOURCES = ("mnist5k", "idx")
@@ -36,9 +37,10 @@ def prepare_dataset(config: ExperimentConfig, console: Console | None = None) ->
     Raises:
         UserError: the source is not there or does not fit the model, or the folder cannot be written.
     """
-    if config.data.source in IN_MEMORY_SOURCES or config.data.source == "none":
-        return _prepare_arrays(config)
-    return _prepare_collection(config, console or Console())
+    with holding(config.data.path, "dataset", "--data.path"):
+        if config.data.source in IN_MEMORY_SOURCES or config.data.source == "none":
+            return _prepare_arrays(config)
+        return _prepare_collection(config, console or Console())
 
 
 def _prepare_arrays(config: ExperimentConfig) -> LatentDataset:

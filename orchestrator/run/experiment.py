@@ -17,7 +17,6 @@ from orchestrator.data.opening import open_held_out, open_or_prepare_dataset
 from orchestrator.run.background import Background
 from orchestrator.run.folder import Run, open_run
 from orchestrator.run.provenance import provenance
-from orchestrator.run.signals import Stopper, run_in_thread
 from orchestrator.run.terminal import (
     ImageProgress,
     print_summary,
@@ -27,7 +26,9 @@ from orchestrator.run.terminal import (
 )
 from orchestrator.run.worker_messages import Follow, RemoteHooks, ask
 from orchestrator.scoring.prerequisites import require_all
+from orchestrator.signals import Stopper, run_in_thread
 from orchestrator.stalls import Patience
+from orchestrator.storage.lease import holding
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -58,11 +59,10 @@ def run_experiment(
     held_out = open_held_out(config)
     _check_initial_weights(config)
     uri = tracking_uri(config)
-    run = open_run(config, dataset.fingerprint)
-    warn_of_silent_server(uri, console)
-    seconds = {"prepare": time.perf_counter() - started}
-    # Inside, because connecting to Ray sets a handler of its own.
-    with cluster.connect(config), Stopper() as stopper:
+    with holding(config.directory, "run", "--run.root or --run.name"), cluster.connect(config) as stopper:
+        run = open_run(config, dataset.fingerprint)
+        warn_of_silent_server(uri, console)
+        seconds = {"prepare": time.perf_counter() - started}
         shares = cluster.divide(config, trials)
         tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri, parent)
         with ending(tracker, uri, console):
@@ -151,6 +151,8 @@ def _train(work: _Work) -> Checkpoint:
     job = TrainJob(config, work.dataset, RemoteHooks(tracker, background, config.train), work.held_out)
 
     def stop() -> None:
+        if not follow.life.is_heard:
+            raise KeyboardInterrupt  # No step is being taken, so there is nothing to keep.
         console.print("Stopping with a checkpoint after this step. Once more stops at once, without one.")
         tracker.ask_to_stop.remote()
 
@@ -158,7 +160,7 @@ def _train(work: _Work) -> Checkpoint:
     progress = ImageProgress(console, "train", config.train.images, start)
     follow = Follow(tracker, progress, config.cluster.stall_seconds)
     with follow, work.stopper.asks(stop):
-        run_in_thread(lambda: train(job, work.shares.data_cpus, follow.heard_at))
+        run_in_thread(lambda: train(job, work.shares.data_cpus, follow.life))
     if not has_room:
         background = _start_background(work)
     if background is not None:

@@ -34,20 +34,12 @@ class Run:
 
 
 def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
-    """Create or continue the run's folder, and record the config in it.
+    """Create or continue the run's folder, whose lease is held, and record the config in it.
 
     Raises:
-        UserError: the folder cannot be written, or belongs to a run with another config or dataset.
+        UserError: the folder belongs to a run with another config or dataset.
     """
     directory = config.directory
-    try:
-        storage.write_bytes(storage.join(directory, ".writable"), b"")
-        storage.delete_file(storage.join(directory, ".writable"))
-    except OSError as error:
-        raise UserError(
-            f"The run's folder {directory} cannot be written ({error}). Choose another with --run.root or "
-            "--run.name."
-        ) from error
     _refuse_other_config(config, dataset_fingerprint)
     write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
     write_text(directory, CONFIG_FILE, to_yaml(config))

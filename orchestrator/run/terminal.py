@@ -14,7 +14,7 @@ from rich.table import Table
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.folder import METRICS_FILE, read_metrics
-from orchestrator.run.signals import JOB_STOP_SECONDS, JOB_STOP_SECONDS_VARIABLE, seconds_until_killed
+from orchestrator.signals import JOB_STOP_SECONDS, JOB_STOP_SECONDS_VARIABLE, seconds_until_killed
 from orchestrator.tracking.tracker import server_problem
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config.schema import TrainConfig
 from orchestrator.run.terminal import ImageProgress
+from orchestrator.stalls import Life
 from orchestrator.training.hooks import Hooks, crossed
 
 POLL_SECONDS = 1.0
@@ -86,11 +87,12 @@ class _Poll:
 
 
 class Follow:
-    """Shows in the driver what the tracker hears from the workers."""
+    """Shows in the driver what the tracker hears from the workers, and notes that it hears something."""
 
     def __init__(self, tracker: Any, progress: ImageProgress, stall_seconds: float) -> None:
         self._tracker, self._progress, self._stall_seconds = tracker, progress, stall_seconds
-        self._questions, self._heard_at = 0, time.monotonic()
+        self.life = Life()
+        self._questions = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -104,10 +106,6 @@ class Follow:
         self._thread.join()
         self._progress.__exit__(None, None, None)
 
-    def heard_at(self) -> float:
-        """When a step was last heard of (``time.monotonic``)."""
-        return self._heard_at
-
     def _run(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
             self._show()
@@ -119,7 +117,8 @@ class Follow:
         except RayError:
             return
         if questions != self._questions:
-            self._questions, self._heard_at = questions, time.monotonic()
+            self._questions = questions
+            self.life.note()
         if "images_seen" in latest and "loss/total" in latest:
             self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")
 

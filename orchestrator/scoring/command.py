@@ -21,7 +21,7 @@ from orchestrator.errors import UserError
 from orchestrator.run.folder import parse_beside, read_metrics
 from orchestrator.run.terminal import scores_table
 from orchestrator.scoring.options import CheckpointOptions, GuidanceSweepOptions, ReferenceOptions
-from orchestrator.tracking.tracker import close_tracker, start_tracker, tracking_uri
+from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 Options = TypeVar("Options", bound=CheckpointOptions)
 
@@ -63,11 +63,11 @@ def score(arguments: Sequence[str]) -> None:
         write_scores(folder, scores, tested.images_seen, seconds)
         name = f"{config.run.name} {folder.removeprefix(config.directory + '/evaluations/')}"
         tracker = start_tracker(folder, name, config.tracking.experiment, uri, parent=config.directory)
-        tracker.log_params.remote(_parameters(config))
-        log_scores(folder, scores, tested.step, tracker)
-        tracker.log_status.remote("FINISHED")
-        problem = close_tracker(tracker)
-    _print(config, folder, problem, uri, console)
+        with ending(tracker, uri, console):
+            tracker.log_params.remote(_parameters(config))
+            log_scores(folder, scores, tested.step, tracker)
+            tracker.log_status.remote("FINISHED")
+    _print(config, folder, console)
 
 
 def sample(arguments: Sequence[str]) -> None:
@@ -159,7 +159,7 @@ def _parameters(config: ExperimentConfig) -> dict[str, Any]:
     }
 
 
-def _print(config: ExperimentConfig, folder: str, problem: str | None, uri: str, console: Console) -> None:
+def _print(config: ExperimentConfig, folder: str, console: Console) -> None:
     from orchestrator.scoring.protocol import summary_of
 
     scored = read_metrics(folder)
@@ -168,12 +168,6 @@ def _print(config: ExperimentConfig, folder: str, problem: str | None, uri: str,
     console.print(summary_of(first["protocol"]), soft_wrap=True, highlight=False)
     for warning in scored["warnings"]:
         console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
-    if problem:
-        console.print(
-            f"Warning: MLflow at {uri} could not be written ({problem}); "
-            f"{folder}/metrics.json has everything.",
-            soft_wrap=True,
-        )
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
     for line in (
         f"Samples   {storage.join(folder, 'samples.png')}",

@@ -20,7 +20,9 @@ from orchestrator.data.opening import open_or_prepare_dataset
 from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, write_text
 from orchestrator.scoring.prerequisites import require_all
+from orchestrator.signals import run_in_thread
 from orchestrator.stalls import answer
+from orchestrator.storage.lease import holding
 from orchestrator.sweeps.live_table import LiveTable
 from orchestrator.sweeps.results import Finalist, TrialResult, results_of
 from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
@@ -78,6 +80,11 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
     Raises:
         UserError: something that the user can mend is wrong, or trials failed. Finished trials stay.
     """
+    with holding(sweep.config.directory, "sweep", "--run.root or --run.name"):
+        return _run_held(sweep, console)
+
+
+def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
     config, trials = sweep.config, sweep.trials
     _refuse_other_suite(sweep)
     dataset = open_or_prepare_dataset(config, console)
@@ -172,10 +179,12 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
             callbacks=[_Pruned(configs), LiveTable(configs, console)],
         ),
     )
-    results = tuner.fit()
+    found: list[tune.ResultGrid] = []
+    # In a thread, because Tune takes SIGINT for a wish to end well, and returns as if all were done.
+    run_in_thread(lambda: found.append(tuner.fit()))
     _tell_of_pruned(configs)
     failures = {}
-    for result in results:
+    for result in found[0]:
         if result.error is not None and result.config is not None:
             failures[str(result.config["cell"])] = str(result.error).strip().splitlines()[-1]
     return failures

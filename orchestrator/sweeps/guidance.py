@@ -16,7 +16,7 @@ from orchestrator.errors import UserError
 from orchestrator.scoring.evaluate import Evaluation, evaluate
 from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
 from orchestrator.scoring.options import GuidanceSweepOptions
-from orchestrator.tracking.tracker import close_tracker, start_tracker, tracking_uri
+from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,8 @@ def run_guidance_sweep(
     config = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, save=(), grid_classes=())
     )
-    tested, uri = load_model_under_test(options.checkpoint, config), tracking_uri(config)
+    tested = load_model_under_test(options.checkpoint, config)
+    tracking_uri(config)  # What is wrong with it is found now.
     with cluster.connect(config):
         found = _evaluated(config, tested, dataset, settings, quick, console)
         best = min(found, key=distance)
@@ -76,7 +77,7 @@ def run_guidance_sweep(
         found += _evaluated(config, tested, dataset, around, config.evaluation.images, console)
         folder = storage.join(config.directory, "sweeps", f"{tested.step}-{tested.weights['sha256'][:8]}")
         _write(folder, found, config, tested)
-        _log(folder, found, config, tested, uri)
+        _log(folder, found, config, tested, console)
     _print(found, folder, console)
     return found
 
@@ -184,20 +185,25 @@ def plot(found: list[GuidanceResult], title: str) -> "Figure":
 
 
 def _log(
-    folder: str, found: list[GuidanceResult], config: ExperimentConfig, tested: ModelUnderTest, uri: str
+    folder: str,
+    found: list[GuidanceResult],
+    config: ExperimentConfig,
+    tested: ModelUnderTest,
+    console: Console,
 ) -> None:
+    uri = tracking_uri(config)
     name = f"{config.run.name} guidance sweep at {tested.step}"
     tracker = start_tracker(folder, name, config.tracking.experiment, uri, parent=config.directory)
-    for result in found:
-        # The axis holds whole numbers: hundredths of the scale.
-        step = round(100 * result.setting.scale)
-        low, high = result.setting.interval
-        values = {f"guidance_{low:g}-{high:g}_n{result.images}/{k}": v for k, v in result.metrics.items()}
-        tracker.log_scores.remote(values, step)
-    tracker.log_image.remote("guidance", "guidance.png", 0)
-    tracker.log_artifact.remote("table.csv")
-    tracker.log_status.remote("FINISHED")
-    close_tracker(tracker)
+    with ending(tracker, uri, console):
+        for result in found:
+            # The axis holds whole numbers: hundredths of the scale.
+            step = round(100 * result.setting.scale)
+            low, high = result.setting.interval
+            values = {f"guidance_{low:g}-{high:g}_n{result.images}/{k}": v for k, v in result.metrics.items()}
+            tracker.log_scores.remote(values, step)
+        tracker.log_image.remote("guidance", "guidance.png", 0)
+        tracker.log_artifact.remote("table.csv")
+        tracker.log_status.remote("FINISHED")
 
 
 def _print(found: list[GuidanceResult], folder: str, console: Console) -> None:

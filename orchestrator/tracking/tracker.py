@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ SYNC_SECONDS_OF_OBJECT_STORE = 60.0
 START_SECONDS = 30.0
 # Loading MLflow alone can take minutes where others use the CPUs; a dead server is noticed sooner.
 CLOSE_SECONDS = 300.0
+# Someone waits for the interrupted job to end.
+KILLED_SECONDS = 20.0
+NAME_PREFIX = "tracker-"
+"""Begins the names of the actors."""
 logger = logging.getLogger(__name__)
 
 
@@ -83,6 +87,7 @@ def start_tracker(directory: str, run_name: str, experiment: str, uri: str, pare
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    options["name"] = f"{NAME_PREFIX}{uuid.uuid4().hex}"
     remote: Callable[..., Any] = ray.remote(Tracker).options(**options).remote
     scratch = tempfile.mkdtemp(prefix="dimr-tracking-")
     return remote(directory, run_name, experiment, uri, parent, scratch)
@@ -102,13 +107,33 @@ def close_tracker(tracker: Any) -> str | None:
     return problem
 
 
+def _mark_killed(but: Any) -> None:
+    """Log KILLED for every other run of this job that still goes on, such as a sweep's trials."""
+    import ray
+    from ray.util import list_named_actors
+
+    trackers = []
+    for name in list_named_actors():
+        if name.startswith(NAME_PREFIX):
+            with suppress(ValueError):  # It ended just now.
+                trackers.append(ray.get_actor(name))
+    trackers = [tracker for tracker in trackers if tracker != but]
+    for tracker in trackers:
+        tracker.log_status.remote("KILLED")
+    closed = [tracker.close.remote(KILLED_SECONDS) for tracker in trackers]
+    ray.wait(closed, num_returns=len(closed), timeout=KILLED_SECONDS)
+
+
 @contextmanager
 def ending(tracker: Any, uri: str, console: Console) -> Iterator[None]:
     """Log an error or interruption within as the tracker's status, and close the tracker at the end."""
     try:
         yield
     except BaseException as error:
-        tracker.log_status.remote("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        is_interrupted = isinstance(error, KeyboardInterrupt)
+        tracker.log_status.remote("KILLED" if is_interrupted else "FAILED")
+        if is_interrupted:
+            _mark_killed(but=tracker)
         raise
     finally:
         problem = close_tracker(tracker)

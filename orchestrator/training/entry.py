@@ -4,16 +4,17 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 import ray.train
 import ray.train.torch
+from ray.exceptions import RayActorError
 
 from orchestrator import cluster, storage
 from orchestrator.errors import UserError
-from orchestrator.stalls import call_in_time
+from orchestrator.stalls import Life, call_in_time
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
 
@@ -21,7 +22,7 @@ MAX_ROLLBACKS = 2
 logger = logging.getLogger(__name__)
 
 
-def train(job: TrainJob, data_cpus: float, life: Callable[[], float] = time.monotonic) -> None:
+def train(job: TrainJob, data_cpus: float, life: Life | None = None) -> None:
     """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` workers.
 
     Workers that fail are started again, ``train.max_restarts`` times, and fewer of them where
@@ -31,7 +32,7 @@ def train(job: TrainJob, data_cpus: float, life: Callable[[], float] = time.mono
 
     Args:
         data_cpus: CPUs that Ray Data may use for reading, over all workers.
-        life: when a step was last heard of (``time.monotonic``).
+        life: is told of the steps by the caller; without it, a group that hangs is waited for.
 
     Raises:
         UserError: the workers failed more often than ``train.max_restarts``, or training diverged after every
@@ -73,13 +74,14 @@ def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
 
 
 def _fit_with_restarts(
-    job: TrainJob, data_cpus: float, leaving: Collection[str], life: Callable[[], float]
+    job: TrainJob, data_cpus: float, leaving: Collection[str], life: Life | None
 ) -> DivergenceError | PreemptedError | None:
     restarts, max_restarts = 0, job.config.train.max_restarts
     while True:
         try:
             return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restarts > 0), life)
-        except ray.train.TrainingFailedError as error:
+        # The second is Ray Train's controller, which may die as well as a worker.
+        except (ray.train.TrainingFailedError, RayActorError) as error:
             if restarts == max_restarts:
                 raise UserError(_last_word(job, error)) from error
             restarts += 1
@@ -92,7 +94,7 @@ def _fit_with_restarts(
 
 
 def _fit(
-    job: TrainJob, data_cpus: float, workers: int, life: Callable[[], float]
+    job: TrainJob, data_cpus: float, workers: int, life: Life | None
 ) -> DivergenceError | PreemptedError | None:
     trainer = ray.train.torch.TorchTrainer(
         _worker,
@@ -111,12 +113,13 @@ def _fit(
         datasets={"train": partial(find_start, job)},
         dataset_config=DeterministicOrder(data_cpus),
     )
-    result = call_in_time(trainer.fit, "step of training", life, job.config.cluster.stall_seconds)
+    seconds = job.config.cluster.stall_seconds
+    result = call_in_time(trainer.fit, "step of training", life, seconds) if life else trainer.fit()
     interruption: DivergenceError | PreemptedError | None = result.return_value
     return interruption
 
 
-def _last_word(job: TrainJob, error: ray.train.TrainingFailedError) -> str:
+def _last_word(job: TrainJob, error: Exception) -> str:
     return (
         f"Training failed and is not started again: it was {job.config.train.max_restarts} times "
         f"(train.max_restarts). What failed last:\n  {_last_line(error)}\nThe whole of it is in the log "
@@ -125,7 +128,7 @@ def _last_word(job: TrainJob, error: ray.train.TrainingFailedError) -> str:
     )
 
 
-def _last_line(error: ray.train.TrainingFailedError) -> str:
+def _last_line(error: Exception) -> str:
     return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
 
 

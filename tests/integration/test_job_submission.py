@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.checkpoints.selection import newest_valid
 from orchestrator.config.plain import to_yaml
-from orchestrator.run.signals import JOB_STOP_SECONDS_VARIABLE
+from orchestrator.signals import JOB_STOP_SECONDS_VARIABLE
 from tests.clusters import RAY, ROOT, asked, cluster
 from tests.configs import tiny
 from tests.datasets import write_numbered

@@ -14,7 +14,7 @@ import torch
 
 from orchestrator.checkpoints.selection import newest_valid
 from orchestrator.config.plain import to_yaml
-from orchestrator.run.signals import JOB_STOP_SECONDS_VARIABLE, Stopper, run_in_thread, seconds_until_killed
+from orchestrator.signals import JOB_STOP_SECONDS_VARIABLE, Stopper, run_in_thread, seconds_until_killed
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process
 from tests.configs import no_hooks, tiny

@@ -18,7 +18,7 @@ LAYERS = (
     ("orchestrator.config.schema", "orchestrator.images", "orchestrator.artifacts"),
     ("orchestrator.config", "orchestrator.precision"),
     ("orchestrator.cluster", "orchestrator.tracking", "orchestrator.checkpoints"),
-    ("orchestrator.run.folder", "orchestrator.run.signals", "orchestrator.run.provenance"),
+    ("orchestrator.run.folder", "orchestrator.run.provenance"),
     ("orchestrator.run.terminal",),
     ("orchestrator.data",),
     ("orchestrator.training", "orchestrator.sampling"),

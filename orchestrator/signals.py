@@ -15,7 +15,7 @@ JOB_STOP_SECONDS = 3.0
 
 
 class Stopper:
-    """A context manager around a whole experiment, which takes the signals that ask it to stop.
+    """A context manager around a whole job, which takes the signals that ask it to stop.
 
     Only the main thread can be told by signals; in other threads it does nothing.
     """
