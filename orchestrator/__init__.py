@@ -11,6 +11,8 @@ os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "300")
 os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
 os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
+# Where memory runs out, Ray would try a task again without end.
+os.environ.setdefault("RAY_task_oom_retries", "10")
 # A training worker that does not answer for so long is given up, and the group is started again; Ray's own
 # default is ten minutes.
 os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "120")

@@ -62,6 +62,10 @@ def _children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+def _is_starting(process: psutil.Process) -> bool:
+    return process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE
+
+
 @contextmanager
 def _node_may_take(seconds: float) -> Iterator[None]:
     """Have Ray wait so long for its node, as long as the node's process lives.
@@ -77,7 +81,7 @@ def _node_may_take(seconds: float) -> Iterator[None]:
             try:
                 return ask(*arguments)
             except RuntimeError:
-                starts = any(process.name() == "raylet" for process in psutil.Process().children())
+                starts = any(_is_starting(process) for process in psutil.Process().children())
                 if not starts or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)

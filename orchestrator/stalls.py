@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import psutil
+
 from orchestrator.errors import UserError
 
 Item = TypeVar("Item")
@@ -18,6 +20,7 @@ SLOWER = 10
 """How many times the slowest one so far the next one may take."""
 FIRST = 6
 """How many times ``cluster.stall_seconds`` the first one may take: processes start, networks are compiled."""
+FULL_PERCENT = 90.0
 CHECK_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 logger = logging.getLogger(__name__)
@@ -216,8 +219,11 @@ class Watchdog:
 
 def explained(what: str, seconds: float) -> str:
     """What to tell someone whose ``what`` did not come."""
+    memory = psutil.virtual_memory()
+    is_full = memory.percent > FULL_PERCENT
     return (
-        f"No {what} came for {seconds:.0f} seconds. Something that it needs hangs or has died. What is "
-        "finished is kept, and the same command goes on from there. Where so long is usual, raise "
-        "--cluster.stall_seconds."
+        f"No {what} came for {seconds:.0f} seconds. Something that it needs hangs or has died"
+        + (f", perhaps because {memory.percent:.0f}% of this machine's memory is in use" if is_full else "")
+        + ". What is finished is kept, and the same command goes on from there. Where so long is usual, "
+        "raise --cluster.stall_seconds."
     )

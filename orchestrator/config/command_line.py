@@ -22,6 +22,7 @@ from orchestrator.config.plain import build
 from orchestrator.config.presets import preset_names, preset_path, protocol_names
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
+from orchestrator.memory import memory_advice
 
 Options = TypeVar("Options")
 Plain = dict[str, Any]
@@ -76,16 +77,13 @@ def mistakes_explained() -> Iterator[None]:
         kind = type(error)
         if not kind.__module__.startswith("ray.") or kind.__name__.startswith("RayTaskError"):
             raise
-        reason = " ".join(str(error).split())[:MOST_OF_A_REASON] or type(error).__name__
-        console.print(
-            f"Error: a process of Ray died or does not answer, and the job cannot go on: {reason}\n"
-            "What is finished is kept. Run the same command again: it goes on from there. Ray's logs are in "
-            "/tmp/ray/session_latest/logs.",
-            style="red",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
+        reason = " ".join(str(error).split())[:MOST_OF_A_REASON] or kind.__name__
+        text = memory_advice(str(error)) or (
+            f"a process of Ray died or does not answer, and the job cannot go on: {reason}\nWhat is finished "
+            "is kept. Run the same command again: it goes on from there. Ray's logs are in "
+            "/tmp/ray/session_latest/logs."
         )
+        console.print(f"Error: {text}", style="red", soft_wrap=True, markup=False, highlight=False)
         sys.exit(1)
     except KeyboardInterrupt as interruption:
         console.print(str(interruption) or "Interrupted. The same command continues from where it was.")

@@ -33,6 +33,7 @@ START_SECONDS = 30.0
 CLOSE_SECONDS = 300.0
 # Someone waits for the interrupted job to end.
 KILLED_SECONDS = 20.0
+ANSWER_SECONDS = 10.0
 NAME_PREFIX = "tracker-"
 """Begins the names of the actors."""
 logger = logging.getLogger(__name__)
@@ -93,13 +94,13 @@ def start_tracker(directory: str, run_name: str, experiment: str, uri: str, pare
     return remote(directory, run_name, experiment, uri, parent, scratch)
 
 
-def close_tracker(tracker: Any) -> str | None:
-    """Have what is left copied to MLflow, and return why that failed, or None."""
+def close_tracker(tracker: Any, seconds: float = CLOSE_SECONDS) -> str | None:
+    """Have what is left copied to MLflow within about ``seconds``, and return why that failed, or None."""
     import ray
     from ray.exceptions import GetTimeoutError, RayActorError
 
     try:
-        problem: str | None = ray.get(tracker.close.remote(CLOSE_SECONDS), timeout=2 * CLOSE_SECONDS)
+        problem: str | None = ray.get(tracker.close.remote(seconds), timeout=seconds + ANSWER_SECONDS)
     except RayActorError as error:
         return f"the process that writes it ended: {str(error).splitlines()[0]}"
     except GetTimeoutError:
@@ -127,16 +128,18 @@ def _mark_killed(but: Any) -> None:
 @contextmanager
 def ending(tracker: Any, uri: str, console: Console) -> Iterator[None]:
     """Log an error or interruption within as the tracker's status, and close the tracker at the end."""
+    seconds = CLOSE_SECONDS
     try:
         yield
     except BaseException as error:
+        seconds = KILLED_SECONDS
         is_interrupted = isinstance(error, KeyboardInterrupt)
         tracker.log_status.remote("KILLED" if is_interrupted else "FAILED")
         if is_interrupted:
             _mark_killed(but=tracker)
         raise
     finally:
-        problem = close_tracker(tracker)
+        problem = close_tracker(tracker, seconds)
         if problem:
             console.print(
                 f"Warning: MLflow at {uri} could not be written ({problem}). Nothing is lost: run the same "

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 
 from orchestrator import cluster, storage
 from orchestrator.errors import UserError
+from orchestrator.memory import memory_advice
 from orchestrator.stalls import Life, call_in_time
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
@@ -129,6 +130,8 @@ def _last_word(job: TrainJob, error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
+    if (advice := memory_advice(str(error))) is not None:
+        return advice
     return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
 
 

@@ -16,7 +16,7 @@ from ray._private import services
 from orchestrator import embedded_ray
 from orchestrator.embedded_ray import start_embedded
 from orchestrator.errors import UserError
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -71,11 +71,15 @@ def test_a_late_node_is_waited_for_while_its_process_lives(
     assert services.get_node is get_node
 
 
-def test_a_node_that_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_ended_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def get_node(*arguments: str) -> Any:
         raise RuntimeError("no such node")
 
     monkeypatch.setattr(services, "get_node", get_node)
-    monkeypatch.setattr(psutil.Process, "children", lambda self: [])
-    with embedded_ray._node_may_take(600), pytest.raises(RuntimeError, match="no such node"):
-        services.get_node("address", "id")
+    with running_raylet(tmp_path) as raylet, embedded_ray._node_may_take(600):
+        own = psutil.Process(raylet.pid)
+        monkeypatch.setattr(psutil.Process, "children", lambda self: [own])  # Not those of other tests' Ray.
+        raylet.kill()  # Nobody has waited for it, so it is still in the list of processes.
+        wait_until(lambda: own.status() == psutil.STATUS_ZOMBIE, "the end of a process")
+        with pytest.raises(RuntimeError, match="no such node"):
+            services.get_node("address", "id")

@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from orchestrator.stalls import FIRST, SLOWER, InTime, Patience, StalledError, call_in_time
+from orchestrator.stalls import FIRST, SLOWER, InTime, Life, Patience, StalledError, call_in_time
 
 
 def test_the_next_one_may_take_ten_times_the_slowest_and_the_first_has_a_limit_of_its_own() -> None:
@@ -66,13 +66,24 @@ def test_an_item_that_does_not_come_is_an_error_that_says_what_to_do() -> None:
 
 def test_work_of_which_nothing_is_heard_is_left() -> None:
     never = threading.Event()
-    assert call_in_time(lambda: 3, "step", lambda: 0.0, 60.0) == 3
+    life = Life()
+    assert call_in_time(lambda: 3, "step", life, 60.0) == 3
     with pytest.raises(ZeroDivisionError):
-        call_in_time(lambda: 1 // 0, "step", lambda: 0.0, 60.0)
+        call_in_time(lambda: 1 // 0, "step", life, 60.0)
     with pytest.raises(StalledError, match="No step came"):
-        call_in_time(never.wait, "step", lambda: 0.0, 0.01)
-    heard = iter([time.monotonic() + 3600] * 2)  # As long as something is heard of it, it is waited for.
-    with pytest.raises(StalledError):
-        call_in_time(never.wait, "step", lambda: next(heard, 0.0), 0.01)
-    assert next(heard, None) is None
+        call_in_time(never.wait, "step", life, 0.01)
     never.set()
+
+
+def test_work_is_waited_for_as_long_as_something_is_heard_of_it() -> None:
+    life, limit = Life(), 2 * Patience(0.2).longest
+
+    def work() -> float:
+        began = time.monotonic()
+        while time.monotonic() < began + 2 * limit:
+            life.note()
+            time.sleep(0.01)  # A step.
+        return time.monotonic() - began
+
+    assert call_in_time(work, "step", life, 0.2) > limit
+    assert not life.is_heard
