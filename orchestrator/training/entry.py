@@ -10,7 +10,7 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from orchestrator import cluster, storage
 from orchestrator.errors import UserError
@@ -81,8 +81,8 @@ def _fit_with_restarts(
     while True:
         try:
             return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restarts > 0), life)
-        # The second is Ray Train's controller, which may die as well as a worker.
-        except (ray.train.TrainingFailedError, RayActorError) as error:
+        # The latter two are of Ray Train's controller, which may die as well as a worker.
+        except (ray.train.TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             if restarts == max_restarts:
                 raise UserError(_last_word(job, error)) from error
             restarts += 1
