@@ -1,4 +1,4 @@
-"""What tests share: one Ray, one S3 server, an empty MLflow store to copy, and the digits as a dataset."""
+"""What tests share: one Ray, one S3 server, an empty MLflow store to copy, and two datasets."""
 
 import os
 import shutil
@@ -15,6 +15,7 @@ from orchestrator.config.command_line import parse
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.prepare import prepare_dataset
 from orchestrator.embedded_ray import start_embedded
+from tests.datasets import write_numbered
 
 # A slow machine is not a failure.
 settings.register_profile("any-machine", deadline=None)
@@ -54,6 +55,12 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mlflow_store(tmp_path: Path, empty_store: Path) -> None:
     """A store for the runs in ``tmp_path``."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
+    """Sixty images of 8x8 pixels, in three classes."""
+    return write_numbered(tmp_path_factory.mktemp("datasets") / "numbered", 60, 10, size=8)
 
 
 @pytest.fixture(scope="session")

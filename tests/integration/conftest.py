@@ -9,13 +9,6 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.run.experiment import run_experiment
 from tests.configs import tiny
-from tests.datasets import write_numbered
-
-
-@pytest.fixture(scope="session")
-def numbered(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
-    """Sixty images of 8x8 pixels, in three classes."""
-    return write_numbered(tmp_path_factory.mktemp("datasets") / "numbered", 60, 10, size=8)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.data.format import LatentDataset
+from orchestrator.storage.lease import holding
 from tests.commands import ROOT, Done, job, refused
 from tests.datasets import write_moments
 from tests.waiting import PATIENCE
@@ -74,6 +75,18 @@ def test_a_run_folder_that_cannot_be_written(
     root = str(tmp_path / "file" / "runs")
     message = train_refused("--config", "quickstart", "--run.root", root, "--data.path", digits.path)
     assert "cannot be written" in message and "--run.root" in message
+
+
+def test_a_run_that_another_process_is_working_on(
+    tmp_path: Path, digits: LatentDataset, train_refused: Refused
+) -> None:
+    folder = tmp_path / "runs" / "quickstart"
+    with holding(str(folder), "run", "--run.name"):
+        before = sorted(path.name for path in folder.iterdir())
+        arguments = ("--run.root", str(tmp_path / "runs"), "--data.path", digits.path)
+        message = train_refused("--config", "quickstart", *arguments)
+        assert f"is being worked on by process {os.getpid()} on" in message and "--run.name" in message
+        assert sorted(path.name for path in folder.iterdir()) == before
 
 
 @pytest.mark.usefixtures("ray_session")

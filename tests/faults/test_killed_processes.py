@@ -17,7 +17,7 @@ from orchestrator.run.experiment import run_experiment
 from tests.configs import tiny
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session", "mlflow_store")]
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("ray_session", "mlflow_store")]
 LENGTH = 1024
 
 
