@@ -11,8 +11,12 @@ S3's credentials come from the standard AWS sources (environment, profile, insta
 
 import hashlib
 import os
+import shutil
+import tempfile
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 S3_ATTEMPTS = 10
 HASHED_AT_ONCE_BYTES = 1 << 24
+OLD_SECONDS = 3600.0
 
 
 def filesystem_of(path: str) -> tuple[pa.fs.FileSystem, str]:
@@ -147,25 +152,45 @@ def write_bytes(path: str, content: bytes | pa.Buffer) -> None:
 def writing(path: str) -> Iterator[BinaryIO]:
     """Open a stream into a file that is put in place in one step at the end, and not at all after an error.
 
-    An object store does so by itself; on a disk the file is written aside, flushed to the device and renamed.
+    On a disk the file is written aside, flushed to the device and renamed. On S3 the upload is completed at
+    the end, or aborted. What was there before stays until then.
 
     Raises:
         OSError: it cannot be written.
     """
-    if not is_local(path):
-        # pyarrow sends large files in parts, several at a time.
+    if path.startswith("s3://"):
+        with _objects(path) as (objects, inner), _uploading(objects, inner) as upload:
+            yield upload
+    elif not is_local(path):
+        # Closing a stream into another store puts half a file in place as well as a whole one.
         filesystem, inner = filesystem_of(path)
-        try:
+        with tempfile.TemporaryFile() as whole:
+            yield whole
+            whole.seek(0)
             with filesystem.open_output_stream(inner) as stream:
-                yield stream
-        except BaseException:
-            # Closing the stream has put the unfinished file in place.
-            delete_file(path)
-            raise
-        return
-    target = Path(path)
+                shutil.copyfileobj(whole, stream)
+    else:
+        with _written_aside(Path(path)) as file:
+            yield file
+
+
+@contextmanager
+def _uploading(objects: AbstractFileSystem, path: str) -> Iterator[BinaryIO]:
+    upload = objects.open(path, "wb")
+    try:
+        yield upload
+        upload.close()
+    except BaseException:
+        upload.discard()
+        upload.closed = True  # Nothing is sent when it is collected.
+        raise
+
+
+@contextmanager
+def _written_aside(target: Path) -> Iterator[BinaryIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    # A name that no other process has, on whichever machine.
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.writing")
     try:
         with aside.open("wb") as file:
             yield file
@@ -174,6 +199,18 @@ def writing(path: str) -> Iterator[BinaryIO]:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def delete_left_aside(folder: str) -> None:
+    """Remove what killed processes left of files that they had not finished, on a disk.
+
+    Only what is an hour old is taken for that.
+    """
+    if is_local(folder):
+        for aside in Path(folder).rglob(".*.writing"):
+            with suppress(FileNotFoundError):
+                if time.time() - aside.stat().st_mtime > OLD_SECONDS:
+                    aside.unlink()
 
 
 def delete_file(path: str) -> None:

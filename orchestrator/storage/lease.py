@@ -47,6 +47,7 @@ def holding(folder: str, what: str, setting: str) -> Iterator[None]:
         raise UserError(
             f"The {what}'s folder {folder} cannot be written ({error}). Choose another with {setting}."
         ) from error
+    storage.delete_left_aside(folder)
     stop = threading.Event()
     renewing = threading.Thread(target=lease.keep, args=(stop,), name="lease", daemon=True)
     renewing.start()
