@@ -82,7 +82,7 @@ def load_baselines(config: ExperimentConfig, dataset: LatentDataset, console: Co
         logger.info("Extracting %s features of %d real images.", described["name"], images.count)
         _make(Work(config, images, images.ranges, base), images, count, files, described, console)
 
-    real, held_out = get_or_make(list(files.values()), make, read_reference)
+    real, held_out = get_or_make(base, list(files.values()), make, read_reference)
     channels = dataset.info.diffusion_shape[0] if dataset.info.kind == "pixels" else 3
     noise = make_reference(noise_images(count, images, channels), config, described, console)
     return Baselines(real, held_out, noise)
@@ -116,9 +116,11 @@ def _make(
 def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
     """The dataset's classifier from the cache, or trained now on the images that are not held out."""
     torch.set_num_threads(1)
-    file = f"{cache_path(config, [dataset.fingerprint], 'classifier')}.safetensors"
+    base = cache_path(config, [dataset.fingerprint], "classifier")
+    file = f"{base}.safetensors"
     num_classes = len(dataset.info.class_names)
     return get_or_make(
+        base,
         [file],
         lambda: _train_classifier(config, dataset, file),
         lambda path: _read_classifier(path, num_classes),

@@ -2,28 +2,47 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.storage.lease import holding
 
 Made = TypeVar("Made")
+FOLDER = "statistics"
 
 
 def cache_path(config: ExperimentConfig, key: list[Any], name: str) -> str:
     """The path, without a suffix, at which what ``key`` decides is kept.
 
-    It lies beside a local dataset's files, or else with the runs.
+    It lies beside a local dataset's files, or else with the runs. A dataset that cannot be written is only
+    looked at.
     """
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-    data = config.data.path
-    is_beside = storage.is_local(data) and storage.sizes(data)
-    return storage.join(data if is_beside else config.run.root, "statistics", f"{name}-{digest}")
+    data, named = config.data.path, f"{name}-{digest}"
+    beside = storage.join(data, FOLDER)
+    if storage.is_local(data) and storage.sizes(data):
+        is_there = any(found.startswith(named) for found in storage.sizes(beside))
+        if is_there or os.access(beside if os.path.isdir(beside) else data, os.W_OK):
+            return storage.join(beside, named)
+    return storage.join(config.run.root, FOLDER, named)
 
 
-def get_or_make(files: Sequence[str], make: Callable[[], None], read: Callable[[str], Made]) -> list[Made]:
-    """What ``read`` gives for each of ``files``; where one is missing, ``make`` writes them all first."""
-    if not all(storage.is_file(file) for file in files):
-        make()
+def get_or_make(
+    base: str, files: Sequence[str], make: Callable[[], None], read: Callable[[str], Made]
+) -> list[Made]:
+    """What ``read`` gives for each of ``files``; where one is missing, ``make`` writes them all first.
+
+    One process makes them, in the folder ``base``. Others wait, and use what it has made.
+    """
+
+    def missing() -> bool:
+        return not all(storage.is_file(file) for file in files)
+
+    if missing():
+        with holding(base, "statistics", "--run.root", waits=True):
+            if missing():
+                make()
     return [read(file) for file in files]

@@ -73,7 +73,7 @@ def make_reference(
         write_reference(f"{folder}.npz", found, about(images, described))
         storage.delete_folder(storage.join(folder, FEATURES_FOLDER))
 
-    return get_or_make([f"{folder}.npz"], make, read_reference)[0]
+    return get_or_make(folder, [f"{folder}.npz"], make, read_reference)[0]
 
 
 def kept(count: int) -> Choose:

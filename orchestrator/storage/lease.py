@@ -22,27 +22,46 @@ from orchestrator.storage.conditional import read_version, write_over
 LEASE_FILE = ".lease.json"
 LEASE_SECONDS = 60.0
 """A lease that is not renewed for so long has ended; its holder may be on another machine."""
+WAIT_SECONDS = 1.0
 RENEWALS = 4
 """How often a lease is renewed before it would end."""
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 logger = logging.getLogger(__name__)
 
 
+class HeldError(UserError):
+    """Another process holds the lease."""
+
+
 @contextmanager
-def holding(folder: str, what: str, setting: str) -> Iterator[None]:
+def holding(folder: str, what: str, setting: str, waits: bool = False) -> Iterator[None]:
     """Hold the lease of a folder.
+
+    A holder that died is followed at once where it ran on this machine, otherwise when it has not renewed its
+    lease for a minute.
 
     Args:
         what: what the folder is, such as a run.
         setting: the option that names the folder.
+        waits: whether to wait while another process holds it.
 
     Raises:
-        UserError: the folder cannot be written, or another process holds it. One that died is taken over: at
-            once where it ran on this machine, otherwise when it has not renewed its lease for a minute.
+        HeldError: another process holds it, and this one does not wait.
+        UserError: the folder cannot be written.
     """
-    lease = _Lease(storage.join(folder, LEASE_FILE))
+    lease, is_held, is_said = _Lease(storage.join(folder, LEASE_FILE)), False, False
     try:
-        lease.take(what, folder, setting)
+        while not is_held:
+            try:
+                lease.take(what, folder, setting)
+                is_held = True
+            except HeldError as held:
+                if not waits:
+                    raise
+                if not is_said:
+                    logger.info("%s It is waited for.", str(held).partition(". ")[0] + ".")
+                is_said = True
+                time.sleep(WAIT_SECONDS)
     except OSError as error:
         raise UserError(
             f"The {what}'s folder {folder} cannot be written ({error}). Choose another with {setting}."
@@ -168,8 +187,8 @@ def _is_alive(holder: dict[str, Any]) -> bool:
         return False
 
 
-def _refused(holder: dict[str, Any], what: str, folder: str, setting: str) -> UserError:
-    return UserError(
+def _refused(holder: dict[str, Any], what: str, folder: str, setting: str) -> HeldError:
+    return HeldError(
         f"The {what} {folder} is being worked on by process {holder.get('pid')} on {holder.get('host')}, "
         f"since {holder.get('since')}. Wait until that ends, or stop it, and start this command again. Or "
         f"choose another folder with {setting}. Nothing was changed."

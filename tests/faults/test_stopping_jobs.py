@@ -74,8 +74,8 @@ def test_a_sweep(tmp_path: Path, number: signal.Signals) -> None:
     axes = [{"name": "time", "options": [{"name": "TD-LN"}, {"name": "token", "changes": {
         "model.time_conditioning": "token", "model.depths": [3], "model.widths": [32],
     }}]}]  # fmt: skip
-    words = ["jobs/ablate.py", *arguments(tmp_path, dataset, images=20_000, axes=axes), "--prune", "false",
-             "--train.checkpoint_every_images", "5000", "--train.score_every_images", "10000"]  # fmt: skip
+    words = ["jobs/ablate.py", *arguments(tmp_path, dataset, images=8_000, axes=axes), "--prune", "false",
+             "--train.checkpoint_every_images", "2000", "--train.score_every_images", "4000"]  # fmt: skip
     trials = tmp_path / "mine-nano" / "trials"
     stop(words, lambda: any(has_trained(file) for file in trials.glob("*/journal.jsonl")), number)
     found = statuses(tmp_path)
