@@ -10,6 +10,8 @@ import numpy.typing as npt
 from dimr_model import randomness
 
 RESAMPLES = 10_000
+NORMAL_95 = 1.959964
+"""Standard deviations around the mean that hold 95% of a normal distribution."""
 COVERED = (2.5, 97.5)
 """Percentiles between which 95% of the resamples lie."""
 
@@ -51,16 +53,29 @@ class ClassProbabilities:
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, and the interval in which 95% of its bootstrap lies."""
+    """A number and its 95% interval."""
 
     value: float
     low: float
     high: float
 
 
-def rate_intervals(scored: Sequence[ClassProbabilities], threshold: float, seed: int) -> list[Interval]:
-    """The low-fidelity rate of each set, with a bootstrap over its images."""
-    return [_interval(s.rate(threshold), _resampled([s.is_low(threshold)], seed)[:, 0]) for s in scored]
+def rate_intervals(scored: Sequence[ClassProbabilities], threshold: float) -> list[Interval]:
+    """The low-fidelity rate of each set, with Wilson's interval (Wilson 1927).
+
+    Unlike a bootstrap, it has a width where none or all of the images are low-fidelity.
+    """
+    return [_wilson(s.is_low(threshold)) for s in scored]
+
+
+def _wilson(flags: npt.NDArray[np.bool_]) -> Interval:
+    count, rate = len(flags), float(flags.mean())
+    # The rates p for which |rate - p| is at most NORMAL_95 standard deviations sqrt(p (1 - p) / count).
+    weight = NORMAL_95**2 / count
+    centre = (rate + weight / 2) / (1 + weight)
+    half = NORMAL_95 * np.sqrt(rate * (1 - rate) / count + weight / (4 * count)) / (1 + weight)
+    # Without this, rounding may put the bound of 0 of n or n of n past the rate itself.
+    return Interval(rate, min(rate, float(centre - half)), max(rate, float(centre + half)))
 
 
 def difference_interval(

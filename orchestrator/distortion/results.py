@@ -56,7 +56,7 @@ class Study:
     def rows(self) -> list[dict[str, Any]]:
         """The table of rates: a row for each model, and one for real images, which is the floor."""
         scored = [one.scored for one in self.all]
-        return as_rows(scored, rate_intervals(scored, self.threshold, self.seed), self.threshold)
+        return as_rows(scored, rate_intervals(scored, self.threshold), self.threshold)
 
     @cached_property
     def differences(self) -> dict[str, Interval]:
