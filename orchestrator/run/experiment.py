@@ -61,6 +61,12 @@ def run_experiment(
     uri = tracking_uri(config)
     with holding(config.directory, "run", "--run.root or --run.name"), cluster.connect(config) as stopper:
         run = open_run(config, dataset.fingerprint)
+        if run.was_cut_off:
+            console.print(
+                f"The process that ran {run.directory} before ended without a word: killed, out of memory, or "
+                "its machine went down. This one goes on from what it left.",
+                soft_wrap=True,
+            )
         warn_of_silent_server(uri, console)
         seconds = {"prepare": time.perf_counter() - started}
         shares = cluster.divide(config, trials)

@@ -31,6 +31,8 @@ class Run:
     """The checkpoint at which training stands."""
     is_finished: bool
     """Whether it is trained to the asked length and scored, and its journal says so."""
+    was_cut_off: bool
+    """Whether the process that ran it last ended without saying so."""
 
 
 def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
@@ -47,8 +49,8 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     scored = read_metrics(directory)
     is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
     is_scored = is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
-    is_finished = is_scored and newest_status(read_records(directory)) == "FINISHED"
-    return Run(directory, checkpoint, is_finished)
+    status = newest_status(read_records(directory))
+    return Run(directory, checkpoint, is_scored and status == "FINISHED", status == "RUNNING")
 
 
 def parse_beside(

@@ -9,7 +9,9 @@ from orchestrator.checkpoints.selection import MARKER
 from orchestrator.config.command_line import parse
 from orchestrator.config.plain import to_yaml
 from orchestrator.errors import UserError
-from orchestrator.run.folder import CONFIG_FILE, parse_beside
+from orchestrator.run.folder import CONFIG_FILE, open_run, parse_beside
+from orchestrator.tracking.journal import Journal
+from tests.configs import tiny
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,12 @@ def test_without_a_config_it_says_what_to_give(tmp_path: Path) -> None:
         directory(str(tmp_path / "gone"))
     with pytest.raises(UserError, match=r"No config\.yaml lies with .*--config NAME"):
         directory(str(tmp_path))
+
+
+def test_a_run_whose_process_ended_without_a_word_is_told_from_others(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "data")
+    assert not open_run(config, "fingerprint").was_cut_off
+    journal = Journal(Path(config.directory) / "journal.jsonl")
+    for status, expected in (("RUNNING", True), ("KILLED", False), ("RUNNING", True), ("FAILED", False)):
+        journal.append("status", status=status)
+        assert open_run(config, "fingerprint").was_cut_off == expected
