@@ -63,8 +63,8 @@ def run_experiment(
         run = open_run(config, dataset.fingerprint)
         if run.was_cut_off:
             console.print(
-                f"The process that ran {run.directory} before ended without a word: killed, out of memory, or "
-                "its machine went down. This one goes on from what it left.",
+                f"The process that ran {run.directory} before ended without a word: killed, out of memory, "
+                "or its machine went down. This one goes on from what it left.",
                 soft_wrap=True,
             )
         warn_of_silent_server(uri, console)
