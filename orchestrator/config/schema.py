@@ -18,6 +18,10 @@ def holds_credentials(setting: object) -> bool:
     return isinstance(setting, str) and re.search(r"://[^/?#]*@", setting) is not None
 
 
+FEWEST_IMAGES = 4
+"""The fewest images of a score: precision and recall look at each one's three nearest neighbours."""
+
+
 def may_change(default: Any = MISSING) -> Any:
     """A setting that may differ when a run goes on.
 
@@ -251,8 +255,10 @@ class TrainConfig:
             raise ValueError("train.vector_learning_rate_scale and initial_embedding_std must be positive")
         if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
             raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
-        if self.score_images < 2:
-            raise ValueError(f"train.score_images {self.score_images} must be at least 2")
+        if self.score_images < FEWEST_IMAGES:
+            raise ValueError(
+                f"train.score_images {self.score_images} must be at least {FEWEST_IMAGES}, for a score"
+            )
         for name in (
             "preview_every_images",
             "export_every_images",

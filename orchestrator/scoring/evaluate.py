@@ -28,6 +28,7 @@ from orchestrator.scoring.metrics import Collected, all_metrics
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.paper_numbers import paper_value
 from orchestrator.scoring.pipeline import Samples, Work
+from orchestrator.scoring.prerequisites import require_enough_images
 from orchestrator.scoring.protocol import (
     Measurement,
     count_name,
@@ -76,8 +77,9 @@ def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier |
     """What samples are compared with, made now where it is not kept from before.
 
     Raises:
-        UserError: the reference or the extractor is not as it must be.
+        UserError: the reference or the extractor is not as it must be, or the samples are too few.
     """
+    require_enough_images(job.config)
     training = _start_classifier(job)
     references = _references(job)
     if isinstance(training, ray.ObjectRef):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from orchestrator.config.schema import FEWEST_IMAGES
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
@@ -44,5 +46,5 @@ class GuidanceSweepOptions(CheckpointOptions):
         super().__post_init__()
         if not self.scales:
             raise ValueError("--scales must name at least one")
-        if self.quick_images is not None and self.quick_images < 2:
-            raise ValueError(f"--quick_images {self.quick_images} must be at least 2")
+        if self.quick_images is not None and self.quick_images < FEWEST_IMAGES:
+            raise ValueError(f"--quick_images {self.quick_images} must be at least {FEWEST_IMAGES}")

@@ -4,7 +4,7 @@ Importing this does not import torch.
 """
 
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
 from orchestrator.errors import UserError
 
 
@@ -22,12 +22,26 @@ def require_reference(path: str) -> None:
         )
 
 
+def require_enough_images(config: ExperimentConfig) -> None:
+    """Check that as many images are to be sampled as a score needs.
+
+    Raises:
+        UserError: they are fewer.
+    """
+    if config.evaluation.images < FEWEST_IMAGES:
+        raise UserError(
+            f"evaluation.images {config.evaluation.images} are too few for a score, which takes at least "
+            f"{FEWEST_IMAGES}. Set --evaluation.images, or only sample: jobs/evaluate.py sample."
+        )
+
+
 def require_all(config: ExperimentConfig) -> None:
     """Find, or fetch, the extractor's weights and the reference.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them is not there, or there are to be too few samples.
     """
+    require_enough_images(config)
     if config.evaluation.reference is not None:
         require_reference(config.evaluation.reference)
     if config.evaluation.extractor == "inception":

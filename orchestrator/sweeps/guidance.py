@@ -10,7 +10,7 @@ from rich.table import Table
 from dimr_model.config import Guidance
 from orchestrator import cluster, storage
 from orchestrator.artifacts import csv_of, line_style, png_of
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.scoring.evaluate import Evaluation, evaluate
@@ -64,7 +64,7 @@ def run_guidance_sweep(
         UserError: a setting is impossible. What is finished stays.
     """
     settings = _settings(config, options)
-    quick = options.quick_images or max(2, config.evaluation.images // 10)
+    quick = options.quick_images or max(FEWEST_IMAGES, config.evaluation.images // 10)
     config = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, save=(), grid_classes=())
     )

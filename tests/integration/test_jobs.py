@@ -77,6 +77,15 @@ def test_a_run_folder_that_cannot_be_written(
     assert "cannot be written" in message and "--run.root" in message
 
 
+@pytest.mark.parametrize("setting", ["--evaluation.images", "--train.score_images"])
+def test_fewer_samples_than_a_score_takes(
+    tmp_path: Path, digits: LatentDataset, train_refused: Refused, setting: str
+) -> None:
+    arguments = ("--run.root", str(tmp_path / "runs"), "--data.path", digits.path)
+    message = train_refused("--config", "quickstart", *arguments, setting, "3")
+    assert setting.removeprefix("--") in message and "at least 4" in message
+
+
 def test_a_run_that_another_process_is_working_on(
     tmp_path: Path, digits: LatentDataset, train_refused: Refused
 ) -> None:
