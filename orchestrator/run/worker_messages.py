@@ -92,7 +92,7 @@ class Follow:
     def __init__(self, tracker: Any, progress: ImageProgress, stall_seconds: float) -> None:
         self._tracker, self._progress, self._stall_seconds = tracker, progress, stall_seconds
         self.life = Life()
-        self._questions = 0
+        self._heard = (0, 0.0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -116,8 +116,9 @@ class Follow:
             latest, questions = self._ask()
         except RayError:
             return
-        if questions != self._questions:
-            self._questions = questions
+        heard = (questions, latest.get("images_seen", 0.0))
+        if heard != self._heard:
+            self._heard = heard
             self.life.note()
         if "images_seen" in latest and "loss/total" in latest:
             self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")
