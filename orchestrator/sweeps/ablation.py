@@ -138,7 +138,9 @@ def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None
     from orchestrator.scoring.model_under_test import ModelUnderTest
 
     evaluation = dataclasses.replace(config.evaluation, images=config.train.score_images)
-    config = dataclasses.replace(config, evaluation=evaluation)
+    # Where the trials look for them: with the runs, unless the dataset lies on a disk that can be written.
+    run = dataclasses.replace(config.run, root=storage.join(config.directory, TRIALS_FOLDER))
+    config = dataclasses.replace(config, evaluation=evaluation, run=run)
     no_model = ModelUnderTest(None, {}, None)  # type: ignore[arg-type]
     prepare(Evaluation(config, no_model, dataset, Console(quiet=True)))
 
