@@ -98,7 +98,7 @@ def test_a_holder_elsewhere_is_taken_over_when_it_does_not_stir(folder: str) -> 
 def test_a_holder_elsewhere_that_renews_its_lease_is_left_alone(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "LEASE_SECONDS", 4.0)
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 20.0)
     left_behind(folder, host="elsewhere")
     file = storage.join(folder, LEASE_FILE)
     renewed, over = json.loads(storage.read_bytes(file)) | {"renewals": 1}, threading.Event()
