@@ -72,7 +72,7 @@ def call(words: list[str], title: str, is_time: Callable[[], object], log: Path)
 @pytest.mark.parametrize(
     "title",
     ["ray::RayTrainWorker", "ray::TrainController", "ray::Tracker", "ray::Background",
-     "ray::MapWorker", "ray::ReadRange", "ray::_StatsActor", "ray::_AutoscalingCoordinator"],
+     "ray::MapWorker", "ray::IDLE", "ray::_StatsActor", "ray::_AutoscalingCoordinator"],
 )  # fmt: skip
 def test_a_run_of_which_one_kind_of_process_is_frozen(tmp_path: Path, title: str) -> None:
     data = write_numbered(tmp_path / "data", 60, 10, size=8).path
