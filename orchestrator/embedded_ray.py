@@ -17,7 +17,8 @@ MIN_CPUS = 4
 OBJECT_STORE_BYTES = 1 << 30
 START_SECONDS = 300.0
 """How long a node may take to start. A few seconds are usual, many times that where others use the CPUs."""
-TRIES = 3
+TRIES = 5
+"""Ray's node gives up a start by itself where its agent is later than 15 seconds; no setting changes that."""
 logger = logging.getLogger(__name__)
 
 

@@ -46,6 +46,8 @@ class MLflowSync:
     def copy(self) -> None:
         """Bring MLflow up to date; a failure is kept in ``problem`` and tried again at the next call."""
         try:
+            if not self._files.safe_bytes(JOURNAL_FILE):
+                return  # MLflow must have nothing that could be lost with this machine.
             if self._client is None:
                 self._connect()
             copied = self._copied()

@@ -36,7 +36,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 def test_a_ray_that_does_not_start_is_tried_again_leaves_no_process_and_is_said(
     left: list[subprocess.Popen[bytes]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(UserError, match=r"did not start on this machine in 3 tries \(The current node timed"):
+    with pytest.raises(UserError, match=r"did not start on this machine in 5 tries \(The current node timed"):
         start_embedded()
     assert [process.wait(PATIENCE) for process in left] == [-9] * embedded_ray.TRIES
     assert caplog.text.count("It is tried again") == embedded_ray.TRIES - 1
