@@ -34,6 +34,7 @@ from orchestrator.scoring.protocol import (
     count_name,
     sample_protocol,
     samples_name,
+    shows_all_classes,
 )
 from orchestrator.scoring.reference import Reference, load_reference
 from orchestrator.stalls import answer
@@ -108,7 +109,8 @@ def evaluate(job: Evaluation) -> EvaluationResult:
         "sampling": sampled - prepared,
         "scoring": time.perf_counter() - sampled,
     }
-    return EvaluationResult(measurements, seconds, made, _warnings(found))
+    warnings = _warnings(config, found.count, found.features.shape[1])
+    return EvaluationResult(measurements, seconds, made, warnings)
 
 
 def sample_images(
@@ -190,7 +192,7 @@ def _measure(job: Evaluation, references: Baselines | Reference, found: Collecte
     reference = references.real if isinstance(references, Baselines) else references
     extractor = asdict(describe_extractor(config.evaluation))
     against = {"extractor": extractor, "reference": {**reference.about, "sha256": reference.sha256}}
-    protocol = {**sample_protocol(config, job.tested), "samples": found.count, **against}
+    protocol = {**sample_protocol(config, job.tested, found.count), "samples": found.count, **against}
     name, is_fid = config.evaluation.extractor, config.evaluation.extractor == "inception"
     guided = config.sampling.guidance.kind != "none"
     measured = [
@@ -243,7 +245,7 @@ def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) 
             images="ema",
             value=agreed / count,
             meaning="fraction of samples that a classifier puts into the class asked for",
-            protocol={**sample_protocol(job.config, job.tested), "samples": count, **facts},
+            protocol={**sample_protocol(job.config, job.tested, count), "samples": count, **facts},
         ),
         Measurement(
             metric="classifier_accuracy_held_out",
@@ -257,16 +259,24 @@ def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) 
     ]
 
 
-def _warnings(found: Collected) -> list[str]:
-    dimensions = found.features.shape[1]
-    if found.count > dimensions:
-        return []
-    return [
-        f"{found.count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} "
-        "dimensions needs: it is singular, and the Fréchet distance is far above what more samples would "
-        "give. Compare it only with distances of as many samples (the name says "
-        f"{count_name(found.count)}); KID is unbiased at any count."
-    ]
+def _warnings(config: ExperimentConfig, count: int, dimensions: int) -> list[str]:
+    """What a reader of the scores must know of ``count`` samples with features of so many dimensions."""
+    found, shows_all = [], shows_all_classes(config, count)
+    if count <= dimensions:
+        found.append(
+            f"{count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} "
+            "dimensions needs: it is singular, and the Fréchet distance is far above what more samples would "
+            f"give. Compare it only with distances of as many samples (the name says {count_name(count)})"
+            + ("; KID is unbiased at any count." if shows_all else ".")
+        )
+    if not shows_all:
+        classes = config.model.num_classes
+        found.append(
+            f"{count} samples with balanced labels show only the first {count} of {classes} classes. The "
+            "real images show all of them, so every distance, KID too, tells of the classes rather than of "
+            f"the samples. Take at least {classes}, or set --sampling.labels random."
+        )
+    return found
 
 
 def plain(measurements: list[Measurement]) -> dict[str, Any]:

@@ -57,9 +57,20 @@ def count_name(count: int) -> str:
     return f"{count // 1000}k" if count % 1000 == 0 and count else str(count)
 
 
-def sample_protocol(config: ExperimentConfig, tested: ModelUnderTest) -> dict[str, Any]:
-    """How the images were sampled, without their number."""
+def shows_all_classes(config: ExperimentConfig, count: int) -> bool:
+    """Whether so many samples have every class of the network, or as many as chance gives them."""
+    has_no_classes = config.model.class_conditioning == "none"
+    return has_no_classes or config.sampling.labels != "balanced" or count >= config.model.num_classes
+
+
+def sample_protocol(
+    config: ExperimentConfig, tested: ModelUnderTest, count: int | None = None
+) -> dict[str, Any]:
+    """How the images were sampled; the labels' description tells where ``count`` images miss classes."""
     sampling = config.sampling
+    labels = LABELS[sampling.labels]
+    if count is not None and not shows_all_classes(config, count):
+        labels += f"; only the first {count} of {config.model.num_classes} classes"
     guidance = dataclasses.asdict(sampling.guidance)
     if sampling.guidance.kind != "power_cosine":
         del guidance["power"]
@@ -74,7 +85,7 @@ def sample_protocol(config: ExperimentConfig, tested: ModelUnderTest) -> dict[st
         "guidance": guidance,
         "schedule": config.diffusion.schedule,
         "prediction": config.diffusion.prediction,
-        "labels": LABELS[sampling.labels],
+        "labels": labels,
         "seed": config.run.seed,
         "vae": sampling.vae,
         "precision": sampling.precision,

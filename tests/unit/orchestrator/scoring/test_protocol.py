@@ -1,8 +1,14 @@
 """A metric's name says what was measured, of how many images, and by which network."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from orchestrator.scoring.protocol import Measurement
+from orchestrator.scoring.evaluate import _warnings
+from orchestrator.scoring.protocol import Measurement, sample_protocol
+from tests.configs import tiny
 
 
 def measurement(metric: str, count: int | None, extractor: str | None, images: str = "ema") -> Measurement:
@@ -41,3 +47,27 @@ def test_what_the_metric_has_no_part_of_is_left_out(
 ) -> None:
     assert measurement(*made).name == name
     assert measurement(*made).name_without_count == without_count
+
+
+def test_samples_that_miss_classes_are_told_of(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "data", model={"num_classes": 100})
+    tested: Any = SimpleNamespace(weights={}, images_seen=0)
+    assert "only the first 40 of 100 classes" in sample_protocol(config, tested, 40)["labels"]
+    singular, missing = _warnings(config, 40, 144)
+    assert "KID is unbiased" not in singular and "only the first 40 of 100 classes" in missing
+    # Nothing is missing with enough samples, with labels by chance, or where there are no classes.
+    for changed, count in (
+        (config, 100),
+        (tiny(tmp_path, "data", model={"num_classes": 100}, sampling={"labels": "random"}), 40),
+        (
+            tiny(
+                tmp_path, "data", model={"num_classes": 100, "class_conditioning": "none"},
+                diffusion={"class_dropout": 0.0}, sampling={"guidance": {"kind": "none"}},
+            ),
+            40,
+        ),
+    ):  # fmt: skip
+        assert sample_protocol(changed, tested, count) == sample_protocol(changed, tested)
+        (only,) = _warnings(changed, count, 144)
+        assert only.endswith("KID is unbiased at any count.")
+    assert _warnings(config, 200, 144) == []
