@@ -86,7 +86,7 @@ def of_kind(processes: dict[str, set[str]], kind: str) -> list[set[str]]:
 
 
 @pytest.mark.parametrize("kind", MAY_LOAD)
-@pytest.mark.long
+@pytest.mark.faults
 def test_a_process_loads_what_it_uses(processes: dict[str, set[str]], kind: str) -> None:
     found = of_kind(processes, kind)
     assert found, f"no process called {kind} among {sorted(processes)}"
@@ -94,7 +94,7 @@ def test_a_process_loads_what_it_uses(processes: dict[str, set[str]], kind: str)
         assert modules & HEAVY <= MAY_LOAD[kind]
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_readers_of_the_dataset_load_no_torch(processes: dict[str, set[str]]) -> None:
     # Their tasks are too short to be seen by name; what they read with tells them from everyone else.
     readers = [
@@ -107,14 +107,14 @@ def test_readers_of_the_dataset_load_no_torch(processes: dict[str, set[str]]) ->
         assert modules & HEAVY == set()
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_the_training_worker_was_seen_after_its_steps(processes: dict[str, set[str]]) -> None:
     (worker,) = of_kind(processes, "RayTrainWorker")
     # AdamW's first step loads torch's compiler.
     assert {"orchestrator.training.step", "torch._dynamo"} <= worker
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_no_process_compiles_that_was_not_asked_to(processes: dict[str, set[str]]) -> None:
     (sampling,) = of_kind(processes, "_SampleActor")
     # AdamW brings it to the training worker, timm to the extractor; nothing brings it to sampling.
@@ -169,7 +169,7 @@ from orchestrator.training.worker import _reading
 def blocks(**options):
     yield sorted(name for name in sys.modules if name.startswith("torch._dynamo.polyfills"))
 
-with _reading(SimpleNamespace(data=SimpleNamespace(iter_batches=blocks))) as tables:
+with _reading(SimpleNamespace(data=SimpleNamespace(iter_batches=blocks)), 600.0) as tables:
     (then,) = tables
     torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))])
     now = sorted(name for name in sys.modules if name.startswith("torch._dynamo.polyfills"))
