@@ -1,5 +1,7 @@
 """What does not come in time is noticed, and what comes is passed on as it is."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from contextlib import closing
 import pytest
 
 from orchestrator.stalls import FIRST, SLOWER, InTime, Life, Patience, StalledError, call_in_time
+from tests.waiting import PATIENCE
 
 
 def test_the_next_one_may_take_ten_times_the_slowest_and_the_first_has_a_limit_of_its_own() -> None:
@@ -87,3 +90,22 @@ def test_work_is_waited_for_as_long_as_something_is_heard_of_it() -> None:
 
     assert call_in_time(work, "step", life, 0.2) > limit
     assert not life.is_heard
+
+
+STANDS_STILL = """
+import threading
+from orchestrator.stalls import Watchdog
+
+with Watchdog(0.1) as watchdog:
+    watchdog.step(False)
+    threading.Event().wait()  # a collective whose other side is gone
+"""
+
+
+def test_a_worker_that_stands_still_says_where_and_ends() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STANDS_STILL], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 1
+    assert "No step came for" in done.stderr and "This worker ends" in done.stderr
+    assert "line 7 in <module>" in done.stderr
