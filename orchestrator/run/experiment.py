@@ -59,7 +59,7 @@ def run_experiment(
     held_out = open_held_out(config)
     _check_initial_weights(config)
     uri = tracking_uri(config)
-    with holding(config.directory, "run", "--run.root or --run.name"), cluster.connect(config) as stopper:
+    with holding(config.directory, "run", "--run.root or --run.name"):
         run = open_run(config, dataset.fingerprint)
         if run.was_cut_off:
             console.print(
@@ -69,17 +69,19 @@ def run_experiment(
             )
         warn_of_silent_server(uri, console)
         seconds = {"prepare": time.perf_counter() - started}
-        shares = cluster.divide(config, trials)
-        tracker = start_tracker(config.directory, config.run.name, config.tracking.experiment, uri, parent)
-        with ending(tracker, uri, console):
-            if run.is_finished:
-                console.print(
-                    f"The run {run.directory} is finished; give another --run.name to start a new one."
-                )
-            else:
-                _train_and_score(
-                    _Work(config, dataset, held_out, run, shares, tracker, stopper, console), seconds, started
-                )
+        with cluster.connect(config) as stopper:
+            shares = cluster.divide(config, trials)
+            tracker = start_tracker(
+                config.directory, config.run.name, config.tracking.experiment, uri, parent
+            )
+            with ending(tracker, uri, console):
+                if run.is_finished:
+                    console.print(
+                        f"The run {run.directory} is finished; give another --run.name to start a new one."
+                    )
+                else:
+                    work = _Work(config, dataset, held_out, run, shares, tracker, stopper, console)
+                    _train_and_score(work, seconds, started)
     print_summary(config, uri, console)
 
 
