@@ -19,7 +19,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, read_metrics
 from orchestrator.sweeps.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
-from orchestrator.tracking.journal import JOURNAL_FILE, newest_status, read_records
+from orchestrator.tracking.journal import JOURNAL_FILE, holds_values, newest_status, read_records
 
 Series = list[tuple[int, float]]
 """(images seen, value), ascending."""
@@ -141,7 +141,7 @@ def read_run(folder: str) -> RunData:
 def _series(records: Iterable[dict[str, Any]]) -> dict[str, Series]:
     found: dict[str, dict[int, float]] = {}
     for record in records:
-        if record["kind"] == "metrics":
+        if holds_values(record):
             for key, value in record["values"].items():
                 found.setdefault(key, {})[record["step"]] = value
     return {key: sorted(values.items()) for key, values in found.items()}

@@ -45,6 +45,11 @@ def that_count(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return counting
 
 
+def holds_values(record: dict[str, Any]) -> bool:
+    """Whether a record has values at a step: metrics of training, or scores."""
+    return record["kind"] in ("metrics", "scores")
+
+
 def newest_status(records: list[dict[str, Any]]) -> str | None:
     """The last status that a journal's records have, or None; FINISHED comes after a run's scores."""
     return next((r["status"] for r in reversed(records) if r["kind"] == "status"), None)

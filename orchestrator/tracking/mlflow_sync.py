@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import storage
-from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, RunFiles, parse, that_count
+from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, RunFiles, holds_values, parse, that_count
 
 BATCH_METRICS = 1000
 BATCH_PARAMS = BATCH_TAGS = 100
@@ -160,7 +160,7 @@ class MLflowSync:
             self._note(copied)
 
         for record in records:
-            if record["kind"] in ("metrics", "scores"):
+            if holds_values(record):
                 metrics += [Metric(k, v, record["time"], record["step"]) for k, v in record["values"].items()]
                 continue
             if record["kind"] in ("image", "artifact"):

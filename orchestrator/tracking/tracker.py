@@ -19,7 +19,7 @@ from rich.console import Console
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig, holds_credentials
 from orchestrator.errors import UserError
-from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, Journal, RunFiles
+from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, Journal, RunFiles, holds_values
 from orchestrator.tracking.mlflow_sync import MLflowSync
 
 STARTED_FILE, STOP_FILE = "started", "stop"
@@ -186,7 +186,7 @@ class Tracker:
         if (self._scratch / STARTED_FILE).exists():
             logger.warning("The process that keeps the journal had died; another one goes on.")
             for record in self._journal.records():
-                if record["kind"] in ("metrics", "scores"):
+                if holds_values(record):
                     self._show(record["values"], record["step"])
         (self._scratch / STARTED_FILE).touch()
         self._sync = MLflowSync(self._files, directory, experiment, uri)

@@ -1,0 +1,19 @@
+"""Curves of a report are what counts in the journal: metrics and scores, and nothing that was taken back."""
+
+from pathlib import Path
+
+from orchestrator.report.reading import _series
+from orchestrator.tracking.journal import JOURNAL_FILE, Journal, read_records
+
+
+def test_curves_have_metrics_and_scores_and_follow_a_rewind(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / JOURNAL_FILE)
+    journal.append("metrics", step=32, values={"eval/fd8_lite0_ema": 9.0})  # As older journals have it.
+    for step in (16, 32, 48):
+        journal.append("metrics", step=step, values={"loss/total": float(step)})
+    journal.append("scores", step=64, values={"eval/fd8_lite0_ema": 5.0})
+    journal.append("rewound", step=16)
+    journal.append("metrics", step=32, values={"loss/total": 1.0})
+    assert _series(read_records(str(tmp_path))) == {
+        "eval/fd8_lite0_ema": [(32, 9.0), (64, 5.0)], "loss/total": [(16, 16.0), (32, 1.0)],
+    }  # fmt: skip
