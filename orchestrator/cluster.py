@@ -60,17 +60,16 @@ def connect_embedded() -> Iterator[None]:
 
 @contextmanager
 def _started_by(start: Callable[[], None]) -> Iterator[Stopper]:
-    if ray.is_initialized():
-        with Stopper() as stopper:
-            yield stopper
-        return
-    start()
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        start()
     try:
         # After the start, because connecting to Ray sets a handler of its own.
         with Stopper() as stopper:
             yield stopper
     finally:
-        ray.shutdown()
+        if is_ours:
+            ray.shutdown()
 
 
 def _join(address: str) -> None:

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 JOB_STOP_SECONDS_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 JOB_STOP_SECONDS = 3.0
@@ -56,22 +57,25 @@ def seconds_until_killed() -> float | None:
     return float(os.environ.get(JOB_STOP_SECONDS_VARIABLE, JOB_STOP_SECONDS))
 
 
-def run_in_thread(work: Callable[[], None]) -> None:
-    """Run ``work`` in a thread and wait, so that signals are handled while it runs.
+def run_in_thread(work: Callable[[], Result], check: Callable[[], object] = lambda: None) -> Result:
+    """Run ``work`` in a thread and wait for what it returns, so that signals are handled while it runs.
 
-    What it raises is raised here.
+    What it raises is raised here. What ``check`` raises, which is called meanwhile, leaves it to itself.
     """
+    returned: list[Result] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            work()
+            returned.append(work())
         except BaseException as error:
             raised.append(error)
 
     thread = threading.Thread(target=run, name="training", daemon=True)
     thread.start()
     while thread.is_alive():
+        check()
         thread.join(0.5)
     if raised:
         raise raised[0]
+    return returned[0]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import psutil
 
 from orchestrator.errors import UserError
+from orchestrator.signals import run_in_thread
 
 Item = TypeVar("Item")
 SLOWER = 10
@@ -100,28 +101,16 @@ def call_in_time(work: Callable[[], Item], what: str, life: Life, seconds: float
         StalledError: nothing was heard of it in time. It is left to itself then.
     """
     limit = 2 * Patience(seconds).longest
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
-    def run() -> None:
-        try:
-            results.put((work(), None))
-        except BaseException as error:
-            results.put((None, error))
-        finally:
-            life.begin()
+    def check() -> None:
+        if time.monotonic() - life.last > limit:
+            raise StalledError(explained(what, limit))
 
     life.begin()
-    threading.Thread(target=run, name=what, daemon=True).start()
-    while True:
-        try:
-            result, error = results.get(timeout=CHECK_SECONDS)
-        except queue.Empty:
-            if time.monotonic() - life.last > limit:
-                raise StalledError(explained(what, limit)) from None
-            continue
-        if error is not None:
-            raise error
-        return result  # type: ignore[no-any-return]
+    try:
+        return run_in_thread(work, check)
+    finally:
+        life.begin()
 
 
 class InTime(Iterator[Item]):

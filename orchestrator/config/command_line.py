@@ -7,9 +7,7 @@ import dataclasses
 import difflib
 import json
 import re
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from orchestrator.config.presets import preset_names, preset_path, protocol_name
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.memory import memory_advice
+from orchestrator.signals import Stopper
 
 Options = TypeVar("Options")
 Plain = dict[str, Any]
@@ -64,10 +63,9 @@ def mistakes_explained() -> Iterator[None]:
     The exit code is 2 for a :class:`UserError`, 1 where Ray failed, and 130 for an interruption.
     """
     console = Console(stderr=True)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        yield
+        with Stopper():
+            yield
     except UserError as error:
         console.print(f"Error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
         sys.exit(2)

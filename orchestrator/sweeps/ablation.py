@@ -181,12 +181,11 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
             callbacks=[_Pruned(configs), LiveTable(configs, console)],
         ),
     )
-    found: list[tune.ResultGrid] = []
     # In a thread, because Tune takes SIGINT for a wish to end well, and returns as if all were done.
-    run_in_thread(lambda: found.append(tuner.fit()))
+    results = run_in_thread(tuner.fit)
     _tell_of_pruned(configs)
     failures = {}
-    for result in found[0]:
+    for result in results:
         if result.error is not None and result.config is not None:
             failures[str(result.config["cell"])] = str(result.error).strip().splitlines()[-1]
     return failures
