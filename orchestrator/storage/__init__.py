@@ -189,8 +189,7 @@ def _uploading(objects: AbstractFileSystem, path: str) -> Iterator[BinaryIO]:
 @contextmanager
 def _written_aside(target: Path) -> Iterator[BinaryIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A name that no other process has, on whichever machine.
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.writing")
+    aside = aside_of(target)
     try:
         with aside.open("wb") as file:
             yield file
@@ -199,6 +198,11 @@ def _written_aside(target: Path) -> Iterator[BinaryIO]:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def aside_of(target: Path) -> Path:
+    """A place beside a file to write it first; no other process has it, on whichever machine."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.writing")
 
 
 def delete_left_aside(folder: str) -> None:

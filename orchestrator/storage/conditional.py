@@ -5,7 +5,6 @@ offer nothing of the kind here: there the last one to write wins.
 """
 
 import os
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,7 @@ def write_over(path: str, content: bytes, version: str | None) -> bool:
         return True
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+    aside = storage.aside_of(target)
     try:
         if version is not None and not _take_away(target, version, aside):
             return False

@@ -81,7 +81,7 @@ def holding(folder: str, what: str, setting: str, waits: bool = False) -> Iterat
 class _Lease:
     def __init__(self, path: str) -> None:
         self._path = path
-        self._mine = {
+        self._mine: dict[str, Any] = {
             "token": uuid.uuid4().hex,
             "host": socket.gethostname(),
             "boot": BOOT_FILE.read_text().strip() if BOOT_FILE.exists() else "",
@@ -90,16 +90,16 @@ class _Lease:
             "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
             "renewals": 0,
         }
-        self._version: str | None = None
 
     def take(self, what: str, folder: str, setting: str) -> None:
         """Take the lease, from a holder that died if need be."""
         seen: str | None = None
+        ended: str | None = None  # The version of a lease that has ended, to be written over.
         seen_at = time.monotonic()
-        while not self._write_over(self._version):
+        while not self._write_over(ended):
             found = read_version(self._path)
             if found is None:
-                self._version = None
+                ended = None
                 continue
             content, version = found
             holder = _parse(content)
@@ -113,7 +113,7 @@ class _Lease:
                 if is_here and _is_alive(holder):
                     raise _refused(holder, what, folder, setting)
                 if is_here:
-                    self._version = version
+                    ended = version
                     continue
                 logger.warning(
                     "The %s %s was last held by process %s on %s. It is taken over if that does not stir "
@@ -121,7 +121,7 @@ class _Lease:
                     what, folder, holder.get("pid"), holder.get("host"), LEASE_SECONDS,
                 )  # fmt: skip
             if time.monotonic() - seen_at > LEASE_SECONDS:
-                self._version = version
+                ended = version
             else:
                 time.sleep(LEASE_SECONDS / RENEWALS / 4)
 
@@ -150,7 +150,7 @@ class _Lease:
 
     def _renew(self) -> dict[str, Any] | None:
         """Renew the lease, or return who has taken it."""
-        self._mine["renewals"] = int(str(self._mine["renewals"])) + 1
+        self._mine["renewals"] += 1
         found = read_version(self._path)
         holder = _parse(found[0]) if found else None
         if holder is not None and holder.get("token") != self._mine["token"]:
@@ -166,10 +166,7 @@ class _Lease:
         write_over(self._path, json.dumps(self._mine).encode(), version)
         found = read_version(self._path)
         # A request whose answer was lost is sent again, and then meets what it has written itself.
-        if found is None or _parse(found[0]).get("token") != self._mine["token"]:
-            return False
-        self._version = found[1]
-        return True
+        return found is not None and _parse(found[0]).get("token") == self._mine["token"]
 
 
 def _parse(content: bytes) -> dict[str, Any]:
