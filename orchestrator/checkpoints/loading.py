@@ -9,7 +9,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
-from dimr_model import DiMR
+from dimr_model import DiMR, hub
 from orchestrator import storage
 from orchestrator.checkpoints.files import failures_as_errors
 from orchestrator.checkpoints.reading import CheckpointReader, DataLoadPlanner
@@ -45,8 +45,9 @@ def load_ema(checkpoint: Checkpoint) -> DiMR:
 
 
 def export(checkpoint: Checkpoint, directory: str) -> None:
-    """Write the EMA weights as safetensors, with config.json, for ``DiMR.from_pretrained``."""
+    """Write the EMA weights as safetensors, and then config.json, for ``DiMR.from_pretrained``."""
     with tempfile.TemporaryDirectory() as folder:
         load_ema(checkpoint).save_pretrained(folder)
-        for file in sorted(Path(folder).iterdir()):
-            storage.write_bytes(storage.join(directory, file.name), file.read_bytes())
+        # Readers look for config.json, so it comes when the rest is there.
+        for name in (hub.WEIGHTS_FILE, hub.CONFIG_FILE):
+            storage.write_bytes(storage.join(directory, name), (Path(folder) / name).read_bytes())

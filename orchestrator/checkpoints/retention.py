@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Collection
 
+from orchestrator.checkpoints.outputs import holds
 from orchestrator.checkpoints.selection import Checkpoint, discard, marked, unfinished
 from orchestrator.config.schema import ExperimentConfig, TrainConfig
 
@@ -12,14 +13,17 @@ logger = logging.getLogger(__name__)
 
 
 def prune(config: ExperimentConfig) -> None:
-    """Delete checkpoints that need not stay; warn about what cannot be looked at or deleted now."""
+    """Delete checkpoints that need not stay; warn about what cannot be looked at or deleted now.
+
+    One of which an export or a score is still to be made stays until that is done.
+    """
     try:
         checkpoints = marked(config.directory)
+        kept = to_keep(checkpoints, config.train)
+        old = [checkpoint for checkpoint in checkpoints if checkpoint not in kept]
+        _delete([checkpoint for checkpoint in old if not holds(config, checkpoint.images_seen)])
     except OSError as error:
         logger.warning("Old checkpoints in %s could not be looked for: %s", config.directory, error)
-        return
-    kept = to_keep(checkpoints, config.train)
-    _delete([checkpoint for checkpoint in checkpoints if checkpoint not in kept])
 
 
 def warn_of_unknown_metric(config: TrainConfig, metrics: Collection[str]) -> None:

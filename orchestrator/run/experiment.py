@@ -9,6 +9,7 @@ import ray
 from rich.console import Console
 
 from orchestrator import cluster, storage
+from orchestrator.checkpoints.retention import prune
 from orchestrator.checkpoints.selection import Checkpoint, marked
 from orchestrator.config.plain import flatten, with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
@@ -147,8 +148,8 @@ def _train(work: _Work) -> Checkpoint:
     has_room = work.shares.has_room_for_background
     if cluster.works_in_background(config) and not has_room:
         console.print(
-            "No GPU is left beside the training workers: previews, exports and scores are made when training "
-            "is over, of the checkpoints that are kept until then.",
+            "No GPU is left beside the training workers: exports and scores are made when training is over, "
+            "and their checkpoints are kept until then. Previews are made of the newest ones.",
             soft_wrap=True,
         )
     background = _start_background(work) if has_room else None
@@ -179,6 +180,7 @@ def _train(work: _Work) -> Checkpoint:
         owed.append(background.wait.remote())
         _wait_for_background(background, owed, config.cluster.stall_seconds)
         ray.kill(background)
+        prune(config)  # What was kept for it may go now.
     newest = marked(run.directory)[-1]
     if newest.images_seen < config.train.images:
         raise KeyboardInterrupt(

@@ -10,11 +10,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from orchestrator.checkpoints.outputs import wanted
 from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config.schema import TrainConfig
 from orchestrator.run.terminal import ImageProgress
 from orchestrator.stalls import Life
-from orchestrator.training.hooks import Hooks, crossed
+from orchestrator.training.hooks import Hooks
 
 POLL_SECONDS = 1.0
 logger = logging.getLogger(__name__)
@@ -55,17 +56,7 @@ def ask(background: Any, train: TrainConfig, checkpoint: Checkpoint) -> list[Any
     Returns:
         Ray's references, which are ready when it is made.
     """
-    seen = checkpoint.images_seen
-    wanted = (
-        (background.preview, train.preview_every_images),
-        (background.export, train.export_every_images),
-        (background.score, train.score_every_images),
-    )
-    return [
-        method.remote(checkpoint)
-        for method, every in wanted
-        if every > 0 and crossed(seen - train.batch_size, seen, every)
-    ]
+    return [getattr(background, kind).remote(checkpoint) for kind in wanted(train, checkpoint.images_seen)]
 
 
 class _Poll:

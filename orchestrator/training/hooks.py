@@ -6,11 +6,6 @@ from dataclasses import dataclass
 from orchestrator.checkpoints.selection import Checkpoint
 
 
-def crossed(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of ``every`` images lies in ``(before, after]``; batches need not end on it."""
-    return before // every != after // every
-
-
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
     """Functions that the first rank calls while training goes on; all must return at once.

@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 
 from dimr_model.diffusion import NoiseSchedule
+from orchestrator.checkpoints.outputs import crossed
 from orchestrator.checkpoints.saving import CheckpointWriter
 from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.data.stream import Batch
 from orchestrator.errors import UserError
-from orchestrator.training.hooks import DivergenceError, Hooks, PreemptedError, crossed
+from orchestrator.training.hooks import DivergenceError, Hooks, PreemptedError
 from orchestrator.training.interval import Interval, mean_losses
 from orchestrator.training.profile import Profiler
 from orchestrator.training.state import TrainState

@@ -29,7 +29,11 @@ def train_standalone(config: ExperimentConfig) -> None:
     """
     config = with_absolute_paths(config)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, workers=world_size))
+    # Nothing is made of checkpoints here, so none is kept for it.
+    train = dataclasses.replace(
+        config.train, workers=world_size, preview_every_images=0, export_every_images=0, score_every_images=0
+    )
+    config = dataclasses.replace(config, train=train)
     dataset = open_dataset(config.data.path)
     if os.environ.get("RANK", "0") == "0":
         open_run(config, dataset.fingerprint)

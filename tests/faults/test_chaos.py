@@ -29,7 +29,7 @@ def settings(root: Path, name: str, data: str) -> ExperimentConfig:
         train={
             "images": LENGTH, "workers": 2, "checkpoint_every_images": every, "log_every_images": 256,
             "preview_every_images": every, "export_every_images": every, "score_every_images": every,
-            "score_images": 8, "max_restarts": 100,
+            "score_images": 8, "max_restarts": 100, "keep_checkpoints": 4,
         },
         sampling={"sampler": {"steps": 2}, "batch_size": 4, "actors": 2, "use_gpu": False},
         evaluation={"images": 512, "extractor": "efficientnet_lite0"},
