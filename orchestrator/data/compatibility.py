@@ -1,6 +1,7 @@
 """Whether a dataset is what a config's network and VAE take."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.config.schema import ExperimentConfig
@@ -48,21 +49,32 @@ def check_model(config: ExperimentConfig, info: DatasetInfo) -> None:
 def _check_encoder(config: ExperimentConfig, info: DatasetInfo) -> None:
     """Refuse latents that another VAE made: only the one that made them can decode them.
 
-    A VAE in a local folder is known by its weights, one of the hub by its name.
+    A VAE in a local folder is known by its weights, one of the hub by its name and revision.
     """
     vae = config.sampling.vae
     assert vae is not None
-    if Path(vae).is_dir():
-        recorded = info.encoder_revision or ""
-        fits = not recorded.startswith("sha256:") or recorded == revision_of(vae, None)
+    recorded, revision = info.encoder_revision or "", revision_of(vae, config.prepare.vae_revision)
+    if recorded.startswith("sha256:") and revision.startswith("sha256:"):
+        fits = recorded == revision
     else:
-        fits = (info.encoder_revision or "").startswith("sha256:") or vae == info.encoder
+        # A folder and a name on the hub cannot be compared.
+        fits = recorded.startswith("sha256:") or revision.startswith("sha256:")
+        fits = fits or (vae, revision) == (info.encoder, recorded)
     if not fits:
         raise UserError(
             f"The dataset {config.data.path} was encoded by {info.encoder} ({info.encoder_revision}), and "
-            f"sampling.vae is {vae}, which is another. Set --sampling.vae to the one that made it, or "
-            "--data.path to another dataset."
+            f"sampling.vae is {vae} ({revision}), which is another. Set --sampling.vae and "
+            "--prepare.vae_revision to the one that made it, or --data.path to another dataset."
         )
+
+
+def describe_vae(config: ExperimentConfig) -> dict[str, str] | None:
+    """What decodes latents, known by its content rather than its place; None for pixels."""
+    vae = config.sampling.vae
+    if vae is None:
+        return None
+    name = Path(vae).name if Path(vae).is_dir() else vae
+    return {"name": name, "revision": revision_of(vae, config.prepare.vae_revision)}
 
 
 def revision_of(vae: str, revision: str | None) -> str:
@@ -70,7 +82,14 @@ def revision_of(vae: str, revision: str | None) -> str:
     folder = Path(vae)
     if not folder.is_dir():
         return revision or "main"
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    return _hash_of(tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache
+def _hash_of(files: tuple[tuple[str, int, int], ...]) -> str:
+    """The hash of files' contents one after another; sizes and times say when they must be read again."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
-        digest.update(file.read_bytes())
+    for file, _, _ in files:
+        digest.update(Path(file).read_bytes())
     return f"sha256:{digest.hexdigest()}"

@@ -89,7 +89,7 @@ def _image_shape(config: ExperimentConfig, info: DatasetInfo) -> tuple[int, int]
     from orchestrator.data.vae import downsampling, vae_config
 
     assert config.sampling.vae is not None
-    return 3, info.shape[1] * downsampling(vae_config(config.sampling.vae))
+    return 3, info.shape[1] * downsampling(vae_config(config.sampling.vae, config.prepare.vae_revision))
 
 
 def encode_collection(plan: EncodePlan, listing: Listing, progress: ImageProgress) -> list[DatasetFile]:

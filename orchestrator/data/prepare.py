@@ -91,7 +91,7 @@ def _collection_info(
         )
     from orchestrator.data.vae import vae_config
 
-    imported, settings = config.data.source == "released_npy", vae_config(vae)
+    imported, settings = config.data.source == "released_npy", vae_config(vae, config.prepare.vae_revision)
     return DatasetInfo(
         kind="moments",
         shape=(2 * int(settings["latent_channels"]), model.input_size, model.input_size),

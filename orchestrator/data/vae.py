@@ -16,8 +16,8 @@ from orchestrator.precision import compute_precision
 IMAGES_AT_ONCE = 4
 
 
-def vae_config(vae: str) -> dict[str, Any]:
-    """Read the configuration of an ``AutoencoderKL``, by folder or hub name.
+def vae_config(vae: str, revision: str | None = None) -> dict[str, Any]:
+    """Read the configuration of an ``AutoencoderKL``, by folder, or hub name and revision.
 
     Raises:
         UserError: there is none.
@@ -25,7 +25,7 @@ def vae_config(vae: str) -> dict[str, Any]:
     from diffusers import AutoencoderKL
 
     try:
-        config: dict[str, Any] = dict(AutoencoderKL.load_config(vae))
+        config: dict[str, Any] = dict(AutoencoderKL.load_config(vae, **_of_hub(vae, revision)))
     except (OSError, ValueError) as error:
         raise UserError(
             f"There is no AutoencoderKL at {vae} ({error}). sampling.vae must be a folder that "
@@ -39,11 +39,17 @@ def downsampling(config: dict[str, Any]) -> int:
     return int(2 ** (len(config["block_out_channels"]) - 1))
 
 
-def load_vae(vae: str, device: torch.device, **options: Any) -> Any:
-    """Load an ``AutoencoderKL`` in eval mode; ``options`` are those of diffusers' ``from_pretrained``."""
+def load_vae(vae: str, revision: str | None, device: torch.device) -> Any:
+    """Load an ``AutoencoderKL`` in eval mode, by folder, or hub name and revision."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, **options).to(device).eval()
+    loaded = AutoencoderKL.from_pretrained(vae, low_cpu_mem_usage=False, **_of_hub(vae, revision))
+    return loaded.to(device).eval()
+
+
+def _of_hub(vae: str, revision: str | None) -> dict[str, str]:
+    """The revision as diffusers takes it; a folder has none."""
+    return {} if revision is None or Path(vae).is_dir() else {"revision": revision}
 
 
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
@@ -59,8 +65,7 @@ class VAEEncoder:
         self._device = torch.device("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
         if not config.use_gpu:
             torch.set_num_threads(1)  # an actor holds one CPU
-        options = {} if Path(vae).is_dir() else {"revision": config.vae_revision}
-        self._vae = load_vae(vae, self._device, **options)
+        self._vae = load_vae(vae, config.vae_revision, self._device)
         self._config, self._info = config, info
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -94,7 +99,7 @@ class VAEEncoder:
 
 
 @torch.no_grad()
-def decode_means(vae: str, moments: torch.Tensor) -> torch.Tensor:
+def decode_means(vae: str, revision: str | None, moments: torch.Tensor) -> torch.Tensor:
     """Stored moments ``[B, 2C, h, w]`` -> uint8 images ``[B, 3, H, W]`` of their means.
 
     Raises:
@@ -102,7 +107,7 @@ def decode_means(vae: str, moments: torch.Tensor) -> torch.Tensor:
     """
     # A stored mean is what the VAE encoded: the scaling factor belongs to diffusion, and is not in it.
     means = moments.float().chunk(2, dim=1)[0]
-    pixels = decode_latents(load_vae(vae, torch.device("cpu")), means)
+    pixels = decode_latents(load_vae(vae, revision, torch.device("cpu")), means)
     if not torch.isfinite(pixels).all():
         raise UserError(
             f"{vae} decodes latents to images that are not finite. Name the VAE that made them with --vae."

@@ -142,5 +142,7 @@ def write_sheet(dataset: LatentDataset, path: Path, vae: str | None) -> None:
         if sum(len(t) for t in tables) >= wanted:
             break
     stored = torch.from_numpy(to_arrays(info, pa.concat_tables(tables).slice(0, wanted)).copy())
-    images = stored if info.kind == "pixels" or vae is None else decode_means(vae, stored)
-    save_grid(images, str(path), SHEET_COLUMNS)
+    if info.kind == "moments" and vae is not None:
+        recorded = info.encoder_revision or ""
+        stored = decode_means(vae, None if recorded.startswith("sha256:") else recorded, stored)
+    save_grid(stored, str(path), SHEET_COLUMNS)

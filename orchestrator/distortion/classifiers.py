@@ -13,8 +13,8 @@ from orchestrator.config.schema import EvaluationConfig, ExperimentConfig, Extra
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.images import to_rgb
-from orchestrator.scoring.baselines import load_classifier
 from orchestrator.scoring.classifier import Classifier, Classify
+from orchestrator.scoring.dataset_classifier import load_classifier
 from orchestrator.scoring.extractors import weights_file
 
 IMAGENET_CLASSES = 1000

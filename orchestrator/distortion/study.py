@@ -18,12 +18,13 @@ from orchestrator.distortion.classifiers import OWN, Judge
 from orchestrator.errors import UserError
 from orchestrator.sampling.parts import ranges_of
 from orchestrator.scoring import pipeline
-from orchestrator.scoring.baselines import HELD_OUT_FRACTION, held_out_mask
 from orchestrator.scoring.cache import cache_path
+from orchestrator.scoring.held_out import HELD_OUT_FRACTION, held_out_mask
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.pipeline import Samples, Work
 from orchestrator.scoring.protocol import sample_protocol, samples_name
 from orchestrator.scoring.real_images import dataset_images, image_resolution
+from orchestrator.scoring.reference import about
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ def judge_samples(
     """
     config = model.config
     key = {"classifier": judge.about, "threshold": threshold}
-    folder = storage.join(config.directory, "distortion", samples_name(config, model.tested, key))
     samples = Samples(model.tested.model, dataset.info.scaling_factor if dataset else None)
+    protocol = sample_protocol(config, model.tested, samples.scaling_factor)
+    folder = storage.join(config.directory, "distortion", samples_name(protocol, **key))
     ranges = tuple(ranges_of(images, config.sampling.batch_size))
     work = Work(config, samples, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
     pipeline.run(work, model.name, console)
-    protocol = sample_protocol(config, model.tested)
     pairing = f"seed {config.run.seed}, labels {config.sampling.labels}"
     return _verdicts(model.name, pairing, work, protocol | {"samples": images})
 
@@ -116,7 +117,7 @@ def judge_real(
     order = randomness.generator(0, "real-images-judged").permutation(len(found.ranges))
     chosen = sorted(order[: math.ceil(share * len(found.ranges))].tolist())
     ranges = tuple(found.ranges[place] for place in chosen)
-    key = [found.fingerprint, judge.about, threshold, config.sampling.vae]
+    key = about(found, config) | {"classifier": judge.about, "threshold": threshold}
     folder = cache_path(config, key, "judged")
     work = Work(config, found, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
     pipeline.run(work, "real images", console)

@@ -13,7 +13,7 @@ from orchestrator.artifacts import millions
 from orchestrator.config.plain import flatten
 from orchestrator.report.plots import Plot, curves, precision_and_recall
 from orchestrator.report.reading import RunData, SweepData
-from orchestrator.scoring.protocol import count_name
+from orchestrator.scoring.protocol import KINDS_OF_WEIGHTS, count_name
 
 MOST_GRIDS = 8
 NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "seed", "settings", "classifier")
@@ -113,6 +113,7 @@ def _score_rows(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[dict[s
         row = {
             "run": run.name,
             "images seen": f"{one['images_seen'] or 0:,}",
+            "weights": protocol["weights"]["kind"],
             "samples": f"{protocol['samples']:,}",
             "sampler": f"{protocol['sampler']['kind']}, {protocol['sampler']['steps']} steps",
             "guidance": guidance["kind"] + (f" {guidance['scale']:g}" if "scale" in guidance else ""),
@@ -130,7 +131,7 @@ def _score_rows(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[dict[s
 
 def _bare(name: str, samples: int, extractor: str) -> str:
     """``fd1k_efficientnet_lite0_ema`` -> ``fd``: the count and the extractor have columns of their own."""
-    for known in (count_name(samples), f"_{extractor}", "_ema"):
+    for known in (count_name(samples), f"_{extractor}", *(f"_{kind}" for kind in KINDS_OF_WEIGHTS)):
         name = name.replace(known, "", 1)
     return name.replace("_", " ").strip()
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import line_style
 from orchestrator.report.reading import RunData, Series
+from orchestrator.scoring.protocol import KINDS_OF_WEIGHTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def curves(runs: Sequence[RunData]) -> dict[str, Plot]:
 def is_distance(key: str) -> bool:
     """Whether a metric is a Fréchet distance of samples, of any number and by any extractor."""
     name = key.removeprefix("eval/")
-    return key.startswith("eval/") and name.startswith(("fid", "fd")) and name.endswith("_ema")
+    return key.startswith("eval/") and name.startswith(("fid", "fd")) and name.endswith(KINDS_OF_WEIGHTS)
 
 
 def precision_and_recall(runs: Sequence[RunData]) -> Plot | None:

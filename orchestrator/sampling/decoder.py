@@ -19,10 +19,12 @@ class Decoder:
         scaling_factor: that of the latents that the network was trained on; None takes the VAE's own.
     """
 
-    def __init__(self, vae: str | None, scaling_factor: float | None, device: torch.device) -> None:
+    def __init__(
+        self, vae: str | None, revision: str | None, scaling_factor: float | None, device: torch.device
+    ) -> None:
         self._vae: Any = None
         if vae is not None:
-            self._vae = load_vae(vae, device)
+            self._vae = load_vae(vae, revision, device)
             self._scaling_factor = scaling_factor or float(self._vae.config.scaling_factor)
 
     @torch.no_grad()

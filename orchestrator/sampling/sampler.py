@@ -33,7 +33,9 @@ class ImageSampler:
             torch.set_num_threads(1)  # an actor holds one CPU
         self._config = config
         self._model = model.to(self._device)
-        self._decoder = Decoder(config.sampling.vae, scaling_factor, self._device)
+        self._decoder = Decoder(
+            config.sampling.vae, config.prepare.vae_revision, scaling_factor, self._device
+        )
 
     def sample(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Sample the images of ``indices``: (uint8 images ``[N, C, H, W]``, labels ``[N]``).

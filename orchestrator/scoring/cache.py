@@ -14,13 +14,18 @@ Made = TypeVar("Made")
 FOLDER = "statistics"
 
 
-def cache_path(config: ExperimentConfig, key: list[Any], name: str) -> str:
-    """The path, without a suffix, at which what ``key`` decides is kept.
+def cache_path(config: ExperimentConfig, facts: dict[str, Any], name: str) -> str:
+    """The path, without a suffix, at which what is made of ``facts`` is kept.
 
     It lies beside a local dataset's files, or else with the runs. A dataset that cannot be written is only
     looked at.
+
+    Args:
+        facts: the part of the protocol that says what it was made from. Its ``source`` says where the images
+            were, which changes nothing.
     """
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    key = json.dumps({name: fact for name, fact in facts.items() if name != "source"}, sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     data, named = config.data.path, f"{name}-{digest}"
     beside = storage.join(data, FOLDER)
     if storage.is_local(data) and storage.sizes(data):

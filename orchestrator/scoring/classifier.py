@@ -1,8 +1,10 @@
 """Classifiers that tell whether a sample shows the class asked for; one is trained on the dataset itself."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ EPOCHS = 12
 BATCH_SIZE = 50
 LEARNING_RATE = 2e-3
 MAX_SHIFT = 2
+MAX_SIDE = 64
+"""Larger images are shrunken to this. It is enough to tell classes apart, and training takes minutes."""
+ASKED_AT_ONCE = 1000
 
 
 Classify = Callable[[Tensor], Tensor]
@@ -53,7 +58,14 @@ class SmallClassifier(nn.Module):
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """uint8 ``[B, C, H, W]`` -> probabilities ``[B, num_classes]``."""
-        return self(to_unit_range(images)).softmax(dim=1)
+        return self(to_unit_range(shrink(images))).softmax(dim=1)
+
+
+def shrink(images: Tensor) -> Tensor:
+    """uint8 images ``[B, C, H, W]`` at ``MAX_SIDE`` at most: each pixel the mean of those that it covers."""
+    if max(images.shape[2:]) <= MAX_SIDE:
+        return images
+    return F.interpolate(images.float(), (MAX_SIDE, MAX_SIDE), mode="area").round().byte()
 
 
 def to_unit_range(images: Tensor) -> Tensor:
@@ -61,31 +73,40 @@ def to_unit_range(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def train_classifier(images: Tensor, labels: Tensor, num_classes: int, seed: int) -> SmallClassifier:
-    """Train on ``images [N, C, H, W]`` uint8 with ``labels [N]``, shifting each image by up to two pixels.
+def train_classifier(
+    images: npt.NDArray[np.uint8], labels: Tensor, rows: npt.NDArray[Any], num_classes: int, seed: int
+) -> SmallClassifier:
+    """Train on the ``rows`` of ``images [N, C, H, W]`` with ``labels [N]``, each shifted by up to two pixels.
 
-    The result depends on the arguments and torch's version alone; the global generator is left as it was.
+    Only a batch of the images is in memory, so they may lie in a file. The result depends on the arguments
+    and torch's version alone; the global generator is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SmallClassifier(images.shape[1], num_classes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    batches = (len(images) + BATCH_SIZE - 1) // BATCH_SIZE
+    batches = (len(rows) + BATCH_SIZE - 1) // BATCH_SIZE
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=EPOCHS * batches)
-    pixels = to_unit_range(images)
     model.train()
     for epoch in range(EPOCHS):
         random = randomness.generator(seed, "classifier-epoch", epoch)
-        for rows in torch.from_numpy(random.permutation(len(images))).split(BATCH_SIZE):
+        order = rows[random.permutation(len(rows))]
+        for batch in np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):
             down, right = (int(shift) for shift in random.integers(-MAX_SHIFT, MAX_SHIFT + 1, size=2))
-            shifted = torch.roll(pixels[rows], (down, right), dims=(2, 3))
-            F.cross_entropy(model(shifted), labels[rows]).backward()
+            pixels = to_unit_range(torch.from_numpy(images[batch]))
+            shifted = torch.roll(pixels, (down, right), dims=(2, 3))
+            F.cross_entropy(model(shifted), labels[batch]).backward()
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
     return model.eval()
 
 
-def class_agreement(model: SmallClassifier, images: Tensor, labels: Tensor) -> int:
-    """How many of ``images [B, C, H, W]`` uint8 the classifier puts into ``labels [B]``."""
-    return int((model.probabilities(images).argmax(dim=1) == labels).sum())
+def class_agreement(
+    model: SmallClassifier, images: npt.NDArray[np.uint8], labels: Tensor, rows: npt.NDArray[Any]
+) -> int:
+    """How many of the ``rows`` of ``images [N, C, H, W]`` the classifier puts into ``labels [N]``."""
+    return sum(
+        int((model.probabilities(torch.from_numpy(images[few])).argmax(dim=1) == labels[few]).sum())
+        for few in np.split(rows, range(ASKED_AT_ONCE, len(rows), ASKED_AT_ONCE))
+    )

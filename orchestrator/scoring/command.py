@@ -88,7 +88,7 @@ def sample(arguments: Sequence[str]) -> None:
         cluster.check_evaluation(config)
         from orchestrator.scoring.evaluate import Evaluation, sample_images
 
-        made = sample_images(Evaluation(config, tested, dataset, console), extractor=None)
+        made = sample_images(Evaluation(config, tested, dataset, console), judges={})
     console.print(
         f"Sampled {config.evaluation.images} images; everything lies in {made.folder}", soft_wrap=True
     )

@@ -20,7 +20,8 @@ from orchestrator.sampling.parts import ranges_of
 from orchestrator.sampling.sampler import ImageSampler
 from orchestrator.sampling.sinks import class_indices, save_class_grid, save_first, write_npz
 from orchestrator.scoring import pipeline
-from orchestrator.scoring.baselines import Baselines, TrainedClassifier, load_baselines, load_classifier
+from orchestrator.scoring.baselines import Baselines, load_baselines
+from orchestrator.scoring.dataset_classifier import TrainedClassifier, load_classifier
 from orchestrator.scoring.extractors import describe_extractor
 from orchestrator.scoring.features import collect
 from orchestrator.scoring.frechet import frechet_distance
@@ -73,6 +74,11 @@ class Evaluation:
     """The training dataset; may be missing where ``evaluation.reference`` names what to compare with."""
     console: Console
 
+    @property
+    def scaling_factor(self) -> float | None:
+        """The latents' scaling factor; None where only the VAE tells it."""
+        return self.dataset.info.scaling_factor if self.dataset else None
+
 
 def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier | None]:
     """What samples are compared with, made now where it is not kept from before.
@@ -98,7 +104,10 @@ def evaluate(job: Evaluation) -> EvaluationResult:
     started = time.perf_counter()
     references, classifier = prepare(job)
     prepared = time.perf_counter()
-    made = sample_images(job, asdict(describe_extractor(config.evaluation)), classifier)
+    judges: dict[str, Any] = {"extractor": asdict(describe_extractor(config.evaluation))}
+    if classifier is not None:
+        judges["classifier"] = classifier.about
+    made = sample_images(job, judges, classifier)
     sampled = time.perf_counter()
     found = collect(made.work.parts, list(made.work.ranges))
     measurements = _measure(job, references, found)
@@ -114,20 +123,23 @@ def evaluate(job: Evaluation) -> EvaluationResult:
 
 
 def sample_images(
-    job: Evaluation, extractor: dict[str, Any] | None, classifier: TrainedClassifier | None = None
+    job: Evaluation, judges: dict[str, Any], classifier: TrainedClassifier | None = None
 ) -> SampleSet:
     """Sample what is missing of the images, extract their features, and write the sinks.
 
     Args:
-        extractor: the extractor's description; with None, images are only sampled.
+        judges: descriptions of the ``extractor`` and ``classifier``, as in the protocol; without an
+            extractor, images are only sampled.
         classifier: is asked about the samples, where there is one.
     """
     config, tested = job.config, job.tested
-    folder = storage.join(config.directory, "evaluations", samples_name(config, tested, extractor))
+    samples = Samples(tested.model, job.scaling_factor)
+    protocol = sample_protocol(config, tested, job.scaling_factor)
+    name = samples_name(protocol, **judges, save=config.evaluation.save)
+    folder = storage.join(config.directory, "evaluations", name)
     ranges = ranges_of(config.evaluation.images, config.sampling.batch_size)
-    samples = Samples(tested.model, job.dataset.info.scaling_factor if job.dataset else None)
     network = classifier.network if classifier else None
-    work = Work(config, samples, tuple(ranges), folder, network, extract=extractor is not None)
+    work = Work(config, samples, tuple(ranges), folder, network, extract="extractor" in judges)
     pipeline.run(work, "sample", job.console)
     pictures = {"final_samples": SAMPLES_FILE}
     save_first(config, work.parts, ranges, storage.join(folder, SAMPLES_FILE))
@@ -160,7 +172,8 @@ def _sample_classes(
 def _start_classifier(job: Evaluation) -> Any:
     """The dataset's classifier, or a Ray reference to it, or None where none is asked for.
 
-    On actors it is trained while the reference's features are extracted.
+    With actors it is trained while the reference's features are extracted. Latents are an exception: both
+    would decode them on the same actors.
     """
     if not job.config.evaluation.class_agreement:
         return None
@@ -169,7 +182,7 @@ def _start_classifier(job: Evaluation) -> Any:
             "evaluation.class_agreement needs the training dataset, and there is none at "
             f"{job.config.data.path}. Name it with --data.path, or set --evaluation.class_agreement false."
         )
-    if job.config.sampling.actors == 0:
+    if job.config.sampling.actors == 0 or job.dataset.info.kind == "moments":
         return load_classifier(job.config, job.dataset)
     return ray.remote(num_cpus=1)(load_classifier).remote(job.config, job.dataset)
 
@@ -192,7 +205,8 @@ def _measure(job: Evaluation, references: Baselines | Reference, found: Collecte
     reference = references.real if isinstance(references, Baselines) else references
     extractor = asdict(describe_extractor(config.evaluation))
     against = {"extractor": extractor, "reference": {**reference.about, "sha256": reference.sha256}}
-    protocol = {**sample_protocol(config, job.tested, found.count), "samples": found.count, **against}
+    sampled = sample_protocol(config, job.tested, job.scaling_factor, found.count)
+    protocol = {**sampled, "samples": found.count, **against}
     name, is_fid = config.evaluation.extractor, config.evaluation.extractor == "inception"
     guided = config.sampling.guidance.kind != "none"
     measured = [
@@ -200,7 +214,7 @@ def _measure(job: Evaluation, references: Baselines | Reference, found: Collecte
             metric=metric.name,
             count=found.count,
             extractor=name,
-            images="ema",
+            images=job.tested.weights["kind"],
             value=metric.value,
             meaning=metric.meaning,
             protocol=protocol | ({"settings": metric.settings} if metric.settings else {}),
@@ -234,18 +248,17 @@ def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) 
         int((columns["predicted"] == columns["label"]).sum())
         for columns in made.work.parts.read(list(made.work.ranges))
     )
-    facts = {
-        "classifier": f"small convolutional network trained on {classifier.trained_on} images of the dataset"
-    }
+    sampled = sample_protocol(job.config, job.tested, job.scaling_factor, count)
+    facts = {"classifier": classifier.about}
     return [
         Measurement(
             metric="class_agreement",
             count=count,
             extractor=None,
-            images="ema",
+            images=job.tested.weights["kind"],
             value=agreed / count,
             meaning="fraction of samples that a classifier puts into the class asked for",
-            protocol={**sample_protocol(job.config, job.tested, count), "samples": count, **facts},
+            protocol={**sampled, "samples": count, **facts},
         ),
         Measurement(
             metric="classifier_accuracy_held_out",

@@ -15,12 +15,13 @@ from orchestrator.images import to_png
 from orchestrator.sampling.grids import GRID_IMAGES
 from orchestrator.sampling.parts import Columns, Parts, Range
 from orchestrator.sampling.sinks import IMAGES_FOLDER
-from orchestrator.scoring.classifier import Classifier
+from orchestrator.scoring.classifier import Classifier, shrink
 from orchestrator.scoring.extractors import load_extractor
 from orchestrator.scoring.frechet import FeatureStatistics
 from orchestrator.scoring.metrics import Collected
 
 FEATURES_FOLDER = "features"
+SMALL = "small"
 Choose = Callable[[Columns], npt.NDArray[np.bool_]]
 """A part's columns -> which of its rows are meant."""
 
@@ -34,6 +35,7 @@ class FeatureWriter:
         extract: False leaves features out.
         use_gpu: whether this process was given a GPU.
         keep_below: images to which the classifier gives a lower probability stay in their part.
+        keep_small: whether all images stay in their part, as small as the dataset's classifier takes them.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class FeatureWriter:
         extract: bool,
         use_gpu: bool,
         keep_below: float = 0.0,
+        keep_small: bool = False,
     ) -> None:
         torch.set_num_threads(1)
         self._extractor = load_extractor(config.evaluation, use_gpu) if extract else None
         self._classify = classifier.load(use_gpu) if classifier else None
-        self._keep_below = keep_below
+        self._keep_below, self._keep_small = keep_below, keep_small
         self._save = bool(config.evaluation.save)
         self._folder = folder
         self._parts = Parts(storage.join(folder, FEATURES_FOLDER))
@@ -65,6 +68,8 @@ class FeatureWriter:
             columns |= {"class_probability": asked, "predicted": probabilities.argmax(1)}
             if self._keep_below:
                 columns["doubtful"] = images[asked < self._keep_below].numpy()
+        if self._keep_small:
+            columns[SMALL] = shrink(images).numpy()
         if self._save:
             self._write_images(piece, images, columns)
         columns["grid"] = images[columns["index"] < GRID_IMAGES].numpy()

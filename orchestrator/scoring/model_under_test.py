@@ -1,6 +1,8 @@
 """The model under test: a network's weights, and where they come from."""
 
+import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,8 @@ class ModelUnderTest:
 
     model: DiMR
     weights: dict[str, Any]
-    """Part of every number's protocol: kind, sha256, and for checkpoints the moving average's length."""
+    """Part of every number's protocol: kind, sha256, the network's own settings, and for checkpoints the
+    moving average's length."""
     images_seen: int | None
     """Images that the weights were trained on; None where the file does not tell."""
 
@@ -45,7 +48,9 @@ def checkpoint_under_test(checkpoint: Checkpoint, config: ExperimentConfig) -> M
 
 
 def _describe(model: DiMR, found: FoundWeights) -> ModelUnderTest:
-    weights: dict[str, Any] = {"kind": found.kind, "sha256": _sha256(model)}
+    # A released file does not tell the number of heads: the same weights with another are another network.
+    network = json.loads(json.dumps(dataclasses.asdict(model.architecture)))
+    weights: dict[str, Any] = {"kind": found.kind, "sha256": _sha256(model), "network": network}
     if found.checkpoint is None:
         return ModelUnderTest(model, weights, None)
     train = found.checkpoint.config.train

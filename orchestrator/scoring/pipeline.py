@@ -50,6 +50,8 @@ class Work:
     extract: bool = True
     keep_below: float = 0.0
     """Images to which the classifier gives a lower probability of their class stay in the parts."""
+    keep_small: bool = False
+    """All images stay in the parts, as small as the dataset's classifier takes them."""
 
     @property
     def parts(self) -> Parts:
@@ -63,7 +65,9 @@ class Work:
 
     def for_writer(self, use_gpu: bool) -> tuple[Any, ...]:
         """The arguments of a :class:`FeatureWriter`; the network stays behind."""
-        return self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below
+        return (
+            self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below, self.keep_small
+        )  # fmt: skip
 
 
 def run(work: Work, what: str, console: Console) -> None:

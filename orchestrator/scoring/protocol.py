@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.compatibility import describe_vae
 from orchestrator.sampling.decoder import ROUNDING
 from orchestrator.scoring.model_under_test import ModelUnderTest
 
+VERSION = 1
+"""Part of every protocol, and so of the key of everything that is kept for another time.
+
+It is raised where the same settings give other images, features or statistics than before.
+"""
+KINDS_OF_WEIGHTS = ("ema", "exported", "released")
+"""How the names of samples' scores end."""
 LABELS = {
     "balanced": "balanced: image i shows class i mod number of classes",
     "random": "random: the class of image i is drawn from (seed, i), each alike likely",
@@ -27,7 +35,8 @@ class Measurement:
     extractor: str | None
     """Extractor whose features it compares; None for metrics without one."""
     images: str
-    """What was measured: ``ema`` (samples), ``real`` or ``noise``; empty where the metric's name says it."""
+    """What was measured: for samples the kind of weights (``ema``, ``exported``, ``released``), else ``real``
+    or ``noise``; empty where the metric's name says it."""
     value: float
     meaning: str
     protocol: dict[str, Any]
@@ -64,9 +73,17 @@ def shows_all_classes(config: ExperimentConfig, count: int) -> bool:
 
 
 def sample_protocol(
-    config: ExperimentConfig, tested: ModelUnderTest, count: int | None = None
+    config: ExperimentConfig,
+    tested: ModelUnderTest,
+    scaling_factor: float | None,
+    count: int | None = None,
 ) -> dict[str, Any]:
-    """How the images were sampled; the labels' description tells where ``count`` images miss classes."""
+    """How the images were sampled: everything that changes a pixel of them.
+
+    Args:
+        scaling_factor: that of the latents which the network was trained on; None: the VAE's own.
+        count: the labels' description tells where so many images miss classes.
+    """
     sampling = config.sampling
     labels = LABELS[sampling.labels]
     if count is not None and not shows_all_classes(config, count):
@@ -79,6 +96,7 @@ def sample_protocol(
     else:
         guidance["convention"] = "scale multiplies conditional minus unconditional; 1 is none"
     return {
+        "version": VERSION,
         "weights": tested.weights,
         "images_seen": tested.images_seen,
         "sampler": dataclasses.asdict(sampling.sampler),
@@ -87,23 +105,27 @@ def sample_protocol(
         "prediction": config.diffusion.prediction,
         "labels": labels,
         "seed": config.run.seed,
-        "vae": sampling.vae,
+        "vae": describe_vae(config),
+        "scaling_factor": scaling_factor,
         "precision": sampling.precision,
+        # It changes the last bits.
+        "batch_size": sampling.batch_size,
         "rounding": ROUNDING,
     }
 
 
-def samples_name(config: ExperimentConfig, tested: ModelUnderTest, extractor: dict[str, Any] | None) -> str:
-    """The folder name of a set of samples: words for people, and a hash of all that decides the bytes."""
-    sampler, guidance = config.sampling.sampler, config.sampling.guidance
-    # The batch size changes the last bits, and so do other weights of the extractor to the features.
-    classified = "image by image" if config.evaluation.class_agreement else None
-    key = [sample_protocol(config, tested), config.sampling.batch_size, extractor, classified,
-           config.evaluation.save]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
-    strength = "unguided" if guidance.kind == "none" else f"{guidance.kind}{guidance.scale:g}"
-    seen = tested.weights["kind"] if tested.images_seen is None else str(tested.images_seen)
-    return f"{seen}-{sampler.kind}{sampler.steps}-{strength}-{digest}"
+def samples_name(protocol: dict[str, Any], **kept: Any) -> str:
+    """The folder name of a set of samples: words for people, and a hash of all that decides the bytes.
+
+    Args:
+        protocol: of :func:`sample_protocol`, for no count: the images are the same however many are made.
+        kept: what else decides what is kept of each image, such as the extractor's description.
+    """
+    sampler, guidance, seen = protocol["sampler"], protocol["guidance"], protocol["images_seen"]
+    digest = hashlib.sha256(json.dumps([protocol, kept], sort_keys=True).encode()).hexdigest()[:8]
+    strength = "unguided" if guidance["kind"] == "none" else f"{guidance['kind']}{guidance['scale']:g}"
+    first = protocol["weights"]["kind"] if seen is None else seen
+    return f"{first}-{sampler['kind']}{sampler['steps']}-{strength}-{digest}"
 
 
 def summary_of(protocol: dict[str, Any]) -> str:

@@ -54,7 +54,9 @@ def image_resolution(config: ExperimentConfig) -> int:
         UserError: ``sampling.vae`` is not there.
     """
     vae = config.sampling.vae
-    return config.model.input_size * (1 if vae is None else downsampling(vae_config(vae)))
+    return config.model.input_size * (
+        1 if vae is None else downsampling(vae_config(vae, config.prepare.vae_revision))
+    )
 
 
 def open_images(path: str, config: ExperimentConfig) -> RealImages:
@@ -147,7 +149,8 @@ class ImageReader:
         self._decoder: Decoder | None = None
         if images.dataset is not None and images.dataset.info.kind == "moments":
             device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
-            self._decoder = Decoder(config.sampling.vae, images.dataset.info.scaling_factor, device)
+            scaling_factor = images.dataset.info.scaling_factor
+            self._decoder = Decoder(config.sampling.vae, config.prepare.vae_revision, scaling_factor, device)
 
     def read(self, piece: Range) -> Columns:
         """Read ``image [N, C, H, W]`` uint8, ``label`` (-1 where there is none) and ``index`` of a range.
@@ -165,7 +168,7 @@ class ImageReader:
         else:
             shape = (int(self._images.path), self._images.resolution, self._images.resolution)
             noise = randomness.normal(0, "noise-images", places.tolist(), shape)
-            images = Decoder(None, None, torch.device("cpu")).decode(torch.from_numpy(noise)).numpy()
+            images = Decoder(None, None, None, torch.device("cpu")).decode(torch.from_numpy(noise)).numpy()
         return {"image": images, "label": np.full(len(places), -1), "index": places}
 
     def _read_files(self, piece: Range) -> npt.NDArray[Any]:

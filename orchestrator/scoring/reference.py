@@ -17,6 +17,7 @@ from rich.console import Console
 from dimr_model import randomness
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.compatibility import describe_vae
 from orchestrator.errors import UserError
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.cache import cache_path, get_or_make
@@ -26,6 +27,7 @@ from orchestrator.scoring.frechet import Gaussian
 from orchestrator.scoring.metrics import Collected, Target
 from orchestrator.scoring.pipeline import Work
 from orchestrator.scoring.prerequisites import require_reference
+from orchestrator.scoring.protocol import VERSION
 from orchestrator.scoring.real_images import ADM_IMAGES, RealImages, image_resolution, open_images
 
 MAX_KEPT_FEATURES = 10_000
@@ -64,13 +66,14 @@ def make_reference(
     images: RealImages, config: ExperimentConfig, described: dict[str, Any], console: Console
 ) -> Reference:
     """Statistics of all of ``images``, read from their file where they were made before."""
-    folder = cache_path(config, [images.fingerprint, described, config.sampling.vae], described["name"])
+    facts = about(images, config) | {"extractor": described}
+    folder = cache_path(config, facts, described["name"])
 
     def make() -> None:
         work = Work(config, images, images.ranges, folder)
         pipeline.run(work, "reference", console)
         found = collect(work.parts, list(images.ranges), keep=kept(images.count))
-        write_reference(f"{folder}.npz", found, about(images, described))
+        write_reference(f"{folder}.npz", found, facts)
         storage.delete_folder(storage.join(folder, FEATURES_FOLDER))
 
     return get_or_make(folder, [f"{folder}.npz"], make, read_reference)[0]
@@ -83,13 +86,17 @@ def kept(count: int) -> Choose:
     return lambda columns: mask[columns["index"]]
 
 
-def about(images: RealImages, described: dict[str, Any]) -> dict[str, Any]:
-    """What statistics of ``images`` were made from."""
+def about(images: RealImages, config: ExperimentConfig) -> dict[str, Any]:
+    """What is to be known of real images: everything that changes a pixel of them, and their source."""
     source = images.dataset.info.source if images.dataset else images.path
     facts: dict[str, Any] = {"source": source, "kind": images.kind, "fingerprint": images.fingerprint}
     if images.dataset is not None and images.dataset.info.kind == "moments":
-        facts["decoded_from"] = f"latents of {images.dataset.info.encoder}"
-    return {**facts, "resolution": images.resolution, "extractor": described}
+        facts |= {
+            "decoded_from": f"latents of {images.dataset.info.encoder}",
+            "scaling_factor": images.dataset.info.scaling_factor,
+            "vae": describe_vae(config),
+        }
+    return {"version": VERSION, **facts, "resolution": images.resolution}
 
 
 def write_reference(path: str, found: Collected, facts: dict[str, Any]) -> None:

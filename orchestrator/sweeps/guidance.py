@@ -178,7 +178,7 @@ def plot(found: list[GuidanceResult], title: str) -> "Figure":
         label = f"{images:,} samples, steps {interval[0]:g} to {interval[1]:g}"
         axes.plot(*zip(*points, strict=True), **line_style(number), label=label)
     name = next(name for name in found[0].metrics if name.startswith(("fid_", "fd_")))
-    axes.set(xlabel="guidance scale (1 is none)", ylabel=name.removesuffix("_ema"), title=title)
+    axes.set(xlabel="guidance scale (1 is none)", ylabel=name.rpartition("_")[0], title=title)
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     return figure

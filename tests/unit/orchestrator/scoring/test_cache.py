@@ -47,10 +47,10 @@ def test_beside_a_dataset_that_cannot_be_written_it_is_only_looked_for(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").touch()
     config = tiny(tmp_path / "runs", str(tmp_path / "data"))
-    beside = cache_path(config, ["key"], "real")
+    beside = cache_path(config, {"what": "key"}, "real")
     assert beside.startswith(str(tmp_path / "data" / "statistics"))
     monkeypatch.setattr(cache.os, "access", lambda path, mode: False)
-    assert cache_path(config, ["key"], "real").startswith(str(tmp_path / "runs" / "statistics"))
+    assert cache_path(config, {"what": "key"}, "real").startswith(str(tmp_path / "runs" / "statistics"))
     storage.write_bytes(f"{beside}.npz", b"made earlier")
-    assert cache_path(config, ["key"], "real") == beside
-    assert cache_path(config, ["another"], "real").startswith(str(tmp_path / "runs"))
+    assert cache_path(config, {"what": "key"}, "real") == beside
+    assert cache_path(config, {"what": "another"}, "real").startswith(str(tmp_path / "runs"))

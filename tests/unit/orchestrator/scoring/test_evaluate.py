@@ -67,18 +67,18 @@ def test_every_score_has_its_protocol_and_its_controls(
     assert set(found) == {
         f"{name}12_efficientnet_lite0_{images}"
         for name, images in (
-            ("fd", "ema"), ("kid", "ema"), ("precision", "ema"), ("recall", "ema"),
+            ("fd", "exported"), ("kid", "exported"), ("precision", "exported"), ("recall", "exported"),
             ("fd", "real"), ("fd", "noise"),
         )
     }  # fmt: skip
-    protocol = found["fd12_efficientnet_lite0_ema"]["protocol"]
+    protocol = found["fd12_efficientnet_lite0_exported"]["protocol"]
     assert protocol["samples"] == 12
     assert protocol["sampler"] == {"kind": "dpm_solver_multistep", "steps": 2}
     assert protocol["labels"].startswith("balanced")
     assert protocol["guidance"]["convention"]
     assert protocol["weights"]["sha256"] == tested.weights["sha256"]
     assert protocol["reference"]["images"] == 48
-    assert found["kid12_efficientnet_lite0_ema"]["protocol"]["settings"]["kid_subset_size"] == 12
+    assert found["kid12_efficientnet_lite0_exported"]["protocol"]["settings"]["kid_subset_size"] == 12
     # Twelve samples in 320 dimensions.
     assert any("singular" in warning and "321" in warning for warning in scores.warnings)
 
@@ -157,7 +157,7 @@ def test_drawing_alone_needs_no_extractor(
     config: ExperimentConfig, tested: ModelUnderTest, dataset: LatentDataset
 ) -> None:
     no_inception = with_evaluation(config, extractor="inception", extractor_weights="/nowhere")
-    drawn = sample_images(Evaluation(no_inception, tested, dataset, SILENT), extractor=None)
+    drawn = sample_images(Evaluation(no_inception, tested, dataset, SILENT), judges={})
     (part, *_) = drawn.work.parts.read(list(drawn.work.ranges))
     assert "features" not in part
     assert Path(drawn.pictures["final_samples"]).exists()
@@ -270,13 +270,16 @@ class TestReference:
             np.savez(tmp_path / f"{name}.npz", arr_0=np.stack(images), **arrays)
             scores = here(config, tested, None, reference=str(tmp_path / f"{name}.npz"))
             found.append(
-                {m.name_without_count.removesuffix("_inception_ema"): m.value for m in scores.measurements}
+                {
+                    m.name_without_count.removesuffix("_inception_exported"): m.value
+                    for m in scores.measurements
+                }
             )
         direct = here(config, tested, None, reference=str(folder))
         whole, shifted = found
         assert whole.keys() == {"fid", "sfid", "is", "kid", "precision", "recall"}
         for measurement in direct.measurements:
-            name = measurement.name_without_count.removesuffix("_inception_ema")
+            name = measurement.name_without_count.removesuffix("_inception_exported")
             # The logits of random weights are too large for an Inception Score.
             assert whole[name] == pytest.approx(measurement.value, rel=1e-6, nan_ok=True), name
         assert shifted["fid"] != pytest.approx(whole["fid"], rel=0.01)

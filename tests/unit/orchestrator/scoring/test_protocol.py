@@ -52,7 +52,7 @@ def test_what_the_metric_has_no_part_of_is_left_out(
 def test_samples_that_miss_classes_are_told_of(tmp_path: Path) -> None:
     config = tiny(tmp_path, "data", model={"num_classes": 100})
     tested: Any = SimpleNamespace(weights={}, images_seen=0)
-    assert "only the first 40 of 100 classes" in sample_protocol(config, tested, 40)["labels"]
+    assert "only the first 40 of 100 classes" in sample_protocol(config, tested, None, 40)["labels"]
     singular, missing = _warnings(config, 40, 144)
     assert "KID is unbiased" not in singular and "only the first 40 of 100 classes" in missing
     # Nothing is missing with enough samples, with labels by chance, or where there are no classes.
@@ -67,7 +67,7 @@ def test_samples_that_miss_classes_are_told_of(tmp_path: Path) -> None:
             40,
         ),
     ):  # fmt: skip
-        assert sample_protocol(changed, tested, count) == sample_protocol(changed, tested)
+        assert sample_protocol(changed, tested, None, count) == sample_protocol(changed, tested, None)
         (only,) = _warnings(changed, count, 144)
         assert only.endswith("KID is unbiased at any count.")
     assert _warnings(config, 200, 144) == []

@@ -30,5 +30,5 @@ def test_statistics_are_prepared_where_the_trials_look_for_them(
     dataset: Any = None
     _prepare_reference(sweep.config, dataset)
     (trial,) = sweep.trials.values()
-    assert cache_path(prepared[0], ["key"], "real") == cache_path(trial, ["key"], "real")
+    assert cache_path(prepared[0], {"what": "key"}, "real") == cache_path(trial, {"what": "key"}, "real")
     assert prepared[0].evaluation.images == trial.evaluation.images

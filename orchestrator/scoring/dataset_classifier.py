@@ -1,0 +1,118 @@
+"""The classifier of a dataset: a small network, trained once on its images in bounded memory, and kept."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from rich.console import Console
+
+from orchestrator import storage
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
+from orchestrator.sampling.parts import Columns
+from orchestrator.scoring import pipeline
+from orchestrator.scoring.cache import cache_path, get_or_make
+from orchestrator.scoring.classifier import SmallClassifier, class_agreement, shrink, train_classifier
+from orchestrator.scoring.features import FEATURES_FOLDER, SMALL
+from orchestrator.scoring.held_out import held_out_mask
+from orchestrator.scoring.pipeline import Work
+from orchestrator.scoring.real_images import ImageReader, dataset_images
+from orchestrator.scoring.reference import about
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A small classifier and how often it is right on images it has not seen."""
+
+    network: SmallClassifier
+    held_out_accuracy: float
+    trained_on: int
+    held_out: int
+    sha256: str
+    """Hash of its file."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is to be known of it: part of the protocol of what it says."""
+        return {
+            "name": f"small convolutional network trained on {self.trained_on} images of the dataset",
+            "sha256": self.sha256,
+        }
+
+
+def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
+    """The dataset's classifier from the cache, or trained now on the images that are not held out.
+
+    Where a VAE must decode the images, the actors of the evaluation do it.
+    """
+    torch.set_num_threads(1)
+    images = dataset_images(dataset, config)
+    base = cache_path(config, about(images, config), "classifier")
+    file = f"{base}.safetensors"
+
+    def make() -> None:
+        work = Work(config, images, images.ranges, base, extract=False, keep_small=True)
+        is_decoded = dataset.info.kind == "moments"
+        if is_decoded:
+            pipeline.run(work, "classifier", Console(quiet=True))
+        _train(work.parts.read(list(images.ranges)) if is_decoded else _read(work), dataset, file)
+        if is_decoded:
+            storage.delete_folder(storage.join(base, FEATURES_FOLDER))
+
+    return get_or_make(base, [file], make, lambda path: _read_file(path, len(dataset.info.class_names)))[0]
+
+
+def _read(work: Work) -> Iterator[Columns]:
+    assert not isinstance(work.images, pipeline.Samples)
+    reader = ImageReader(work.images, work.config)
+    for piece in work.ranges:
+        columns = reader.read(piece)
+        yield {**columns, SMALL: shrink(torch.from_numpy(columns["image"])).numpy()}
+
+
+def _train(pieces: Iterator[Columns], dataset: LatentDataset, file: str) -> None:
+    """Train on all images but the held-out ones, and write the network with its accuracy on those.
+
+    The shrunken images lie in a file meanwhile: a million of them take 12 GB.
+    """
+    with tempfile.TemporaryDirectory(prefix="dimr-classifier-") as folder:
+        path, labels, indices = Path(folder) / "images", [], []
+        with path.open("wb") as stream:
+            for columns in pieces:
+                small = columns[SMALL]
+                stream.write(small.tobytes())
+                labels.append(columns["label"])
+                indices.append(columns["index"])
+        classes = torch.from_numpy(np.concatenate(labels))
+        pixels = np.memmap(path, np.uint8, "r", shape=(len(classes), *small.shape[1:]))
+        is_held_out = held_out_mask(dataset.info.num_images)[np.concatenate(indices)]
+        seen, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+        logger.info("Training a classifier on %d images.", len(seen))
+        network = train_classifier(pixels, classes, seen, len(dataset.info.class_names), seed=0)
+        facts = {
+            "right": class_agreement(network, pixels, classes, held_out),
+            "held_out": len(held_out),
+            "trained_on": len(seen),
+            "channels": pixels.shape[1],
+        }
+    tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
+    storage.write_bytes(file, safetensors.torch.save(tensors))
+
+
+def _read_file(file: str, num_classes: int) -> TrainedClassifier:
+    stored = safetensors.torch.load(storage.read_bytes(file))
+    right, count, trained_on, channels = (
+        int(stored.pop(name)) for name in ("right", "held_out", "trained_on", "channels")
+    )
+    network = SmallClassifier(channels, num_classes)
+    network.load_state_dict(stored)
+    sha256 = storage.sha256_of(file)
+    return TrainedClassifier(network.eval(), right / count, trained_on, count, sha256)
