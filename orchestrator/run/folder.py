@@ -14,6 +14,7 @@ from orchestrator.config.command_line import names_config, parse_with
 from orchestrator.config.plain import flatten, from_dict, to_yaml
 from orchestrator.config.schema import ExperimentConfig, RunConfig, keys_that_may_change
 from orchestrator.errors import UserError
+from orchestrator.run.inputs import Input, differences, inputs_of, read_inputs, write_inputs
 from orchestrator.tracking.journal import newest_status, read_records
 
 Options = TypeVar("Options")
@@ -42,7 +43,8 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
         UserError: the folder belongs to a run with another config or dataset.
     """
     directory = config.directory
-    _refuse_other_config(config, dataset_fingerprint)
+    inputs = _refuse_other_config(config, dataset_fingerprint)
+    write_inputs(directory, inputs)
     write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
     write_text(directory, CONFIG_FILE, to_yaml(config))
     checkpoint = newest_valid(directory)
@@ -115,22 +117,29 @@ def write_text(directory: str, name: str, content: str) -> None:
     storage.write_bytes(storage.join(directory, name), content.encode())
 
 
-def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> None:
+def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> dict[str, Input]:
+    """Refuse to go on with other settings or inputs than before, and return the inputs as they are now."""
     path = storage.join(config.directory, CONFIG_FILE)
     if not storage.is_file(path):
-        return
+        return inputs_of(config, {})
     free = keys_that_may_change(ExperimentConfig)
-    before, now = flatten(from_dict(yaml.safe_load(storage.read_bytes(path)))), flatten(config)
+    recorded = from_dict(yaml.safe_load(storage.read_bytes(path)))
+    before, now = flatten(recorded), flatten(config)
     differing = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
         for key in sorted(before.keys() | now.keys())
         if key not in free and before.get(key) != now.get(key)
     ]
-    recorded = json.loads(storage.read_bytes(storage.join(config.directory, DATASET_FILE)))["fingerprint"]
-    if recorded != dataset_fingerprint:
-        differing.append(f"the dataset at {config.data.path} (was {recorded}, now {dataset_fingerprint})")
+    # Runs of older code have recorded none; what lies at the same places is taken for the same.
+    begun_with = read_inputs(config.directory) or inputs_of(recorded, {})
+    inputs = inputs_of(config, begun_with)
+    differing += differences(begun_with, inputs)
+    fingerprint = json.loads(storage.read_bytes(storage.join(config.directory, DATASET_FILE)))["fingerprint"]
+    if fingerprint != dataset_fingerprint:
+        differing.append(f"the dataset at {config.data.path} (was {fingerprint}, now {dataset_fingerprint})")
     if differing:
         raise UserError(
             f"The run {config.directory} exists with other settings: {'; '.join(differing)}. Give this "
             "experiment its own --run.name, or use the run's settings to continue it. Nothing was changed."
         )
+    return inputs

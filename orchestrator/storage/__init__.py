@@ -117,6 +117,21 @@ def sizes(folder: str) -> dict[str, int | None]:
     return {name: info["size"] if info["type"] == "file" else None for name, info in named.items()}
 
 
+def tree(folder: str) -> dict[str, int]:
+    """Every file in a folder and the folders in it: path within the folder -> size."""
+    with _objects(folder) as (objects, inner):
+        found = objects.find(inner, detail=True)
+        itself = objects._strip_protocol(inner).rstrip("/")
+    return {name.removeprefix(f"{itself}/"): int(info["size"]) for name, info in found.items()}
+
+
+def stamp_of(file: str) -> str:
+    """A text that changes when a file is written anew; it is told without reading the file."""
+    with _objects(file) as (objects, inner):
+        info = objects.info(inner)
+    return f"{info['size']} {info.get('ETag') or info.get('mtime')}"
+
+
 def read_bytes(path: str) -> bytes:
     """Read a file's content.
 

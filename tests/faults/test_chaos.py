@@ -76,6 +76,7 @@ def result_of(config: ExperimentConfig) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(0)  # Each call has its own; how many there are depends on --kills.
 def test_whatever_is_killed_nothing_is_lost(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     data = write_numbered(tmp_path / "data", 60, 10, size=8).path
     undisturbed = settings(tmp_path, "undisturbed", data)

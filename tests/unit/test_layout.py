@@ -18,6 +18,7 @@ LAYERS = (
     ("orchestrator.config.schema", "orchestrator.images", "orchestrator.artifacts"),
     ("orchestrator.config", "orchestrator.precision"),
     ("orchestrator.cluster", "orchestrator.tracking", "orchestrator.checkpoints"),
+    ("orchestrator.run.inputs",),
     ("orchestrator.run.folder", "orchestrator.run.provenance"),
     ("orchestrator.run.terminal",),
     ("orchestrator.data",),
