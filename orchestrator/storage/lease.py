@@ -78,6 +78,12 @@ def holding(folder: str, what: str, setting: str, waits: bool = False) -> Iterat
         lease.give_back()
 
 
+def sign_of_life(folder: str) -> str | None:
+    """A text that changes while the holder of a folder's lease lives; None where nobody holds it."""
+    found = read_version(storage.join(folder, LEASE_FILE))
+    return found[1] if found else None
+
+
 class _Lease:
     def __init__(self, path: str) -> None:
         self._path = path

@@ -5,11 +5,10 @@ import json
 import logging
 import tempfile
 from dataclasses import dataclass
-from typing import Any
 
+import yaml
 from ray import tune
 from ray.tune.execution import class_cache
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from rich.console import Console
 
 from orchestrator import cluster, storage
@@ -18,21 +17,22 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_or_prepare_dataset
 from orchestrator.errors import UserError
-from orchestrator.run.folder import METRICS_FILE, write_text
+from orchestrator.run.folder import CONFIG_FILE, METRICS_FILE, write_text
 from orchestrator.scoring.prerequisites import require_all
 from orchestrator.signals import run_in_thread
 from orchestrator.stalls import answer
 from orchestrator.storage.lease import holding
 from orchestrator.sweeps.live_table import LiveTable
+from orchestrator.sweeps.pruning import PRUNED_FILE, Pruned, scheduler, why_pruned
 from orchestrator.sweeps.results import Finalist, TrialResult, results_of
 from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
 from orchestrator.sweeps.table import write_results, write_table
-from orchestrator.sweeps.trial import PRUNED_FILE, Trials, final_distance, pruned_at, run_trial
+from orchestrator.sweeps.trial import Trials, final_distance, run_trial
+from orchestrator.sweeps.watch import TrialWatch
 from orchestrator.tracking.journal import read_records
 from orchestrator.tracking.tracker import close_tracker, ending, start_tracker, tracking_uri
 
 MAX_FAILURES = 2
-REDUCTION = 2
 EMBEDDED_CPUS = 6
 """Logical CPUs of an embedded Ray.
 
@@ -87,6 +87,7 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
 def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
     config, trials = sweep.config, sweep.trials
     _refuse_other_suite(sweep)
+    _refuse_other_lengths(trials)
     dataset = open_or_prepare_dataset(config, console)
     require_all(config)
     with cluster.connect(config, EMBEDDED_CPUS):
@@ -132,6 +133,25 @@ def _refuse_other_suite(sweep: Sweep) -> None:
     write_text(sweep.config.directory, SUITE_FILE, now)
 
 
+def _refuse_other_lengths(trials: dict[str, ExperimentConfig]) -> None:
+    """Refuse to mix trials, or scores, of different lengths in one table.
+
+    A run may be made longer. In a sweep, the trials that are finished would stay as they are.
+    """
+    for name, config in trials.items():
+        path = storage.join(config.directory, CONFIG_FILE)
+        if not storage.is_file(path):
+            continue
+        before = yaml.safe_load(storage.read_bytes(path))["train"]
+        for key in ("images", "score_images", "score_every_images"):
+            if before.get(key) != getattr(config.train, key):
+                raise UserError(
+                    f"The sweep's trial {name} was begun with train.{key} {before.get(key)}, and it is "
+                    f"{getattr(config.train, key)} now. Give another length its own sweep with --run.name, "
+                    "or use the same to continue this one. Nothing was changed."
+                )
+
+
 def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None:
     """Prepare statistics of real images, and the classifier, once rather than in every trial."""
     from orchestrator.scoring.evaluate import Evaluation, prepare
@@ -159,7 +179,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
     """Run the trials, and return name -> what failed."""
     side_by_side = cluster.trials_that_fit(configs.values())
     _keep_keys_on_their_nodes()
-    shared = Trials(configs, sweep.config.directory, side_by_side)
+    shared, watch = Trials(configs, sweep.config.directory, side_by_side), TrialWatch(configs)
     console.print(
         f"{len(configs)} trials, {side_by_side} side by side, in {sweep.config.directory}", soft_wrap=True
     )
@@ -170,7 +190,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
         tune_config=tune.TuneConfig(
             max_concurrent_trials=side_by_side,
             reuse_actors=False,
-            scheduler=_scheduler(sweep, next(iter(configs.values()))),
+            scheduler=scheduler(next(iter(configs.values())), sweep.prune),
         ),
         run_config=tune.RunConfig(
             name=sweep.config.run.name,
@@ -178,11 +198,11 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
             storage_path=tempfile.mkdtemp(prefix="dimr-ablation-"),
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             verbose=0,
-            callbacks=[_Pruned(configs), LiveTable(configs, console)],
+            callbacks=[Pruned(configs), LiveTable(configs, console), watch],
         ),
     )
     # In a thread, because Tune takes SIGINT for a wish to end well, and returns as if all were done.
-    results = run_in_thread(tuner.fit)
+    results = run_in_thread(tuner.fit, watch.check)
     _tell_of_pruned(configs)
     failures = {}
     for result in results:
@@ -197,8 +217,8 @@ def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
     trackers = [
         start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in pruned
     ]
-    for tracker in trackers:
-        tracker.log_tags.remote({"pruned": "its distance was in the worse half at a score"})
+    for config, tracker in zip(pruned, trackers, strict=True):
+        tracker.log_tags.remote({"pruned": why_pruned(config.directory)})
         tracker.log_status.remote("KILLED")
         close_tracker(tracker)
 
@@ -208,37 +228,6 @@ def _is_news(directory: str) -> bool:
     if not storage.is_file(storage.join(directory, PRUNED_FILE)):
         return False
     return not any(r["kind"] == "tags" and "pruned" in r["values"] for r in read_records(directory))
-
-
-def _scheduler(sweep: Sweep, config: ExperimentConfig) -> Any:
-    every = config.train.score_every_images
-    if not sweep.prune or not 0 < every < config.train.images:
-        return FIFOScheduler()
-    return AsyncHyperBandScheduler(
-        # Not Tune's own iterations, which do not begin anew when a trial is started again.
-        time_attr="images_seen",
-        metric="distance",
-        mode="min",
-        grace_period=every,
-        reduction_factor=REDUCTION,
-        # More than any trial reports. So a trial that is not pruned ends by itself, with its numbers written.
-        max_t=config.train.images + 1,
-    )
-
-
-class _Pruned(tune.Callback):
-    """Notes in a trial's folder that the scheduler stopped it, so that no later call runs it again."""
-
-    def __init__(self, configs: dict[str, ExperimentConfig]) -> None:
-        self._configs = configs
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        directory = self._configs[trial.config["cell"]].directory
-        last = trial.last_result.get("images_seen")
-        if pruned_at(directory) is not None:
-            return  # It was pruned in an earlier call; in this one its scores were only reported again.
-        if not storage.is_file(storage.join(directory, METRICS_FILE)) and last is not None:
-            write_text(directory, PRUNED_FILE, json.dumps({"images_seen": last}))
 
 
 def _score_finalists(

@@ -7,8 +7,9 @@ from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.folder import METRICS_FILE
 from orchestrator.scoring.protocol import Measurement
+from orchestrator.sweeps.pruning import pruned_at, why_pruned
 from orchestrator.sweeps.suites import Cell
-from orchestrator.sweeps.trial import final_distance, losses_of, pruned_at, scores_of
+from orchestrator.sweeps.trial import final_distance, losses_of, scores_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def results_of(
 def _result(cell: Cell, config: ExperimentConfig, failure: str | None, finals: list[Finalist]) -> TrialResult:
     from dimr_model.complexity import count_macs, count_parameters
 
-    scores, status = scores_of(config.directory), "not run"
+    scores, status, note = scores_of(config.directory), "not run", failure or ""
     if storage.is_file(storage.join(config.directory, METRICS_FILE)):
         status = "finished"
         final = (config.train.images, final_distance(config.directory))
@@ -75,6 +76,6 @@ def _result(cell: Cell, config: ExperimentConfig, failure: str | None, finals: l
     elif failure is not None:
         status = "failed"
     elif pruned_at(config.directory) is not None:
-        status = "pruned"
+        status, note = "pruned", why_pruned(config.directory)
     sizes = count_parameters(config.model), count_macs(config.model)
-    return TrialResult(cell, status, *sizes, scores, losses_of(config.directory), finals, failure or "")
+    return TrialResult(cell, status, *sizes, scores, losses_of(config.directory), finals, note)

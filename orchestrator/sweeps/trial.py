@@ -13,9 +13,11 @@ from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.experiment import run_experiment
 from orchestrator.run.folder import read_metrics
+from orchestrator.stalls import StalledError
+from orchestrator.sweeps.pruning import pruned_at
+from orchestrator.sweeps.watch import SignsOfLife
 from orchestrator.tracking.journal import read_records
 
-PRUNED_FILE = "pruned.json"
 POLL_SECONDS = 1.0
 
 
@@ -57,8 +59,14 @@ def run_trial(point: dict[str, Any], trials: Trials) -> None:
     # this one.
     experiment = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")(_run)
     running = experiment.remote(config, trials.parent, trials.side_by_side)
+    signs = SignsOfLife(config)
     while not ray.wait([running], timeout=POLL_SECONDS)[0]:
         report()
+        try:
+            signs.check()
+        except StalledError:
+            ray.cancel(running, force=True)
+            raise  # Tune starts the trial again.
     ray.get(running)
     report()
     _report(config, config.train.images, final_distance(config.directory))
@@ -73,12 +81,6 @@ def _report(config: ExperimentConfig, images_seen: int, distance: float) -> None
     tune.report(
         {"images_seen": images_seen, "distance": distance, "loss": before[-1] if before else float("nan")}
     )
-
-
-def pruned_at(directory: str) -> int | None:
-    """Images seen at the score that a trial was stopped for, or None if it was not."""
-    file = storage.join(directory, PRUNED_FILE)
-    return int(json.loads(storage.read_bytes(file))["images_seen"]) if storage.is_file(file) else None
 
 
 def scores_of(directory: str) -> list[tuple[int, float]]:

@@ -17,6 +17,7 @@ from tests.commands import ROOT
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.faults.chaos import kill_all, processes_of
+from tests.sweeps import arguments
 from tests.waiting import PATIENCE, wait_until
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("mlflow_store")]
@@ -101,3 +102,26 @@ def test_a_run_of_which_one_kind_of_process_is_frozen(tmp_path: Path, title: str
         run.info.run_id, "loss/total"
     )
     assert sorted(point.step for point in points) == list(range(256, LENGTH + 1, 256))
+
+
+@pytest.mark.parametrize("title", ["ray::_run", "ray::ImplicitFunc"])
+def test_a_sweep_of_which_a_trial_is_frozen(tmp_path: Path, title: str) -> None:
+    dataset = write_numbered(tmp_path / "data", 60, 10)
+    axes = [{"name": "one", "options": [{"name": "only"}]}]
+    words = ["jobs/ablate.py", *arguments(tmp_path, dataset, images=2000, axes=axes), "--prune", "false",
+             "--train.checkpoint_every_images", "1000", "--train.score_every_images", "1000",
+             "--cluster.stall_seconds", "5"]  # fmt: skip
+    journal, log = tmp_path / "mine-nano" / "trials" / "only" / "journal.jsonl", tmp_path / "log"
+    code, was_frozen = call(
+        words, title, lambda: journal.exists() and '"loss/total"' in journal.read_text(), log
+    )
+    said = log.read_text()
+    assert was_frozen, said
+    if code != 0:
+        assert "sign of life of the trial only" in said and "Traceback" not in said, said
+        code, _ = call(words, "nothing", lambda: True, log)
+    assert code == 0, log.read_text()
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert {run.info.run_name: run.info.status for run in runs} == {
+        "mine-nano": "FINISHED", "only": "FINISHED",
+    }  # fmt: skip

@@ -1,0 +1,79 @@
+"""A pruned trial's note says what it was compared with, which depends on the order of the trials."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.run.folder import METRICS_FILE, write_text
+from orchestrator.sweeps.pruning import Pruned, pruned_at, scheduler, why_pruned
+from tests.configs import tiny
+
+
+def configs(root: Path, *names: str) -> dict[str, ExperimentConfig]:
+    train = {"images": 256, "score_every_images": 32}
+    return {name: tiny(root, "data", run={"name": name, "root": str(root)}, train=train) for name in names}
+
+
+def trial(name: str, images_seen: int, distance: float) -> Any:
+    result = {"images_seen": images_seen, "distance": distance}
+    return SimpleNamespace(trial_id=name, config={"cell": name}, last_result=result)
+
+
+def report(told: Pruned, one: Any) -> None:
+    told.on_trial_result(0, [], one, one.last_result)
+
+
+def test_the_note_names_those_that_came_to_the_rung_before(tmp_path: Path) -> None:
+    trials = configs(tmp_path, "first", "second", "third")
+    told, asha = Pruned(trials), scheduler(trials["first"], prune=True)
+    arrivals = [("first", 10.0), ("second", 30.0), ("third", 25.0)]
+    decisions = []
+    for name, distance in arrivals:
+        one = trial(name, 40, distance)
+        asha.on_trial_add(None, one)
+        report(told, one)
+        decisions.append(asha.on_trial_result(None, one, one.last_result))
+        if decisions[-1] == TrialScheduler.STOP:
+            told.on_trial_complete(0, [], one)
+    assert isinstance(asha, AsyncHyperBandScheduler)
+    assert decisions == [TrialScheduler.CONTINUE, TrialScheduler.STOP, TrialScheduler.STOP]
+    assert pruned_at(trials["first"].directory) is None
+    assert pruned_at(trials["third"].directory) == 40
+    assert why_pruned(trials["second"].directory) == (
+        "distance 30 at 40 images, above the median of the 1 that had come as far: first 10"
+    )
+    assert why_pruned(trials["third"].directory).endswith(
+        "of the 2 that had come as far: first 10, second 30"
+    )
+
+
+def test_rungs_are_the_scheduler_s(tmp_path: Path) -> None:
+    trials = configs(tmp_path, "first", "second")
+    told = Pruned(trials)
+    for images_seen in (32, 64, 96):
+        report(told, trial("first", images_seen, float(images_seen)))
+    one = trial("second", 64, 100.0)
+    report(told, one)
+    told.on_trial_complete(0, [], one)
+    assert "first 64" in why_pruned(trials["second"].directory)
+
+
+def test_a_finished_trial_and_one_that_was_pruned_before_keep_what_they_have(tmp_path: Path) -> None:
+    trials = configs(tmp_path, "finished", "pruned")
+    told = Pruned(trials)
+    write_text(trials["finished"].directory, METRICS_FILE, "{}")
+    told.on_trial_complete(0, [], trial("finished", 256, 1.0))
+    assert pruned_at(trials["finished"].directory) is None
+    write_text(trials["pruned"].directory, "pruned.json", '{"images_seen": 32}')  # As older code wrote it.
+    told.on_trial_complete(0, [], trial("pruned", 64, 1.0))
+    assert pruned_at(trials["pruned"].directory) == 32
+    assert why_pruned(trials["pruned"].directory) == "its distance was in the worse half at a score"
+
+
+def test_without_scores_during_training_nothing_is_pruned(tmp_path: Path) -> None:
+    assert isinstance(scheduler(tiny(tmp_path, "data"), prune=True), FIFOScheduler)
+    (scored,) = configs(tmp_path, "scored").values()
+    assert isinstance(scheduler(scored, prune=False), FIFOScheduler)
