@@ -65,8 +65,8 @@ def next_victim(
     return kind, draw.choice(found[kind])
 
 
-def run_under_kills(arguments: list[str], log: Path, toll: Toll, kills: int, draw: random.Random) -> None:
-    """Call ``python jobs/train_g.py`` until it succeeds, and kill up to ``kills`` processes meanwhile."""
+def run_under_kills(words: list[str], log: Path, toll: Toll, kills: int, draw: random.Random) -> None:
+    """Call ``python`` with ``words`` until it succeeds, and kill up to ``kills`` processes meanwhile."""
     done = 0
     while True:
         toll.calls += 1
@@ -75,7 +75,7 @@ def run_under_kills(arguments: list[str], log: Path, toll: Toll, kills: int, dra
         start = log.stat().st_size
         with log.open("a") as stream:
             command = subprocess.Popen(
-                [sys.executable, "jobs/train_g.py", *arguments], cwd=ROOT, text=True,
+                [sys.executable, *words], cwd=ROOT, text=True,
                 stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + PATIENCE

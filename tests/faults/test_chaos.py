@@ -17,6 +17,7 @@ from orchestrator.tracking.journal import read_records
 from tests.configs import tiny
 from tests.datasets import write_numbered
 from tests.faults.chaos import Toll, run_under_kills
+from tests.sweeps import arguments, table
 
 pytestmark = pytest.mark.faults
 LENGTH = 16_384
@@ -82,7 +83,8 @@ def test_whatever_is_killed_nothing_is_lost(tmp_path: Path, pytestconfig: pytest
     undisturbed = settings(tmp_path, "undisturbed", data)
     (tmp_path / "undisturbed.yaml").write_text(to_yaml(undisturbed))
     log = tmp_path / "log"
-    run_under_kills(["--config", str(tmp_path / "undisturbed.yaml")], log, Toll(), 0, random.Random(0))
+    words = ["jobs/train_g.py", "--config"]
+    run_under_kills([*words, str(tmp_path / "undisturbed.yaml")], log, Toll(), 0, random.Random(0))
     expected = result_of(undisturbed)
     wanted, toll, number = pytestconfig.getoption("--kills"), Toll(), 0
     seed = pytestconfig.getoption("--chaos-seed")
@@ -92,10 +94,53 @@ def test_whatever_is_killed_nothing_is_lost(tmp_path: Path, pytestconfig: pytest
         file = tmp_path / f"{config.run.name}.yaml"
         file.write_text(to_yaml(config))
         left = wanted - sum(toll.kills.values())
-        run_under_kills(["--config", str(file)], log, toll, left, random.Random(f"{seed}-{number}"))
+        run_under_kills([*words, str(file)], log, toll, left, random.Random(f"{seed}-{number}"))
         print(f"{config.run.name}: {sum(toll.kills.values())} kills, {toll.calls} calls", flush=True)
         found = result_of(config)
         for what, value in expected.items():
             assert found[what] == value, f"{what} of {config.run.name}, see {log}"
     print(f"seed {seed}: {dict(toll.kills)}; {number} runs, {toll.calls} calls; log {log}")
+    assert not toll.problems
+
+
+AXES = [{"name": "time", "options": [{"name": "TD-LN"}, {"name": "token", "changes": {
+    "model.time_conditioning": "token", "model.depths": [3], "model.widths": [32],
+}}]}]  # fmt: skip
+
+
+def result_of_sweep(root: Path) -> dict[str, Any]:
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    runs = client.search_runs(["1"])
+    trials = {str(run.info.run_name): run for run in runs if run.info.run_name != "mine-nano"}
+    return {
+        "table": table(root),
+        "statuses": {str(run.info.run_name): run.info.status for run in runs},
+        "points": {
+            name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss/total")]
+            for name, run in trials.items()
+        },
+        "scores": {
+            name: {key: value for key, value in run.data.metrics.items() if key.startswith("eval/")}
+            for name, run in trials.items()
+        },
+    }
+
+
+@pytest.mark.timeout(0)
+def test_whatever_is_killed_of_a_sweep_nothing_is_lost(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    seed, log = pytestconfig.getoption("--chaos-seed"), tmp_path / "log"
+    toll, kills, found = Toll(), pytestconfig.getoption("--kills") // 3, {}
+    for name in ("undisturbed", "disturbed"):
+        root = tmp_path / name
+        dataset = write_numbered(root / "data", 60, 10)
+        words = ["jobs/ablate.py", *arguments(root, dataset, images=4000, axes=AXES), "--prune", "false",
+                 "--train.checkpoint_every_images", "1000", "--train.score_every_images", "2000"]  # fmt: skip
+        is_disturbed = name == "disturbed"
+        run_under_kills(
+            words, log, toll if is_disturbed else Toll(), kills if is_disturbed else 0, random.Random(seed)
+        )
+        found[name] = result_of_sweep(root)
+    print(f"seed {seed}: {dict(toll.kills)}; {toll.calls} calls; log {log}")
+    for what, value in found["undisturbed"].items():
+        assert found["disturbed"][what] == value, f"{what}, see {log}"
     assert not toll.problems
