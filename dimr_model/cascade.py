@@ -56,9 +56,10 @@ class Upsample(nn.Module):
         gain, shift = self.in_norm.affine(condition)
         weight, share = self.projection.weight, features[0].shape[-1]
         projected, total, squares = [], [], []
-        for place, feature in enumerate(features):
-            columns = slice(place * share, (place + 1) * share)
-            projected.append(at_least_float32(scaled_linear(feature, gain[..., columns], weight[:, columns])))
+        # Cut once: each slice of its own would add a gradient as large as the whole weight.
+        parts = zip(features, gain.split(share, dim=-1), weight.split(share, dim=1), strict=True)
+        for feature, its_gain, its_weight in parts:
+            projected.append(at_least_float32(scaled_linear(feature, its_gain, its_weight)))
             wide = at_least_float32(feature)
             total.append(wide.sum(-1, keepdim=True))
             squares.append(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square())

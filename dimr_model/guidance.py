@@ -20,6 +20,8 @@ def guided(
     if weight == 1:
         return predict(noisy, labels)
     both = predict(torch.cat([noisy, noisy]), torch.cat([labels, torch.full_like(labels, null_class)]))
-    conditional, unconditional = both.chunk(2)
+    # A network that computes in bf16 predicts in it, and a scale of 4 would make its rounding four times as
+    # large.
+    conditional, unconditional = both.to(noisy.dtype).chunk(2)
     # Section 3: eps(x_t, none) + s (eps(x_t, c) - eps(x_t, none)).
     return torch.lerp(unconditional, conditional, weight)

@@ -1,4 +1,4 @@
-"""Compute precision: where bf16 is used, and what it costs on a CPU that only emulates it."""
+"""On what and how precisely a process computes: its GPU or the CPU, float32 or bf16, never TF32."""
 
 import logging
 from functools import cache
@@ -8,6 +8,18 @@ import torch
 from orchestrator.config.schema import Precision
 
 _logger = logging.getLogger(__name__)
+
+
+def compute_device(use_gpu: bool) -> torch.device:
+    """This process's GPU if ``use_gpu`` and it has one, else the CPU."""
+    refuse_tf32()
+    return torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+
+
+def refuse_tf32() -> None:
+    """Let float32 mean float32 on a GPU too: TF32 would change the last digits of scores."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def compute_precision(precision: Precision, device: torch.device) -> torch.autocast:

@@ -120,7 +120,7 @@ class _Jobs:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         try:
             state = fresh_state(config, make_mesh(config.train, device.type, 1, 1), device)
-            writer = CheckpointWriter(config, config.train.use_gpu)
+            writer = CheckpointWriter(config, device)
             waiting, beside = list[float](), list[float]()
             for number in range(1 + repeats):
                 started = time.perf_counter()

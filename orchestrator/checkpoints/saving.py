@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -37,8 +38,8 @@ class CheckpointWriter:
     counts, and is deleted.
     """
 
-    def __init__(self, config: ExperimentConfig, on_gpu: bool = False) -> None:
-        self._config = config
+    def __init__(self, config: ExperimentConfig, device: torch.device) -> None:
+        self._config, on_gpu = config, device.type == "cuda"
         # The writer has groups of its own: a thread's collectives must not mix with those of training.
         self._group: Any = dist.new_group(backend="gloo")
         self._agreement: Any = dist.new_group(backend="gloo")
@@ -46,7 +47,9 @@ class CheckpointWriter:
         self._stager = DefaultStager(
             StagingOptions(on_gpu, False, use_async_staging=False, use_non_blocking_copy=on_gpu)
         )
-        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        # A thread begins on the first GPU, and would open a context there beside that of its own process.
+        begin = partial(torch.cuda.set_device, device) if on_gpu else None
+        self._pool = ThreadPoolExecutor(1, "checkpoint", initializer=begin)
         self._pending: Future[Checkpoint] | None = None
         self._is_first_checkpoint = True
 

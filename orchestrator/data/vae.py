@@ -11,7 +11,7 @@ from orchestrator.config.schema import PrepareConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.errors import UserError
 from orchestrator.images import to_uint8
-from orchestrator.precision import compute_precision
+from orchestrator.precision import compute_device, compute_precision
 
 IMAGES_AT_ONCE = 4
 
@@ -62,7 +62,7 @@ class VAEEncoder:
     """Encodes chunks of decoded images; a pool of Ray Data's actors is made of this class."""
 
     def __init__(self, vae: str, config: PrepareConfig, info: DatasetInfo) -> None:
-        self._device = torch.device("cuda" if config.use_gpu and torch.cuda.is_available() else "cpu")
+        self._device = compute_device(config.use_gpu)
         if not config.use_gpu:
             torch.set_num_threads(1)  # an actor holds one CPU
         self._vae = load_vae(vae, config.vae_revision, self._device)

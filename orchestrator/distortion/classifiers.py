@@ -13,6 +13,7 @@ from orchestrator.config.schema import EvaluationConfig, ExperimentConfig, Extra
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.images import to_rgb
+from orchestrator.precision import compute_device
 from orchestrator.scoring.classifier import Classifier, Classify
 from orchestrator.scoring.dataset_classifier import load_classifier
 from orchestrator.scoring.extractors import weights_file
@@ -58,7 +59,7 @@ class PretrainedClassifier:
                 f"The weights of {self.name} on this machine are not those that the study began with. Put "
                 "the same file on all machines and name it with --classifier_weights."
             )
-        device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+        device = compute_device(use_gpu)
         return _NetworkWithTransform(network.to(device), device)
 
     def network(self) -> Any:

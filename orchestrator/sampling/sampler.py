@@ -12,7 +12,7 @@ from dimr_model.diffusion import NoiseSchedule
 from dimr_model.sampling import balanced_labels, initial_noise, random_labels, step_noise
 from dimr_model.sampling import sample as solve
 from orchestrator.config.schema import ExperimentConfig
-from orchestrator.precision import compute_precision
+from orchestrator.precision import compute_device, compute_precision
 from orchestrator.sampling.decoder import Decoder
 
 
@@ -27,9 +27,8 @@ class ImageSampler:
     """Samples images; image i depends on (``run.seed``, i) and the weights alone."""
 
     def __init__(self, config: ExperimentConfig, model: DiMR, scaling_factor: float | None) -> None:
-        use_gpu = config.sampling.use_gpu and torch.cuda.is_available()
-        self._device = torch.device("cuda" if use_gpu else "cpu")
-        if not use_gpu:
+        self._device = compute_device(config.sampling.use_gpu)
+        if self._device.type == "cpu":
             torch.set_num_threads(1)  # an actor holds one CPU
         self._config = config
         self._model = model.to(self._device)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from orchestrator import storage
 from orchestrator.config.schema import EvaluationConfig, ExtractorKind
 from orchestrator.errors import UserError
+from orchestrator.precision import compute_device
 
 _LAYERS: dict[ExtractorKind, tuple[str, int, int]] = {
     "efficientnet_lite0": ("blocks", 320, 64),
@@ -76,7 +76,7 @@ def load_extractor(config: EvaluationConfig, use_gpu: bool) -> Extractor:
     Raises:
         UserError: its weights cannot be had.
     """
-    device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+    device = compute_device(use_gpu)
     # Each loads a library of its own, which costs seconds.
     if config.extractor == "efficientnet_lite0":
         from orchestrator.scoring.efficientnet import EfficientNetLite0

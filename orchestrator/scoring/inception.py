@@ -35,8 +35,6 @@ class Inception:
             "inception-v3-compat", [LAYER, "logits_unbiased"], feature_extractor_weights_path=str(weights)
         ).to(device)
         self._device = device
-        # Sums in TF32 would change the last digits of FID.
-        torch.backends.cudnn.allow_tf32 = False
         self._network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
     @torch.no_grad()

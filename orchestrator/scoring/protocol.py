@@ -108,6 +108,7 @@ def sample_protocol(
         "vae": describe_vae(config),
         "scaling_factor": scaling_factor,
         "precision": sampling.precision,
+        "tf32": False,  # refuse_tf32() in orchestrator/precision.py
         # It changes the last bits.
         "batch_size": sampling.batch_size,
         "rounding": ROUNDING,

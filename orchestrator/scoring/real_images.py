@@ -21,6 +21,7 @@ from orchestrator.data.format import INFO_FILE, LatentDataset, open_dataset, to_
 from orchestrator.data.vae import downsampling, vae_config
 from orchestrator.errors import UserError
 from orchestrator.images import to_pixels
+from orchestrator.precision import compute_device
 from orchestrator.sampling.decoder import Decoder
 from orchestrator.sampling.parts import Columns, Range, ranges_of
 
@@ -148,7 +149,7 @@ class ImageReader:
         self._images = images
         self._decoder: Decoder | None = None
         if images.dataset is not None and images.dataset.info.kind == "moments":
-            device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+            device = compute_device(use_gpu)
             scaling_factor = images.dataset.info.scaling_factor
             self._decoder = Decoder(config.sampling.vae, config.prepare.vae_revision, scaling_factor, device)
 

@@ -1,5 +1,6 @@
 """What the hardware could do, and how busy it is."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,8 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         for known, gpu in GPUS.items():
-            if known in name:
+            # As a word: an L40 is no L4.
+            if re.search(rf"\b{known}\b", name):
                 return gpu.bf16_flops if precision == "bf16" else gpu.fp32_flops
     return matmul_peak(device, precision)
 
@@ -48,7 +50,10 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def node_usage(device: torch.device) -> dict[str, float]:
-    """How busy this node is: its CPUs since the last call, its memory, and its GPUs' memory."""
+    """How busy this node is: its CPUs since the last call, its memory, and the memory of this process's GPU.
+
+    To ask for another process's GPU would open a context on it, which takes half a gigabyte there.
+    """
     memory = psutil.virtual_memory()
     usage = {
         "cpu_utilization_percentage": psutil.cpu_percent(),
@@ -56,7 +61,6 @@ def node_usage(device: torch.device) -> dict[str, float]:
         "system_memory_usage_percentage": memory.percent,
     }
     if device.type == "cuda":
-        for index in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(index)
-            usage[f"gpu_{index}_memory_usage_percentage"] = 100 * (1 - free / total)
+        free, total = torch.cuda.mem_get_info(device)
+        usage[f"gpu_{device.index or 0}_memory_usage_percentage"] = 100 * (1 - free / total)
     return usage

@@ -124,7 +124,10 @@ def _usage_of_nodes(device: torch.device) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats(device)
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, (socket.gethostname(), node_usage(device), peak))
-    nodes = {host: usage for host, usage, _ in reversed(gathered)}
+    nodes: dict[str, dict[str, float]] = {}
+    for host, usage, _ in reversed(gathered):
+        # Every rank tells of its own GPU.
+        nodes[host] = nodes.get(host, {}) | usage
     named = {
         f"system/node{number}/{name}": value
         for number, host in enumerate(sorted(nodes))

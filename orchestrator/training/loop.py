@@ -76,7 +76,7 @@ class _Loop:
         self._interval = Interval(config, info.num_images, state.device)
         self._stopwatch = Stopwatch(state.device)
         self._stop = _StopForAll(hooks)
-        self._writer = CheckpointWriter(config, on_gpu=state.device.type == "cuda")
+        self._writer = CheckpointWriter(config, state.device)
         self._profiler = Profiler(config, self._rank)
         self._newest_metrics: dict[str, float] = {}
         self._skipped_in_a_row = 0
@@ -185,17 +185,18 @@ def held_out_losses(
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     places = np.array_split(np.arange(len(held_out.labels)), world_size)[rank]
-    # Every rank runs as many forward passes as every other: they gather weights together.
+    # Every rank runs as many forward passes as every other: they gather weights together. All have the size
+    # of training's, because a compiled network is compiled anew for each size, and only so often.
     size = max(1, config.train.batch_size // world_size // config.train.micro_batches)
     largest_share = math.ceil(len(held_out.labels) / world_size)
     schedule, dtype = NoiseSchedule(config.diffusion.schedule), next(state.model.parameters()).dtype
     losses, steps = [], []
     for number in range(math.ceil(largest_share / size)):
         part = places[number * size : (number + 1) * size]
-        # A rank that has no rows left computes one for nothing.
+        # A rank that has no rows left computes its first for nothing.
         first, count = (int(part[0]), len(part)) if len(part) else (int(places[0]), 1)
         draws = draw(config, info, held_out[first : first + count], first, held_out=True)
-        draws = draws.to(state.device, dtype)
+        draws = draws.to(state.device, dtype).repeated(size)
         losses.append(forward_losses(config, state, draws, schedule)[:, : len(part)])
         steps.append(draws.step[: len(part)])
     return mean_losses(

@@ -3,6 +3,9 @@
 These are recomputation, compilation and FSDP2 over a device mesh.
 """
 
+from typing import Any
+
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -18,13 +21,22 @@ A collective of its own would cost more time than it hides.
 
 
 def make_mesh(config: TrainConfig, device_type: str, world_size: int, workers_per_node: int) -> DeviceMesh:
-    """Make a mesh of copies x shards.
+    """Make a mesh of copies x shards; collective.
 
     Every worker holds ``1 / shards`` of weights, gradients, optimizer and EMA.
 
+    Args:
+        workers_per_node: the number of workers on this one's node.
+
     Raises:
-        ValueError: hybrid sharding where the nodes do not hold equally many workers.
+        ValueError: hybrid sharding where the nodes do not hold equally many workers; on all ranks.
     """
+    if config.sharding == "hybrid":
+        # Ranks that made meshes of different shapes would wait for each other for ever.
+        per_node: list[Any] = [None] * world_size
+        dist.all_gather_object(per_node, workers_per_node)
+        if len(set(per_node)) > 1:
+            raise ValueError(_uneven(world_size, " and ".join(map(str, sorted(set(per_node))))))
     shards = count_shards(config, world_size, workers_per_node)
     if shards == world_size:
         return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
@@ -41,12 +53,15 @@ def count_shards(config: TrainConfig, world_size: int, workers_per_node: int) ->
     """
     shards = {"replicate": 1, "shard": world_size, "hybrid": workers_per_node}[config.sharding]
     if world_size % shards:
-        raise ValueError(
-            f"train.sharding hybrid needs equally many workers on every node; {world_size} workers were "
-            f"placed {workers_per_node} to a node. Set train.workers to a multiple of a node's GPUs, or "
-            "train.sharding to shard."
-        )
+        raise ValueError(_uneven(world_size, str(workers_per_node)))
     return shards
+
+
+def _uneven(world_size: int, per_node: str) -> str:
+    return (
+        f"train.sharding hybrid needs equally many workers on every node; {world_size} workers were placed "
+        f"{per_node} to a node. Set train.workers to a multiple of a node's GPUs, or train.sharding to shard."
+    )
 
 
 def parallelize(

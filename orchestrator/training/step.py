@@ -44,6 +44,11 @@ class Draws:
             labels=self.labels.to(device, non_blocking=True),
         )
 
+    def repeated(self, count: int) -> "Draws":
+        """``count`` draws: these, again and again."""
+        rows = torch.arange(count, device=self.step.device) % len(self.step)
+        return Draws(self.clean[rows], self.noise[rows], self.step[rows], self.labels[rows])
+
     def split(self, parts: int) -> list["Draws"]:
         """Cut the draws into ``parts`` equal parts."""
         columns = (

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from orchestrator.checkpoints.loading import load
 from orchestrator.data.stream import batches, read_directly
+from orchestrator.precision import refuse_tf32
 from orchestrator.stalls import InTime, Watchdog
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.loop import run_loop
@@ -97,6 +98,7 @@ def run_rank(
     Where there is no process group, one of a single process is made.
     """
     config = job.config
+    refuse_tf32()
     if not config.train.use_gpu:
         torch.set_num_threads(config.train.threads_per_worker)
     alone = not dist.is_initialized()

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from dimr_model import DiMR, DiMRConfig
 from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss
 from orchestrator.config.schema import TrainConfig
-from orchestrator.training.parallelize import make_mesh, parallelize
+from orchestrator.training.parallelize import count_shards, make_mesh, parallelize
 from orchestrator.training.state import TrainState, fresh_state
 from orchestrator.training.step import Draws, train_step
 from orchestrator.training.timing import Stopwatch
@@ -65,6 +65,10 @@ def compare_all() -> None:
     for sharding, copies in (("shard", 1), ("replicate", 4), ("hybrid", 2)):
         compare_with_one_process(sharding, smallest_unit=1, units=5, copies=copies)
     compare_with_one_process("shard", smallest_unit=10**9, units=1, copies=1)
+    # Three workers on one node and one on another: every rank refuses, and none waits for the others.
+    hybrid, here = TrainConfig(images=1, sharding="hybrid"), 3 if dist.get_rank() < 3 else 1
+    with pytest.raises(ValueError, match="placed 1 and 3 to a node"):
+        make_mesh(hybrid, "cpu", dist.get_world_size(), workers_per_node=here)
 
 
 def test_four_processes_train_like_one_however_they_share() -> None:
@@ -73,7 +77,7 @@ def test_four_processes_train_like_one_however_they_share() -> None:
 
 def test_hybrid_sharding_needs_full_nodes() -> None:
     with pytest.raises(ValueError, match="equally many workers on every node"):
-        make_mesh(TrainConfig(images=1, sharding="hybrid"), "cpu", world_size=6, workers_per_node=4)
+        count_shards(TrainConfig(images=1, sharding="hybrid"), world_size=6, workers_per_node=4)
 
 
 def bytes_held(tensors: list[Tensor]) -> int:

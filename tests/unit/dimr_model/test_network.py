@@ -1,10 +1,16 @@
 """The network does what the released one does, and what its configuration says."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dimr_model import VARIANTS, DiMR, DiMRConfig
+from dimr_model.cascade import Upsample
 from dimr_model.diffusion import branch_losses, multi_scale_loss, noise_level
+from dimr_model.normalization import Condition
 from dimr_model.pretrained import rename_released
 from tests.unit.dimr_model.golden import MODELS, load_golden, state_dict
 
@@ -120,3 +126,30 @@ def test_saves_and_loads_like_a_diffusers_model(model: DiMR, tmp_path: object) -
 def test_wrong_input_shape_is_refused(model: DiMR) -> None:
     with pytest.raises(ValueError, match=r"this network takes \[B, 2, 8, 8\]"):
         model(torch.randn(1, 3, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+
+
+class _MakesOf(TorchDispatchMode):
+    """Counts the tensors of a shape that operators make."""
+
+    def __init__(self, shape: torch.Size) -> None:
+        super().__init__()
+        self.shape, self.made = shape, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.made += isinstance(result, Tensor) and result.shape == self.shape
+        return result
+
+
+def test_more_maps_make_no_more_gradients_of_the_whole_upsampling_weight() -> None:
+    made = []
+    for depth in (3, 9):
+        model = {"depths": (depth, 1), "widths": (16, 8), "num_heads": 2}
+        upsample = Upsample(DiMRConfig(input_size=8, channels=1, num_classes=3, **model), 1)  # type: ignore[arg-type]
+        assert upsample.maps == depth + 1
+        features = [torch.randn(2, 4, 4, 16, requires_grad=True) for _ in range(upsample.maps)]
+        loss = upsample(features, Condition(torch.zeros(2))).square().sum()
+        with _MakesOf(upsample.projection.weight.shape) as seen:
+            loss.backward()
+        made.append(seen.made)
+    assert made[0] == made[1]

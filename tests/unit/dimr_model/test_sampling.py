@@ -142,3 +142,12 @@ def test_ancestral_sampling_asks_for_its_noise() -> None:
             schedule=NoiseSchedule("cosine"), prediction="v", sampler=Sampler(kind="ddpm", steps=2),
             guidance=Guidance(kind="none"), clip=True,
         )  # fmt: skip
+
+
+def test_guidance_combines_bf16_predictions_in_float32() -> None:
+    noisy = torch.zeros(2, 1, 1, 1)
+    predicted = torch.tensor([1.0, 1.0, 0.998, 0.998], dtype=torch.bfloat16).view(4, 1, 1, 1)
+    combined = guided(lambda both, labels: predicted, noisy, torch.tensor([0, 1]), null_class=2, weight=5.0)
+    exact = predicted[2:].double() + 5 * (predicted[:2].double() - predicted[2:].double())
+    assert combined.dtype == torch.float32
+    assert torch.equal(combined, exact.float())
