@@ -188,14 +188,26 @@ def _needed(config: ExperimentConfig, workers: int) -> tuple[int, int]:
     return cpus, max(workers if config.train.use_gpu else 0, 1 if config.sampling.use_gpu else 0)
 
 
-def workers_that_fit(config: ExperimentConfig, leaving: Collection[str] = ()) -> int:
-    """The largest valid world size that fits the cluster without the nodes ``leaving``; 0 if none does."""
+def workers_that_fit(config: ExperimentConfig, leaving: Collection[str] = (), gpus_beside: int = 0) -> int:
+    """The largest valid world size that fits the cluster without the nodes ``leaving``; 0 if none does.
+
+    Args:
+        gpus_beside: GPUs that others of this run hold.
+    """
     cpus, gpus = _resources(leaving)
-    needs = {workers: _needed(config, workers) for workers in config.world_sizes}
-    return max((n for n, need in needs.items() if need[0] <= cpus and need[1] <= gpus), default=0)
+
+    def fits(workers: int) -> bool:
+        cpus_needed, gpus_needed = _needed(config, workers)
+        if gpus_beside:  # Sampling has its GPU already.
+            gpus_needed = gpus_beside + (workers if config.train.use_gpu else 0)
+        return cpus_needed <= cpus and gpus_needed <= gpus
+
+    return max(filter(fits, config.world_sizes), default=0)
 
 
-def wait_for_workers(config: ExperimentConfig, leaving: Collection[str], is_restart: bool) -> int:
+def wait_for_workers(
+    config: ExperimentConfig, leaving: Collection[str], is_restart: bool, gpus_beside: int = 0
+) -> int:
     """Wait for the world size to start with, where ``train.min_workers`` leaves a choice.
 
     It is the largest valid one that fits. After a failure, or where not all workers fit, it is decided only
@@ -206,7 +218,8 @@ def wait_for_workers(config: ExperimentConfig, leaving: Collection[str], is_rest
         return most  # Ray Train waits for them by itself.
     began, is_told = time.monotonic(), False
     while True:
-        fitting, is_settled = workers_that_fit(config, leaving), time.monotonic() - began > SETTLE_SECONDS
+        fitting = workers_that_fit(config, leaving, gpus_beside)
+        is_settled = time.monotonic() - began > SETTLE_SECONDS
         if fitting and (is_settled or (fitting == most and not is_restart)):
             break
         if is_settled and not is_told:

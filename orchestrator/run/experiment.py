@@ -168,8 +168,9 @@ def _train(work: _Work) -> Checkpoint:
     warn_of_short_stop(console)
     progress = ImageProgress(console, "train", config.train.images, start)
     follow = Follow(tracker, progress, config.cluster.stall_seconds)
+    gpus_beside = 1 if background is not None and config.sampling.use_gpu else 0
     with follow, work.stopper.asks(stop):
-        run_in_thread(lambda: train(job, work.shares.data_cpus, follow.life))
+        run_in_thread(lambda: train(job, work.shares.data_cpus, follow.life, gpus_beside))
     if not has_room:
         background = _start_background(work)
     if background is not None:

@@ -23,7 +23,7 @@ MAX_ROLLBACKS = 2
 logger = logging.getLogger(__name__)
 
 
-def train(job: TrainJob, data_cpus: float, life: Life | None = None) -> None:
+def train(job: TrainJob, data_cpus: float, life: Life | None = None, gpus_beside: int = 0) -> None:
     """Train to ``train.images`` from the newest valid checkpoint of the run, with ``train.workers`` workers.
 
     Workers that fail are started again, ``train.max_restarts`` times, and fewer of them where
@@ -34,13 +34,14 @@ def train(job: TrainJob, data_cpus: float, life: Life | None = None) -> None:
     Args:
         data_cpus: CPUs that Ray Data may use for reading, over all workers.
         life: is told of the steps by the caller; without it, a group that hangs is waited for.
+        gpus_beside: GPUs that others of this run hold while it trains, such as the one that scores.
 
     Raises:
         UserError: the workers failed more often than ``train.max_restarts``, or training diverged after every
             rollback, or nothing is heard of it any more.
     """
     rollbacks, leaving = 0, set[str]()
-    while interruption := _fit_with_restarts(job, data_cpus, leaving, life):
+    while interruption := _fit_with_restarts(job, data_cpus, leaving, life, gpus_beside):
         if isinstance(interruption, PreemptedError):
             leaving |= set(interruption.nodes)
             logger.warning(
@@ -75,12 +76,13 @@ def _explained(job: TrainJob, divergence: DivergenceError) -> UserError:
 
 
 def _fit_with_restarts(
-    job: TrainJob, data_cpus: float, leaving: Collection[str], life: Life | None
+    job: TrainJob, data_cpus: float, leaving: Collection[str], life: Life | None, gpus_beside: int
 ) -> DivergenceError | PreemptedError | None:
     restarts, max_restarts = 0, job.config.train.max_restarts
     while True:
         try:
-            return _fit(job, data_cpus, cluster.wait_for_workers(job.config, leaving, restarts > 0), life)
+            workers = cluster.wait_for_workers(job.config, leaving, restarts > 0, gpus_beside)
+            return _fit(job, data_cpus, workers, life)
         # The latter two are of Ray Train's controller, which may die as well as a worker.
         except (ray.train.TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             if restarts == max_restarts:
