@@ -158,14 +158,14 @@ def _class_images(job: Evaluation, samples: Samples) -> list[torch.Tensor]:
         return _sample_classes(job.config, samples, classes)
     resources = {"num_gpus": 1} if job.config.sampling.use_gpu else {"num_cpus": 1}
     remote = ray.remote(**resources)(_sample_classes)
-    images = remote.remote(job.config, samples, classes)
+    images = remote.remote(job.config, samples.sent(), classes)
     return list(answer(images, "grid of a class", job.config.cluster.stall_seconds))
 
 
 def _sample_classes(
     config: ExperimentConfig, samples: Samples, classes: tuple[int, ...]
 ) -> list[torch.Tensor]:
-    sampler = ImageSampler(config, samples.model, samples.scaling_factor)
+    sampler = ImageSampler(config, samples.network(), samples.scaling_factor)
     return [sampler.sample(class_indices(config, label))[0] for label in classes]
 
 

@@ -4,6 +4,7 @@ A range goes through one or two stages (sample or read, then extract) and ends a
 gives ranges to actors, holds back what has no room, and gives a dead actor's range to another.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from orchestrator.errors import UserError
 from orchestrator.run.terminal import ImageProgress
 from orchestrator.sampling.parts import Parts, Range
 from orchestrator.sampling.sampler import ImageSampler
+from orchestrator.sampling.sent_model import SentModel
 from orchestrator.scoring.classifier import Classifier
 from orchestrator.scoring.features import FEATURES_FOLDER, FeatureWriter
 from orchestrator.scoring.real_images import ImageReader, RealImages
@@ -33,8 +35,17 @@ from orchestrator.tracking.gauges import show_progress
 class Samples:
     """Images to sample with a network."""
 
-    model: DiMR
+    model: DiMR | SentModel
     scaling_factor: float | None
+
+    def sent(self) -> "Samples":
+        """The same, on its way to actors."""
+        model = self.model
+        return Samples(SentModel.of(model) if isinstance(model, DiMR) else model, self.scaling_factor)
+
+    def network(self) -> DiMR:
+        """The network, here."""
+        return self.model.load() if isinstance(self.model, SentModel) else self.model
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ def run(work: Work, what: str, console: Console) -> None:
 def _source(work: Work, use_gpu: bool) -> Callable[[Range], dict[str, Any]]:
     if isinstance(work.images, RealImages):
         return ImageReader(work.images, work.config, use_gpu).read
-    sampler = ImageSampler(work.config, work.images.model, work.images.scaling_factor)
+    sampler = ImageSampler(work.config, work.images.network(), work.images.scaling_factor)
     return lambda piece: sampler(list(range(piece.start, piece.stop)))
 
 
@@ -109,9 +120,7 @@ def run_here(work: Work, missing: list[Range]) -> Iterator[Range]:
 class _SampleActor:
     """An actor that turns a range's bounds into its images."""
 
-    def __init__(self, shared: list[Any]) -> None:
-        # In a list, a reference arrives as such, and the network travels to each node once.
-        work: Work = ray.get(shared[0])
+    def __init__(self, work: Work) -> None:
         self._source = _source(work, work.config.sampling.use_gpu)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +175,12 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
     stages: list[tuple[Any, tuple[Any, ...], int, bool]]
     if isinstance(work.images, Samples):
         stages = [
-            (_SampleActor, ([ray.put(work)],), sampling.actors, sampling.use_gpu),
+            (
+                _SampleActor,
+                (dataclasses.replace(work, images=work.images.sent()),),
+                sampling.actors,
+                sampling.use_gpu,
+            ),
             (_WriteActor, work.for_writer(use_gpu), evaluation.extractor_actors, use_gpu),
         ]
     else:

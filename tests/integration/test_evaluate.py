@@ -86,7 +86,7 @@ def test_images_do_not_depend_on_the_actors_that_sample_them_or_on_their_deaths(
             folder = found[0].folder.replace(alone.directory, one.directory)
             killer = threading.Thread(target=kill_a_sampler_when, args=(Parts(f"{folder}/features"), killed))
             killer.start()
-        found.append(sample_images(job, extractor=None))
+        found.append(sample_images(job, judges={}))
     killer.join()
     assert len(killed) == 1
     first, second = (images_in(samples.folder) for samples in found)
