@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 import ray
 
+from orchestrator.autoscaling import grow_to
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.embedded_ray import MIN_CPUS, start_embedded
 from orchestrator.errors import UserError
 from orchestrator.signals import Stopper
+from orchestrator.stalls import Patience
 
 PROBE_SECONDS = 5.0
 SETTLE_SECONDS = 30.0
@@ -46,9 +48,14 @@ def connect(config: ExperimentConfig, embedded_cpus: int = MIN_CPUS) -> Iterator
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(config)
     with _started_by(lambda: _join(address) if address else start_embedded(embedded_cpus)) as stopper:
         yield stopper
+
+
+def cluster_address(config: ExperimentConfig) -> str | None:
+    """Where the cluster is; None: an embedded one is started."""
+    return config.cluster.address or os.environ.get("RAY_ADDRESS")
 
 
 @contextmanager
@@ -121,8 +128,9 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
+    sampling, (least_cpus, least_gpus) = config.sampling, _needed(config, config.world_sizes[0])
+    _grow(config, trials * least_cpus, trials * least_gpus)
     cpus, gpus = (whole / trials for whole in _resources())
-    sampling = config.sampling
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)
     preview_cpus = 1 if works_in_background(config) else 0
@@ -152,9 +160,9 @@ def check_evaluation(config: ExperimentConfig) -> None:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    total, needed = ray.cluster_resources(), _pools(config)
-    sampling, evaluation = config.sampling, config.evaluation
-    cpus, gpus = (total.get(kind, 0.0) for kind in ("CPU", "GPU"))
+    needed, sampling, evaluation = _pools(config), config.sampling, config.evaluation
+    _grow(config, needed["CPU"], needed["GPU"])
+    cpus, gpus = _resources()
     if needed["CPU"] > cpus or needed["GPU"] > gpus:
         raise UserError(
             f"sampling.actors {sampling.actors} and evaluation.extractor_actors "
@@ -162,6 +170,12 @@ def check_evaluation(config: ExperimentConfig) -> None:
             f"and the cluster has {cpus:g} and {gpus:g}. Lower them, or set sampling.use_gpu and "
             "evaluation.extractor_use_gpu to what there is."
         )
+
+
+def _grow(config: ExperimentConfig, cpus: float, gpus: float) -> None:
+    """Have a cluster grow that can, until it has so many CPUs and GPUs. One of this job's own cannot."""
+    if cluster_address(config):
+        grow_to(cpus, gpus, _resources, Patience(config.cluster.stall_seconds).longest)
 
 
 def _pools(config: ExperimentConfig) -> dict[str, int]:
