@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from diffusers import DDIMScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
@@ -13,9 +12,9 @@ from dimr_model.diffusion import NoiseSchedule
 class DiffusersSolver:
     """A diffusers scheduler that takes estimates of the clean image (its prediction type "sample")."""
 
-    def __init__(self, sampler: Sampler, schedule: NoiseSchedule, device: torch.device) -> None:
+    def __init__(self, sampler: Sampler, schedule: NoiseSchedule) -> None:
         self._scheduler = _scheduler(sampler.kind, schedule)
-        self._scheduler.set_timesteps(sampler.steps, device=device)
+        self._scheduler.set_timesteps(sampler.steps)
         self.timesteps: Tensor = self._scheduler.timesteps
         self.adds_noise = sampler.kind == "ddpm"
 

@@ -1,6 +1,6 @@
 """Noise schedules, the forward process and the multi-scale loss (paper, Section 3 and Eq. 8)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -30,6 +30,7 @@ class NoiseSchedule:
     """
 
     kind: Schedule = "scaled_linear"
+    _copies: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def betas(self) -> Tensor:
@@ -51,12 +52,18 @@ class NoiseSchedule:
         # Section 3: alpha_t = 1 - beta_t.
         return torch.cumprod(1 - self.betas, dim=0)
 
+    def _alphas_cumprod_on(self, device: torch.device) -> Tensor:
+        """The table on a device, copied there once: each copy would wait for what the GPU is doing."""
+        if device not in self._copies:
+            self._copies[device] = self.alphas_cumprod.to(device)
+        return self._copies[device]
+
     def alpha_sigma(self, step: Tensor) -> tuple[Tensor, Tensor]:
         """Signal and noise scales at steps ``[B]`` in 1..1000, shaped ``[B, 1, 1, 1]``, float64.
 
         Between whole steps log alpha is linear, as in the released solver.
         """
-        squared = self.alphas_cumprod.to(step.device)
+        squared = self._alphas_cumprod_on(step.device)
         if not step.is_floating_point():
             alpha_squared = squared[step - 1]
         else:

@@ -68,13 +68,13 @@ class MultistepSolver:
 
     adds_noise = False
 
-    def __init__(self, schedule: NoiseSchedule, steps: int, device: torch.device) -> None:
+    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
         places = np.linspace(0, NUM_STEPS - 1, steps + 1).round()[::-1][:-1].astype(np.int64)
         # In float32, as diffusers tabulates a schedule: the samples are the same to the last bit.
         alpha_squared = torch.cumprod(1.0 - schedule.betas.float(), dim=0)[torch.from_numpy(places)]
         ratio = ((1 - alpha_squared) / alpha_squared) ** 0.5
         self._grid = _Grid(torch.cat([ratio, torch.zeros(1)]))
-        self.timesteps = torch.from_numpy(places).to(device)
+        self.timesteps = torch.from_numpy(places)
         self._place = 0
         self._before: Tensor | None = None
 
@@ -108,11 +108,11 @@ class ReleasedSolver:
 
     adds_noise = False
 
-    def __init__(self, schedule: NoiseSchedule, steps: int, device: torch.device) -> None:
+    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
         times = torch.from_numpy(np.linspace(NUM_STEPS, 1, steps + 1))
         alpha, sigma = schedule.alpha_sigma(times)
         self._grid = _Grid((sigma / alpha).flatten())
-        self.timesteps = times[:-1].to(device) - 1  # counted from 0
+        self.timesteps = times[:-1] - 1  # counted from 0
         self._orders = _orders(steps)
         self._place = 0
         self._estimates: list[Tensor] = []

@@ -43,7 +43,7 @@ def evaluations_per_image(schedule: NoiseSchedule, sampler: Sampler, guidance: G
 
     Where guidance needs a conditional and an unconditional pass, both count.
     """
-    solver = make_solver(sampler, schedule, torch.device("cpu"))
+    solver = make_solver(sampler, schedule)
     return sum(1 if guidance.weight(float(step) + 1) == 1 else 2 for step in solver.timesteps)
 
 
@@ -71,13 +71,14 @@ def sample(
     Raises:
         ValueError: the sampler is ``ddpm``, and ``fresh_noise`` is None.
     """
-    solver = make_solver(sampler, schedule, noise.device)
+    solver = make_solver(sampler, schedule)
     if solver.adds_noise and fresh_noise is None:
         raise ValueError("ancestral sampling adds noise at every step; give fresh_noise")
     state = solver.begin(noise)
     for number, timestep in enumerate(solver.timesteps):
         noisy = solver.noisy(state, timestep)
-        step = timestep.expand(state.shape[0]) + 1  # solvers count from 0, the paper from 1 (Section 3)
+        # Solvers count from 0, the paper from 1 (Section 3).
+        step = torch.full(state.shape[:1], timestep.item() + 1, dtype=timestep.dtype, device=state.device)
 
         def predict(noisy: Tensor, classes: Tensor, step: Tensor = step) -> Tensor:
             level = noise_level(step[:1].expand(noisy.shape[0])).to(noisy.dtype)

@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from dimr_model.config import Sampler
@@ -14,7 +13,10 @@ class Solver(Protocol):
     """Goes once from noise to an image, and remembers where it is."""
 
     timesteps: Tensor
-    """``[S]``: the diffusion step of every network call, counted from 0 (the paper counts from 1)."""
+    """``[S]``: the diffusion step of every network call, counted from 0 (the paper counts from 1).
+
+    They are on the CPU, as is all that a solver knows of its steps: a GPU is never waited for.
+    """
     adds_noise: bool
     """Whether every step adds fresh noise."""
 
@@ -28,13 +30,13 @@ class Solver(Protocol):
         """The next state, from the estimate ``clean`` of the clean image at this one."""
 
 
-def make_solver(sampler: Sampler, schedule: NoiseSchedule, device: torch.device) -> Solver:
+def make_solver(sampler: Sampler, schedule: NoiseSchedule) -> Solver:
     """The solver that ``sampler`` names, at its first step."""
     if sampler.kind == "released":
-        return ReleasedSolver(schedule, sampler.steps, device)
+        return ReleasedSolver(schedule, sampler.steps)
     if sampler.kind == "dpm_solver_multistep":
-        return MultistepSolver(schedule, sampler.steps, device)
+        return MultistepSolver(schedule, sampler.steps)
     # Here, because diffusers costs seconds and the two above do without.
     from dimr_model.diffusers_solvers import DiffusersSolver
 
-    return DiffusersSolver(sampler, schedule, device)
+    return DiffusersSolver(sampler, schedule)

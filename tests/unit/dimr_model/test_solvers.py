@@ -165,7 +165,7 @@ def agree(kind: str, other: Any, schedule: NoiseSchedule, steps: int, seed: int,
     The estimates of the clean image depend on where each solver is.
     """
     sampler = Sampler(kind=kind, steps=steps)  # type: ignore[arg-type]
-    ours = make_solver(sampler, schedule, torch.device("cpu"))
+    ours = make_solver(sampler, schedule)
     other.set_timesteps(steps)
     assert ours.timesteps.tolist() == other.timesteps.tolist()
     generator = torch.Generator().manual_seed(seed)
@@ -182,7 +182,7 @@ def agree(kind: str, other: Any, schedule: NoiseSchedule, steps: int, seed: int,
 def test_ancestral_sampling_is_diffusers_own() -> None:
     """One step of DDIM with eta 1 and of DDPM from the same noise."""
     schedule = NoiseSchedule("scaled_linear")
-    solver = make_solver(Sampler(kind="ddpm", steps=50), schedule, torch.device("cpu"))
+    solver = make_solver(Sampler(kind="ddpm", steps=50), schedule)
     other = DDPMScheduler(
         trained_betas=schedule.betas.numpy(),
         prediction_type="sample",
