@@ -1,0 +1,39 @@
+"""On a simulated GPU every sampler gives the CPU's images, and the host waits for no step of it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT
+from tests.simulated.sampling import STEPS
+
+pytestmark = pytest.mark.long
+ONCE = {
+    "to the GPU, waiting (sampler.py:sample)": 2,  # Noise and labels.
+    "to the GPU, waiting (diffusion.py:_alphas_cumprod_on)": 1,
+    "the host reads _local_scalar_dense (decoder.py:decode)": 1,  # Whether all is finite.
+    "from the GPU, waiting (images.py:to_uint8)": 1,
+}
+"""What a batch waits for, whatever the number of steps."""
+
+
+def test_every_sampler_gives_the_cpu_s_images_and_waits_for_no_step(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tests.simulated.sampling", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 12
+    for one in found:
+        assert one["apart"] == 0, one
+        more = {name: count for name, count in one["events"].items() if name not in ONCE}
+        assert {name: one["events"][name] for name in ONCE} == ONCE
+        if one["kind"] == "ddpm":
+            assert more == {"to the GPU, waiting (sampling.py:sample)": STEPS}  # The noise of each step.
+        elif one["kind"] == "unipc":  # Diffusers makes its small tables on the CPU.
+            assert all("scheduling_unipc_multistep.py" in name for name in more)
+            assert sum(more.values()) <= 5 * STEPS
+        else:
+            assert more == {}, one
