@@ -71,5 +71,7 @@ def _is_starting_nodes() -> bool:
             return True
         reported = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
         report = json.loads(reported)["autoscaler_report"]
-        return bool(report["pending_launches"] or report["pending_nodes"])
+        # It may call nodes pending that have joined.
+        known = sum(report["active_nodes"].values()) + len(report["pending_nodes"])
+        return bool(report["pending_launches"]) or known > sum(node["Alive"] for node in ray.nodes())
     return False
