@@ -56,9 +56,12 @@ def processes_of(command: subprocess.Popen[str]) -> dict[str, list[psutil.Proces
 def next_victim(
     command: subprocess.Popen[str], killed: Counter[str], draw: random.Random
 ) -> tuple[str, psutil.Process] | None:
-    """A process of a kind that was killed least, at random among those."""
+    """A process of a kind that was killed least, at random among those; None where it is not worth it yet.
+
+    While a command has started nothing, it is killed once and not each time: it would never start anything.
+    """
     found = processes_of(command)
-    if not found:
+    if not found or (len(found) == 1 and sum(killed.values()) > 0):
         return None
     fewest = min(killed[kind] for kind in found)
     kind = draw.choice(sorted(kind for kind in found if killed[kind] == fewest))
