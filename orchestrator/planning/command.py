@@ -141,7 +141,8 @@ def _print_assumptions(
     if options.images_per_second_per_worker is not None:
         console.print(f"Speed as given; that is {used:.1%} of {peak}. It is taken to grow with the workers.")
     else:
-        source = "as given" if options.mfu is not None else f"{ASSUMED_MFU:.0%} is assumed, not measured"
+        assumed = f"{ASSUMED_MFU[machine.mode]:.0%} is assumed for {machine.mode}, not measured"
+        source = "as given" if options.mfu is not None else assumed
         console.print(
             f"Speed: {used:.0%} of {peak} ({source}), at any number of workers; waiting for data, "
             "checkpoints and restarts are not counted. Measure with `python jobs/benchmark.py train` and "

@@ -61,7 +61,7 @@ def images_per_second_per_worker(trace: StepTrace, machine: Machine, options: Pl
     """The measured speed; without one, what a part of the machine's peak makes of a step's operations."""
     if options.images_per_second_per_worker is not None:
         return options.images_per_second_per_worker
-    return (options.mfu or ASSUMED_MFU) * machine.training_flops / trace.flops_per_image
+    return (options.mfu or ASSUMED_MFU[machine.mode]) * machine.training_flops / trace.flops_per_image
 
 
 def utilization(trace: StepTrace, machine: Machine, options: PlanOptions) -> float:
