@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray.job_config import JobConfig
 
+from orchestrator import logs
 from orchestrator.autoscaling import grow_to
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.embedded_ray import MIN_CPUS, start_embedded
@@ -38,7 +40,8 @@ class Shares:
 def connect(config: ExperimentConfig, embedded_cpus: int = MIN_CPUS) -> Iterator[Stopper]:
     """Use the configured Ray cluster, RAY_ADDRESS, a Ray that is already connected, or an embedded one.
 
-    Inside, SIGINT and SIGTERM raise KeyboardInterrupt, unless the stopper is told otherwise.
+    What Ray and its processes say goes into the run's ``logs/``, unless ``cluster.show_logs`` is set. Inside,
+    SIGINT and SIGTERM raise KeyboardInterrupt, unless the stopper is told otherwise.
 
     Args:
         embedded_cpus: the fewest logical CPUs of an embedded Ray.
@@ -46,10 +49,22 @@ def connect(config: ExperimentConfig, embedded_cpus: int = MIN_CPUS) -> Iterator
     Raises:
         UserError: the cluster does not answer, or the embedded Ray does not start.
     """
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     address = cluster_address(config)
-    with _started_by(lambda: _join(address) if address else start_embedded(embedded_cpus)) as stopper:
+
+    def start() -> None:
+        for_workers = logs.for_workers()
+        if address:
+            logs.terminal().print(f"Connecting to the Ray cluster at {address}.", highlight=False)
+            _join(address, for_workers)
+        else:
+            logs.terminal().print("Starting Ray on this machine.", highlight=False)
+            start_embedded(embedded_cpus, job_config=for_workers)
+
+    with (
+        logs.kept(config.directory, config.cluster.show_logs),
+        _started_by(start) as stopper,
+        logs.taken_from_ray(),
+    ):
         yield stopper
 
 
@@ -79,10 +94,10 @@ def _started_by(start: Callable[[], None]) -> Iterator[Stopper]:
             ray.shutdown()
 
 
-def _join(address: str) -> None:
+def _join(address: str, for_workers: JobConfig | None) -> None:
     try:
         _probe(address)
-        ray.init(address=address, logging_level=logging.WARNING)
+        ray.init(address=address, logging_level=logging.WARNING, job_config=for_workers)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"No Ray cluster answers at {address} ({error}). Start one with `ray start --head`, correct "

@@ -10,12 +10,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
+from orchestrator import logs
+from orchestrator.config.mistakes import mistake_in, type_of
 from orchestrator.config.plain import build
 from orchestrator.config.presets import preset_names, preset_path, protocol_names
 from orchestrator.config.schema import ExperimentConfig
@@ -63,26 +65,32 @@ def mistakes_explained() -> Iterator[None]:
     The exit code is 2 for a :class:`UserError`, 1 where Ray failed, and 130 for an interruption.
     """
     console = Console(stderr=True)
+
+    def end(text: str, code: int) -> NoReturn:
+        where = f"\nLogs      {logs.newest()}" if logs.newest() else ""
+        console.print(f"Error: {text}{where}", style="red", soft_wrap=True, markup=False, highlight=False)
+        sys.exit(code)
+
     try:
-        with Stopper():
+        with Stopper(), logs.said():
             yield
     except UserError as error:
-        console.print(f"Error: {error}", style="red", soft_wrap=True, markup=False, highlight=False)
-        sys.exit(2)
+        end(str(error), 2)
     except Exception as error:
         # A task's own exception is a fault of the program, and its traceback is wanted. Ray is not loaded to
         # ask, because most mistakes are found without it.
         kind = type(error)
         if not kind.__module__.startswith("ray.") or kind.__name__.startswith("RayTaskError"):
+            if logs.newest():
+                console.print(f"Logs      {logs.newest()}", soft_wrap=True, highlight=False)
             raise
         reason = " ".join(str(error).split())[:MOST_OF_A_REASON] or kind.__name__
         text = memory_advice(str(error)) or (
             f"a process of Ray died or does not answer, and the job cannot go on: {reason}\nWhat is finished "
-            "is kept. Run the same command again: it goes on from there. Ray's logs are in "
+            "is kept. Run the same command again: it goes on from there. Ray's own logs are in "
             "/tmp/ray/session_latest/logs."
         )
-        console.print(f"Error: {text}", style="red", soft_wrap=True, markup=False, highlight=False)
-        sys.exit(1)
+        end(text, 1)
     except KeyboardInterrupt as interruption:
         console.print(str(interruption) or "Interrupted. The same command continues from where it was.")
         sys.exit(130)
@@ -164,8 +172,7 @@ def _parsed(options: type[Any], description: str, base: Plain, arguments: list[s
     try:
         return _parser(description, options).parse_args(written)
     except ArgumentError as error:
-        own = [f.name for f in dataclasses.fields(options)]
-        raise UserError(_explain(str(error), arguments, own)) from error
+        raise UserError(_explain(str(error), arguments, options)) from error
 
 
 def _parser(description: str, options: type[Any]) -> ArgumentParser:
@@ -196,17 +203,53 @@ def _resolve_presets(arguments: list[str]) -> list[str]:
     return resolved
 
 
-def _explain(message: str, arguments: list[str], own: list[str]) -> str:
-    """The parser's message, or the nearest valid key for an unknown one; ``own`` are the job's own keys."""
-    valid = _valid_keys(ExperimentConfig) + own
-    written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
-    quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
-    for key in [*quoted, *written]:
-        if key in valid or key in ("config", "print_config", "help"):
-            continue
-        if "." in key or key in written:
+def _explain(message: str, arguments: list[str], options: type[Any]) -> str:
+    """What is wrong with a command line that the parser refused, which said ``message``."""
+    valid = _valid_keys(ExperimentConfig) + _valid_keys(options)
+    given = _given(arguments)
+    for key in given:
+        if key not in valid and key not in ("config", "print_config", "help"):
             return f"There is no setting {key!r}. {_suggestion(key, valid)} (--help lists all settings.)"
+    for key, value in given.items():
+        if key not in valid:
+            continue
+        if value is None:
+            return f"--{key} needs a value behind it. (--print_config shows what is set.)"
+        kind = type_of(options, key) or type_of(ExperimentConfig, key)
+        if found := mistake_in(kind, value, key):
+            return f"{found} (--help lists all settings.)"
+    for path in _configs(arguments):
+        if found := mistake_in(ExperimentConfig, merged([path]), ""):
+            return f"In {path}: {found}"
+    if stray := re.fullmatch(r"unrecognized arguments: (\S+).*", message):
+        return f"{stray[1]!r} is no setting: write --NAME VALUE. (--help lists all settings.)"
     return f"{' '.join(message.split())} (--help lists all settings, --print_config shows what is set.)"
+
+
+def _given(arguments: list[str]) -> dict[str, Any]:
+    """The settings that a command line names, as key -> value, or None where no value follows."""
+    found: dict[str, Any] = {}
+    for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if argument.startswith("--"):
+            key, equals, value = argument.removeprefix("--").partition("=")
+            text = value if equals else None if following.startswith("--") else following
+            try:
+                found[key] = None if text is None else yaml.safe_load(text)
+            except yaml.YAMLError:
+                found[key] = text
+            if text is not None and found[key] is None:
+                found.pop(key)  # It is set to null.
+    return found
+
+
+def _configs(arguments: list[str]) -> list[str]:
+    """What is given as ``--config``."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return [
+        after if one == "--config" else one.removeprefix("--config=")
+        for one, after in pairs
+        if one == "--config" or one.startswith("--config=")
+    ]
 
 
 def _suggestion(key: str, valid: list[str]) -> str:

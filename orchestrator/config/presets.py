@@ -1,8 +1,8 @@
 """Names that ``--config`` takes beside paths: presets, and protocols to be given after one of them."""
 
-import difflib
 from pathlib import Path
 
+from orchestrator.config.mistakes import did_you_mean
 from orchestrator.errors import UserError
 
 PRESETS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
@@ -28,6 +28,5 @@ def preset_path(name: str) -> Path:
         if candidate.is_file():
             return candidate
     names = [*preset_names(), *protocol_names()]
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-    hint = f"Did you mean {nearest[0]}? " if nearest else ""
+    hint = did_you_mean(name, names)
     raise UserError(f"There is no preset or file {name!r}. {hint}Presets: {', '.join(names)}.")

@@ -357,6 +357,8 @@ class ClusterConfig:
     stall_seconds: float = may_change(300.0)
     """A step, a block of data or a range of images that takes longer than this, and than ten times the
     slowest one before, counts as a failure. The first one may take six times as long."""
+    show_logs: bool = may_change(False)
+    """Have what Ray, its workers and actors say in the terminal, and not in the run's logs/."""
 
     def __post_init__(self) -> None:
         if not self.stall_seconds > 0:

@@ -20,6 +20,7 @@ from orchestrator.data.format import (
 )
 from orchestrator.data.sources.arrays import FASHION_CLASSES, read_source
 from orchestrator.errors import UserError
+from orchestrator.logs import terminal
 from orchestrator.run.terminal import ImageProgress
 from orchestrator.storage.lease import holding
 
@@ -40,7 +41,7 @@ def prepare_dataset(config: ExperimentConfig, console: Console | None = None) ->
     with holding(config.data.path, "dataset", "--data.path"):
         if config.data.source in IN_MEMORY_SOURCES or config.data.source == "none":
             return _prepare_arrays(config)
-        return _prepare_collection(config, console or Console())
+        return _prepare_collection(config, console or terminal())
 
 
 def _prepare_arrays(config: ExperimentConfig) -> LatentDataset:

@@ -20,6 +20,7 @@ from orchestrator.data.format import (
     to_arrays,
 )
 from orchestrator.errors import UserError
+from orchestrator.logs import terminal
 from orchestrator.storage import filesystem_of
 
 LARGEST_MEAN = 300.0
@@ -51,7 +52,7 @@ def verify(path: str, sheet: str | None = None, vae: str | None = None) -> None:
     Raises:
         UserError: something is wrong; all of it is listed.
     """
-    console = Console()
+    console = terminal()
     dataset = open_dataset(path)
     findings = Findings()
     for file in dataset.files:

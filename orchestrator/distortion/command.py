@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,9 @@ from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_if_there
 from orchestrator.distortion.raters import RATERS_PER_IMAGE
 from orchestrator.errors import UserError
+from orchestrator.logs import terminal
 from orchestrator.run.folder import parse_beside, write_text
+from orchestrator.run.terminal import print_logs
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ class DistortionOptions:
 
 def main() -> None:
     """Run the study that the command line describes, or ``rates``."""
-    logging.getLogger("orchestrator").setLevel(logging.INFO)
     with mistakes_explained():
         arguments = sys.argv[1:]
         if arguments[:1] == ["rates"]:
@@ -90,7 +90,7 @@ def distortion(arguments: Sequence[str]) -> None:
     from orchestrator.distortion.study import Model, check_comparable
     from orchestrator.scoring.model_under_test import load_model_under_test
 
-    console, options = Console(), parsed[0][1]
+    console, options = terminal(), parsed[0][1]
     configs = [config for config, _ in parsed]
     tested = [load_model_under_test(path, config) for path, config in zip(checkpoints, configs, strict=True)]
     names = _names(checkpoints, configs, [tested.images_seen for tested in tested])
@@ -179,6 +179,7 @@ def _show(study: "Study", config: ExperimentConfig, console: Console) -> None:
             f"There is no dataset at {config.data.path}, so the rate of real images, the floor, is not known."
         )
     console.print(f"Everything lies in {study.folder}", soft_wrap=True, highlight=False)
+    print_logs(console)
     page = storage.join(study.folder, PAGE_FILE)
     if storage.is_file(page):
         console.print(
@@ -212,7 +213,7 @@ def rates(arguments: Sequence[str]) -> None:
         )
     found = distortion_rates(json.loads(storage.read_bytes(storage.join(folder, KEY_FILE))), ballots)
     write_text(folder, "rates.json", json.dumps(dataclasses.asdict(found), indent=1))
-    console = Console()
+    console = terminal()
     models = list(found.by_rater)
     table = Table("rater", *models, title="Distorted, of the images that the classifier doubts")
     for rater in sorted(ballot.rater for ballot in ballots):

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
 
 from orchestrator import storage
 from orchestrator.config.command_line import mistakes_explained
+from orchestrator.logs import terminal
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,4 +31,4 @@ def report(folders: Sequence[str], out: str) -> None:
     sweeps = [read_sweep(folder) for folder in folders if is_sweep(folder)]
     runs = [read_run(folder) for folder in folders if not is_sweep(folder)]
     storage.write_bytes(out, render(runs, sweeps).encode())
-    Console().print(f"Written to {out}", soft_wrap=True, highlight=False)
+    terminal().print(f"Written to {out}", soft_wrap=True, highlight=False)

@@ -15,16 +15,19 @@ from orchestrator.config.plain import flatten, with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_held_out, open_or_prepare_dataset
+from orchestrator.logs import terminal
 from orchestrator.run.background import Background
 from orchestrator.run.folder import Run, open_run
 from orchestrator.run.provenance import provenance
 from orchestrator.run.terminal import (
     ImageProgress,
+    counting_all,
     print_summary,
     warn_of_short_stop,
     warn_of_silent_server,
     warn_of_temporary_folder,
 )
+from orchestrator.run.time_left import TimeLeft
 from orchestrator.run.worker_messages import Follow, RemoteHooks, ask
 from orchestrator.scoring.prerequisites import require_all
 from orchestrator.signals import Stopper, run_in_thread
@@ -32,6 +35,7 @@ from orchestrator.stalls import Patience
 from orchestrator.storage.lease import holding
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
+SOON_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
@@ -50,8 +54,7 @@ def run_experiment(
     Raises:
         UserError: something that the user can mend; found before training starts where it can be.
     """
-    console = console or Console()
-    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    console = console or terminal()
     started = time.perf_counter()
     config = with_absolute_paths(config)
     warn_of_temporary_folder(config, console)
@@ -82,7 +85,8 @@ def run_experiment(
                     )
                 else:
                     work = _Work(config, dataset, held_out, run, shares, tracker, stopper, console)
-                    _train_and_score(work, seconds, started)
+                    with counting_all(TimeLeft(config, dataset.info.num_images)):
+                        _train_and_score(work, seconds, started)
     print_summary(config, uri, console)
 
 
@@ -167,7 +171,7 @@ def _train(work: _Work) -> Checkpoint:
 
     warn_of_short_stop(console)
     progress = ImageProgress(console, "train", config.train.images, start)
-    follow = Follow(tracker, progress, config.cluster.stall_seconds)
+    follow = Follow(tracker, progress, config)
     gpus_beside = 1 if background is not None and config.sampling.use_gpu else 0
     with follow, work.stopper.asks(stop):
         run_in_thread(lambda: train(job, work.shares.data_cpus, follow.life, gpus_beside))
@@ -179,6 +183,8 @@ def _train(work: _Work) -> Checkpoint:
             part for checkpoint in marked(run.directory) for part in ask(background, config.train, checkpoint)
         ]
         owed.append(background.wait.remote())
+        if len(ray.wait(owed, num_returns=len(owed), timeout=SOON_SECONDS)[1]):
+            console.print("Waiting for the previews, exports and scores of the checkpoints.")
         _wait_for_background(background, owed, config.cluster.stall_seconds)
         ray.kill(background)
         prune(config)  # What was kept for it may go now.

@@ -11,6 +11,7 @@ import yaml
 from orchestrator import storage
 from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
 from orchestrator.config.command_line import names_config, parse_with
+from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.plain import flatten, from_dict, to_yaml
 from orchestrator.config.schema import ExperimentConfig, RunConfig, keys_that_may_change
 from orchestrator.errors import UserError
@@ -83,8 +84,8 @@ def _config_beside(weights: str) -> dict[str, Any]:
     files = storage.sizes(path)
     if not files and not (storage.is_local(path) and Path(path).exists()):
         raise UserError(
-            f"There is nothing at {path}. Name a run's folder, a checkpoint's, an exported one, or a "
-            "released file."
+            f"There is nothing at {path}. {did_you_mean_path(path)}Name a run's folder, a checkpoint's, an "
+            "exported one, or a released file."
         )
     if files.get(CONFIG_FILE) is None:
         raise UserError(

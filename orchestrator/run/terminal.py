@@ -3,52 +3,69 @@
 import os
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
 
-from orchestrator import storage
+from orchestrator import logs, storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.folder import METRICS_FILE, read_metrics
+from orchestrator.run.time_left import TimeLeft
 from orchestrator.signals import JOB_STOP_SECONDS, JOB_STOP_SECONDS_VARIABLE, seconds_until_killed
 from orchestrator.tracking.tracker import server_problem
 
 SECONDS_BETWEEN_LINES = 10.0
 RECENT_UPDATES = 30
+BAR_WIDTH = 20
+_all: ContextVar[TimeLeft | None] = ContextVar("time_left", default=None)
 
 
 class ImageProgress:
     """Shows how many images are done, as a bar or, outside of a terminal, as lines.
 
-    It is a context manager; call :meth:`update` with the count so far.
+    It is a context manager; call :meth:`update` with the count so far. Inside of :func:`counting_all`, the
+    time left is that of the whole experiment.
     """
 
-    def __init__(self, console: Console, what: str, total: int, start: int = 0) -> None:
+    def __init__(self, console: Console, what: str, total: int, start: int = 0, waits_for: str = "") -> None:
         self._console = console
         self._what, self._total, self._done = what, total, start
-        self._last_line = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         # (time, images) of recent updates: the rate leaves out what came before the first of them, such as
         # starting up.
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_UPDATES)
+        self._all = _all.get()
+        self._note = ""
+        self._waits_for = ""
+        self._is_told = False
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=BAR_WIDTH),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
+                _Words(self._words),
                 console=console,
+                # What others print goes where it is sent, and not between our lines.
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
-            self._task = self._bar.add_task(what, total=total, completed=start, note="")
+            self._task = self._bar.add_task(what, total=total, completed=start)
+        self.wait(waits_for)
 
     def __enter__(self) -> "ImageProgress":
         if self._bar:
             self._bar.start()
+        if self._all:
+            self._all.begin(self._what, self._total - self._done)
         return self
 
     def __exit__(
@@ -57,25 +74,98 @@ class ImageProgress:
         if self._bar:
             self._bar.stop()
 
+    def wait(self, text: str) -> None:
+        """Show that nothing is being done yet, and what is waited for."""
+        if text == self._waits_for:
+            return
+        self._waits_for, self._began = text, time.monotonic()
+        self._recent.clear()
+        if text and not self._bar:
+            self._console.print(f"{self._what}: waiting for {text}", soft_wrap=True, highlight=False)
+
     def update(self, done: int, note: str = "") -> None:
         """Show that ``done`` images are done in all; ``note`` is shown behind the rate."""
-        if done == self._done:
+        if done < self._done:  # It went back to a checkpoint.
+            self._recent.clear()
+        elif done == self._done:
             return
-        self._done = done
+        if not self._recent and self._all:
+            self._all.took_to_start(time.monotonic() - self._began)
+        self._waits_for = ""
+        self._done, self._note = done, note or self._note
         now = time.monotonic()
         self._recent.append((now, done))
-        then, done_then = self._recent[0]
-        rate = (done - done_then) / (now - then) if now > then else 0.0
-        text = ", ".join(part for part in (f"{rate:.1f} images/s" if rate else "", note) if part)
         if self._bar:
-            self._bar.update(self._task, completed=done, note=text)
-        elif now - self._last_line >= SECONDS_BETWEEN_LINES or done >= self._total:
-            self._last_line = now
-            parts = [f"{self._what} {done}/{self._total} images ({done / self._total:.0%})", text]
-            if rate:
-                left = int((self._total - done) / rate)
-                parts.append(f"{left // 60}:{left % 60:02d} left")
-            self._console.print(", ".join(part for part in parts if part), highlight=False)
+            self._bar.update(self._task, completed=done)
+        elif self._is_time(now):
+            self._last_line, self._is_told = now, True
+            share = f"{self._what} {done}/{self._total} images ({done / self._total:.0%})"
+            self._console.print(f"{share}, {self._words()}", soft_wrap=True, highlight=False)
+
+    def _is_time(self, now: float) -> bool:
+        """Whether to print a line: the first as soon as it can say how long all will take."""
+        is_first = not self._is_told and self._rate() > 0
+        return is_first or now - self._last_line >= SECONDS_BETWEEN_LINES or self._done >= self._total
+
+    def _rate(self) -> float:
+        """Images per second of late; 0 where it is not known yet."""
+        if not self._recent:
+            return 0.0
+        (then, done_then), (now, done) = self._recent[0], self._recent[-1]
+        return (done - done_then) / (now - then) if now > then else 0.0
+
+    def _words(self) -> str:
+        if self._waits_for:
+            return f"waiting for {self._waits_for} ({_clock(time.monotonic() - self._began)})"
+        rate = self._rate()
+        parts = [self._note]
+        if rate:
+            left = (self._total - self._done) / rate
+            if self._all:
+                left += self._all.after(self._what, rate)
+            of = " in all" if self._all else ""
+            parts = [f"{_clock(left)} left{of}", f"{rate:.3g} images/s", *parts]
+        return ", ".join(part for part in parts if part)
+
+
+class _Words(ProgressColumn):
+    """Whatever there is to say behind a bar."""
+
+    def __init__(self, words: Callable[[], str]) -> None:
+        # One line, however narrow the terminal; what is most wanted stands first.
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
+        self._words = words
+
+    def render(self, task: Task) -> Text:
+        """Return the words of now."""
+        return Text(self._words())
+
+
+def _clock(seconds: float) -> str:
+    minutes, left = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def training_note(metrics: dict[str, float]) -> str:
+    """What the progress of training says of its newest metrics; nothing where there are none yet."""
+    shown = {
+        "loss/total": "loss {:.4f}",
+        "train/gradient_norm": "gradient norm {:.3g}",
+        "train/mfu": "MFU {:.1%}",
+        "train/gpu_memory_gigabytes": "{:.1f} GB on the GPU",
+    }
+    return ", ".join(text.format(metrics[name]) for name, text in shown.items() if name in metrics)
+
+
+@contextmanager
+def counting_all(time_left: TimeLeft) -> Iterator[None]:
+    """Inside, progress says when the whole experiment will be over."""
+    token = _all.set(time_left)
+    try:
+        yield
+    finally:
+        _all.reset(token)
 
 
 def scores_table(scored: dict[str, Any], title: str) -> Table:
@@ -105,6 +195,13 @@ def print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
         f"MLflow    {look}",
     ):
         console.print(line, soft_wrap=True, highlight=False)
+    print_logs(console)
+
+
+def print_logs(console: Console) -> None:
+    """Say where the lines of Ray and its processes are."""
+    if logs.newest():
+        console.print(f"Logs      {logs.newest()}", soft_wrap=True, highlight=False)
 
 
 def warn_of_silent_server(uri: str, console: Console) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from orchestrator import cluster, logs
 from orchestrator.checkpoints.outputs import wanted
 from orchestrator.checkpoints.selection import Checkpoint
-from orchestrator.config.schema import TrainConfig
-from orchestrator.run.terminal import ImageProgress
+from orchestrator.config.schema import ExperimentConfig, TrainConfig
+from orchestrator.run.terminal import ImageProgress, training_note
 from orchestrator.stalls import Life
+from orchestrator.tracking.tracker import Heard
 from orchestrator.training.hooks import Hooks
 
 POLL_SECONDS = 1.0
@@ -60,30 +62,33 @@ def ask(background: Any, train: TrainConfig, checkpoint: Checkpoint) -> list[Any
 
 
 class _Poll:
-    """Asks an actor something now and then, and never waits for the answer."""
+    """Asks an actor something now and then, and never waits for the answer.
+
+    The actor hears on the way how many images were seen.
+    """
 
     def __init__(self, method: Any) -> None:
         self._method = method
         self._asked_at, self._question = time.monotonic(), None
         self._answer = False
 
-    def __call__(self) -> bool:
+    def __call__(self, images_seen: int) -> bool:
         if self._question is not None and ray.wait([self._question], timeout=0)[0]:
             question, self._question = self._question, None
             with contextlib.suppress(RayError):  # It may have died; training goes on without an answer.
                 self._answer = ray.get(question)
         if self._question is None and time.monotonic() - self._asked_at > POLL_SECONDS:
-            self._question, self._asked_at = self._method.remote(), time.monotonic()
+            self._question, self._asked_at = self._method.remote(images_seen), time.monotonic()
         return self._answer
 
 
 class Follow:
     """Shows in the driver what the tracker hears from the workers, and notes that it hears something."""
 
-    def __init__(self, tracker: Any, progress: ImageProgress, stall_seconds: float) -> None:
-        self._tracker, self._progress, self._stall_seconds = tracker, progress, stall_seconds
+    def __init__(self, tracker: Any, progress: ImageProgress, config: ExperimentConfig) -> None:
+        self._tracker, self._progress, self._config = tracker, progress, config
         self.life = Life()
-        self._heard = (0, 0.0)
+        self._heard = Heard()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -104,24 +109,38 @@ class Follow:
 
     def _show(self) -> None:
         try:
-            latest, questions = self._ask()
+            heard = self._ask()
         except RayError:
             return
-        heard = (questions, latest.get("images_seen", 0.0))
-        if heard != self._heard:
-            self._heard = heard
+        before, self._heard = self._heard, heard
+        if (heard.questions, heard.images_seen) != (before.questions, before.images_seen):
             self.life.note()
-        if "images_seen" in latest and "loss/total" in latest:
-            self._progress.update(int(latest["images_seen"]), f"loss {latest['loss/total']:.4f}")
+        if heard.checkpoints != before.checkpoints:
+            logs.send()
+        if self.life.is_heard:
+            self._progress.update(heard.images_seen, training_note(heard.metrics))
+        else:
+            self._progress.wait(_awaited(self._config))
 
-    def _ask(self) -> tuple[dict[str, float], int]:
-        asked, question = time.monotonic(), self._tracker.latest.remote()
+    def _ask(self) -> Heard:
+        asked, question = time.monotonic(), self._tracker.heard.remote()
         while not ray.wait([question], timeout=POLL_SECONDS)[0]:
             if self._stop.is_set():
                 break  # What it has to say is not worth waiting for any more.
-            if time.monotonic() - asked > self._stall_seconds:
+            if time.monotonic() - asked > self._config.cluster.stall_seconds:
                 logger.warning("The process that keeps the journal does not answer; another one is started.")
                 ray.kill(self._tracker, no_restart=False)
                 break
-        answer: tuple[dict[str, float], int] = ray.get(question, timeout=0)
+        answer: Heard = ray.get(question, timeout=0)
         return answer
+
+
+def _awaited(config: ExperimentConfig) -> str:
+    """What training waits for while no step is taken."""
+    workers = config.train.workers
+    if workers == 0:
+        return "the first step"
+    fitting = cluster.workers_that_fit(config)
+    if fitting < min(config.world_sizes):
+        return f"a cluster that holds {workers} training workers"
+    return f"{workers} training workers to start" if workers > 1 else "the training worker to start"

@@ -4,7 +4,6 @@ It samples and scores a checkpoint, only samples, makes a reference, or sweeps g
 """
 
 import dataclasses
-import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +17,9 @@ from orchestrator.config.plain import flatten, with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.opening import open_if_there
 from orchestrator.errors import UserError
+from orchestrator.logs import terminal
 from orchestrator.run.folder import parse_beside, read_metrics
-from orchestrator.run.terminal import scores_table
+from orchestrator.run.terminal import print_logs, scores_table
 from orchestrator.scoring.options import CheckpointOptions, GuidanceSweepOptions, ReferenceOptions
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
@@ -33,7 +33,6 @@ def main() -> None:
     }  # fmt: skip
     arguments = sys.argv[1:]
     name = arguments.pop(0) if arguments and arguments[0] in commands else "score"
-    logging.getLogger("orchestrator").setLevel(logging.INFO)
     with mistakes_explained():
         commands[name](arguments)
 
@@ -48,7 +47,7 @@ def score(arguments: Sequence[str]) -> None:
     from orchestrator.scoring.extractors import weights_file
     from orchestrator.scoring.model_under_test import load_model_under_test
 
-    console, started = Console(), time.perf_counter()
+    console, started = terminal(), time.perf_counter()
     weights_file(config.evaluation)
     tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
     uri = tracking_uri(config)
@@ -82,7 +81,7 @@ def sample(arguments: Sequence[str]) -> None:
     )
     from orchestrator.scoring.model_under_test import load_model_under_test
 
-    console = Console()
+    console = terminal()
     tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
     with cluster.connect(config):
         cluster.check_evaluation(config)
@@ -96,6 +95,7 @@ def sample(arguments: Sequence[str]) -> None:
         console.print(f"Grid      {picture}", soft_wrap=True, highlight=False)
     if not config.evaluation.save:
         console.print("Only grids were kept; --evaluation.save '[parquet]' or '[npz]' keeps the images.")
+    print_logs(console)
 
 
 def reference(arguments: Sequence[str]) -> None:
@@ -111,7 +111,7 @@ def reference(arguments: Sequence[str]) -> None:
     from orchestrator.scoring.extractors import describe_extractor
 
     described = dataclasses.asdict(describe_extractor(config.evaluation))
-    console = Console()
+    console = terminal()
     with cluster.connect(config):
         from orchestrator.scoring.real_images import open_images
         from orchestrator.scoring.reference import make_reference
@@ -123,6 +123,7 @@ def reference(arguments: Sequence[str]) -> None:
         f"Statistics of {made.about['images']} images: {options.out}, sha256 {made.sha256}", soft_wrap=True
     )
     console.print(f"Use them with --evaluation.reference {options.out}", soft_wrap=True)
+    print_logs(console)
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -134,7 +135,7 @@ def sweep(arguments: Sequence[str]) -> None:
     config, options = _parse_for(GuidanceSweepOptions, "Sweep guidance.", arguments)
     from orchestrator.sweeps.guidance import run_guidance_sweep
 
-    run_guidance_sweep(config, open_if_there(config), options, Console())
+    run_guidance_sweep(config, open_if_there(config), options, terminal())
 
 
 def _parse(description: str, arguments: Sequence[str]) -> tuple[ExperimentConfig, str]:
@@ -175,3 +176,4 @@ def _print(config: ExperimentConfig, folder: str, console: Console) -> None:
         f"Took      {parts}",
     ):
         console.print(line, soft_wrap=True, highlight=False)
+    print_logs(console)

@@ -93,7 +93,9 @@ def run(work: Work, what: str, console: Console) -> None:
     images = work.images.count if isinstance(work.images, RealImages) else places
     if not missing:
         return
-    with ImageProgress(console, what, images, images * done // places) as progress:
+    awaited = "the sampling processes" if isinstance(work.images, Samples) else "the reading processes"
+    waits_for = f"{awaited} to start" if work.config.sampling.actors else "the first images"
+    with ImageProgress(console, what, images, images * done // places, waits_for) as progress:
         for piece in (run_on_actors if work.config.sampling.actors else run_here)(work, missing):
             done += piece.stop - piece.start
             progress.update(images * done // places)

@@ -98,7 +98,7 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
         tracker.log_params.remote(flatten(config))
         tracker.log_status.remote("RUNNING")
         # Trials find their parent in its journal.
-        answer(tracker.latest.remote(), "answer of the journal's process", config.cluster.stall_seconds)
+        answer(tracker.heard.remote(), "answer of the journal's process", config.cluster.stall_seconds)
         with ending(tracker, uri, console):
             console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
             _prepare_reference(config, dataset)

@@ -1,6 +1,5 @@
 """The command line of jobs/ablate.py."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from orchestrator.config.command_line import merged, mistakes_explained, parse_w
 from orchestrator.config.plain import with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
+from orchestrator.logs import terminal
 from orchestrator.planning.options import PlanOptions
 from orchestrator.run.terminal import warn_of_temporary_folder
 from orchestrator.sweeps.suites import Cell, ScaleName, Suite, cells_of, load_suite, suite_names
@@ -51,7 +51,6 @@ class AblateOptions(PlanOptions):
 
 def main() -> None:
     """Run the sweep that the command line describes."""
-    logging.getLogger("orchestrator").setLevel(logging.INFO)
     with mistakes_explained():
         ablate(sys.argv[1:])
 
@@ -64,7 +63,7 @@ def ablate(arguments: Sequence[str]) -> None:
     """
     description = f"Run a suite of trials and compare them. Suites: {', '.join(suite_names())}."
     config, options = parse_with(AblateOptions, description, suite_base, arguments)
-    config, console, suite = with_absolute_paths(config), Console(), load_suite(options.suite)
+    config, console, suite = with_absolute_paths(config), terminal(), load_suite(options.suite)
     warn_of_temporary_folder(config, console)
     cells = cells_of(suite, options.scale, config)
     _print_trials(suite, cells, config, options, console)

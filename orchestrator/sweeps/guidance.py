@@ -13,6 +13,7 @@ from orchestrator.artifacts import csv_of, line_style, png_of
 from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
+from orchestrator.run.terminal import print_logs
 from orchestrator.scoring.evaluate import Evaluation, evaluate
 from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
 from orchestrator.scoring.options import GuidanceSweepOptions
@@ -222,3 +223,4 @@ def _print(found: list[GuidanceResult], folder: str, console: Console) -> None:
         highlight=False,
     )
     console.print(f"Table and plot: {folder}", soft_wrap=True, highlight=False)
+    print_logs(console)

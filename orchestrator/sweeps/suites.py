@@ -3,8 +3,8 @@
 Each option is a change to a config. The suite's cells are the product of its axes.
 """
 
+import copy
 import dataclasses
-import difflib
 import itertools
 import re
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from orchestrator.config.mistakes import did_you_mean, did_you_mean_path, mistake_in, type_of
 from orchestrator.config.plain import flatten, from_dict, to_dict
 from orchestrator.config.presets import PRESETS
 from orchestrator.config.schema import ExperimentConfig
@@ -116,19 +117,21 @@ def load_suite(name: str) -> Suite:
     """
     path = next((p for p in (SUITES / f"{name}.yaml", Path(name)) if p.is_file()), None)
     if path is None:
-        nearest = difflib.get_close_matches(name, suite_names(), n=1, cutoff=0.3)
-        hint = f"Did you mean {nearest[0]}? " if nearest else ""
+        hint = did_you_mean_path(name) if "/" in name else did_you_mean(name, suite_names())
         raise UserError(
             f"There is no suite or file {name!r}. {hint}Suites: {', '.join(suite_names())}; or the path "
             "of a YAML file."
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Suite, "suite")
+    plain: Any = {}
     try:
-        parsed = parser.parse_object({"suite": yaml.safe_load(path.read_text())})
+        plain = yaml.safe_load(path.read_text())
+        parsed = parser.parse_object({"suite": copy.deepcopy(plain)})
         suite: Suite = parser.instantiate_classes(parsed).suite
     except (ArgumentError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"The suite {path} is not valid: {' '.join(str(error).split())}") from error
+        found = mistake_in(Suite, plain, "") or " ".join(str(error).split())
+        raise UserError(f"The suite {path} is not valid: {found}") from error
     return suite
 
 
@@ -163,9 +166,9 @@ def _cell(options: tuple[Option, ...], scale: ScaleName, base: ExperimentConfig)
     try:
         return Cell(options, _configure(options, changes, base))
     except ArgumentError as error:
-        raise UserError(
-            f"The suite's changes {changes} are not valid: {' '.join(str(error).split())}"
-        ) from error
+        found = (mistake_in(type_of(ExperimentConfig, key), value, key) for key, value in changes.items())
+        told = next((text for text in found if text), " ".join(str(error).split()))
+        raise UserError(f"The suite's changes {changes} are not valid: {told}") from error
     except (ValueError, UserError) as error:
         return Cell(options, None, str(error))
 
@@ -204,6 +207,5 @@ def _check_keys(changes: Changes, base: ExperimentConfig) -> None:
     known = flatten(base)
     for key in changes:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise UserError(f"The suite changes {key!r}, which is no setting.{hint}")
+            hint = did_you_mean(key, known, cutoff=0.5)
+            raise UserError(f"The suite changes {key!r}, which is no setting. {hint}".strip())

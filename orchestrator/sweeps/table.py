@@ -11,6 +11,7 @@ from orchestrator import storage
 from orchestrator.artifacts import csv_of, millions
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.folder import write_text
+from orchestrator.run.terminal import print_logs
 from orchestrator.scoring.protocol import count_name
 from orchestrator.sweeps.plots import write_plots
 from orchestrator.sweeps.results import TrialResult
@@ -121,6 +122,7 @@ def _print(suite: Suite, rows: list[dict[str, Any]], folder: str, console: Conso
             name = " ".join(str(row[axis.name]) for axis in suite.axes)
             console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
     console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
+    print_logs(console)
 
 
 def _distance_name(config: ExperimentConfig) -> str:

@@ -11,6 +11,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,18 @@ def _key_of(directory: str | None) -> str | None:
     return str(json.loads(storage.read_bytes(file).split(b"\n", 1)[0])["key"])
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a tracker has heard of training so far."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The newest value of every metric."""
+    images_seen: int = 0
+    questions: int = 0
+    """How often the first rank has asked."""
+    checkpoints: int = 0
+
+
 class Tracker:
     """Takes records at once, and copies them to MLflow in a thread of its own.
 
@@ -177,7 +190,7 @@ class Tracker:
         self._files = RunFiles(directory, self._scratch)
         self._journal = Journal(self._files.folder / JOURNAL_FILE)
         self._latest: dict[str, float] = {}
-        self._questions = 0
+        self._images_seen = self._questions = self._checkpoints = 0
         from orchestrator.tracking.gauges import Gauges  # Ray is not needed to read a command line.
 
         self._gauges = Gauges(run_name)
@@ -216,6 +229,7 @@ class Tracker:
         # A score of an older checkpoint arrives late, and does not set training back.
         is_training = any(key.startswith("train/") for key in values)
         self._latest |= values | ({"images_seen": float(images_seen)} if is_training else {})
+        self._images_seen = images_seen if is_training else self._images_seen
         self._gauges.set(self._latest)
 
     def log_image(self, key: str, file: str, images_seen: int) -> None:
@@ -238,17 +252,19 @@ class Tracker:
         """Note that the driver wants training to end; the workers ask :meth:`is_asked_to_stop`."""
         (self._scratch / STOP_FILE).touch()
 
-    def is_asked_to_stop(self) -> bool:
+    def is_asked_to_stop(self, images_seen: int) -> bool:
         """Whether training should end; the first rank asks while it takes steps."""
         self._questions += 1
+        self._images_seen = images_seen
         return (self._scratch / STOP_FILE).exists()
 
-    def latest(self) -> tuple[dict[str, float], int]:
-        """The newest value of every metric and images_seen, and how often the first rank has asked."""
-        return self._latest, self._questions
+    def heard(self) -> Heard:
+        """What there is to show of training."""
+        return Heard(self._latest, self._images_seen, self._questions, self._checkpoints)
 
     def keep(self) -> None:
         """Ask for what was logged so far to be copied to where the checkpoint is, soon; never waits."""
+        self._checkpoints += 1
         if self._files.is_copy:
             self._wake.set()
 

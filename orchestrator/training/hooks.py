@@ -21,8 +21,8 @@ class Hooks:
     """Called on all ranks after every step, with whether it is the last."""
     on_rewound: Callable[[int], None] = lambda images_seen: None
     """Called where training went back to this point and goes on with other noise."""
-    should_stop: Callable[[], bool] = lambda: False
-    """Asked after every step: whether to write a checkpoint and end."""
+    should_stop: Callable[[int], bool] = lambda images_seen: False
+    """Asked after every step, with images seen: whether to write a checkpoint and end."""
     leaving_nodes: Callable[[], list[str]] = list
     """Asked on all ranks together every few seconds: nodes with workers that are about to be taken away."""
 

@@ -88,7 +88,7 @@ class _Loop:
         while state.images_seen < train.images and not self._is_last:
             before = state.images_seen
             self._step(batches)
-            self._is_last = state.images_seen >= train.images or self._stop.is_asked()
+            self._is_last = state.images_seen >= train.images or self._stop.is_asked(state.images_seen)
             self._hooks.on_step(self._is_last)
             is_saved = self._is_last or crossed(before, state.images_seen, train.checkpoint_every_images)
             # Also at a checkpoint, so that a run that goes on from there reports the same means as this one.
@@ -162,10 +162,10 @@ class _StopForAll:
         # On the CPU, and apart from the collectives of training and of the checkpoint thread.
         self._group: Any = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
 
-    def is_asked(self) -> bool:
+    def is_asked(self, images_seen: int) -> bool:
         """Whether training ends with this step; collective."""
         is_first, is_time = dist.get_rank() == 0, time.monotonic() - self._looked_at > NOTICE_SECONDS
-        wishes = torch.tensor([is_first and self._hooks.should_stop(), is_first and is_time])
+        wishes = torch.tensor([is_first and self._hooks.should_stop(images_seen), is_first and is_time])
         if self._group is not None:
             dist.broadcast(wishes, src=0, group=self._group)
         is_asked, is_time = wishes.tolist()

@@ -20,6 +20,7 @@ LAYERS = (
     ("orchestrator.cluster", "orchestrator.tracking", "orchestrator.checkpoints"),
     ("orchestrator.run.inputs",),
     ("orchestrator.run.folder", "orchestrator.run.provenance"),
+    ("orchestrator.run.time_left",),
     ("orchestrator.run.terminal",),
     ("orchestrator.data",),
     ("orchestrator.training", "orchestrator.sampling"),

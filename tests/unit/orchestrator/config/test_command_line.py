@@ -54,7 +54,7 @@ def test_flattened_keys_are_those_of_the_command_line() -> None:
         (["--train.lr", "3"], "train has: .*train.learning_rate"),
         (["--bogus", "3"], "Sections: cluster, data"),
         (["--train.images", "many"], "train.images"),
-        (["--diffusion.prediction", "x0"], "'epsilon', 'v'"),
+        (["--diffusion.prediction", "x0"], "diffusion.prediction is 'x0', and must be one of: epsilon, v"),
         (["--train.workers", "3"], "the nearest that do are 2 and 4"),
         (["--train.min_workers", "3"], "must be in 1..train.workers 2"),
         (["--train.batch_size", "18"], "the nearest that does is"),
