@@ -100,12 +100,13 @@ class ImageProgress:
         elif self._is_time(now):
             self._last_line, self._is_told = now, True
             share = f"{self._what} {done}/{self._total} images ({done / self._total:.0%})"
-            self._console.print(f"{share}, {self._words()}", soft_wrap=True, highlight=False)
+            text = ", ".join(part for part in (share, self._words()) if part)
+            self._console.print(text, soft_wrap=True, highlight=False)
 
     def _is_time(self, now: float) -> bool:
         """Whether to print a line: the first as soon as it can say how long all will take."""
-        is_first = not self._is_told and self._rate() > 0
-        return is_first or now - self._last_line >= SECONDS_BETWEEN_LINES or self._done >= self._total
+        is_due = not self._is_told or now - self._last_line >= SECONDS_BETWEEN_LINES
+        return self._done >= self._total or (is_due and self._rate() > 0)
 
     def _rate(self) -> float:
         """Images per second of late; 0 where it is not known yet."""

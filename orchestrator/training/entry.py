@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 import time
 from collections.abc import Collection
 from functools import partial
@@ -12,7 +13,7 @@ import ray.train
 import ray.train.torch
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-from orchestrator import cluster, storage
+from orchestrator import cluster, logs, storage
 from orchestrator.errors import UserError
 from orchestrator.memory import memory_advice
 from orchestrator.stalls import Life, call_in_time
@@ -92,7 +93,7 @@ def _fit_with_restarts(
                 "Training failed and is started again from the newest checkpoint (%d of %d times). %s",
                 restarts,
                 max_restarts,
-                _last_line(error),
+                _reason(error),
             )
 
 
@@ -123,18 +124,29 @@ def _fit(
 
 
 def _last_word(job: TrainJob, error: Exception) -> str:
+    said = logs.last_lines(_pid_of(error) or "")
+    words = "".join(f"\n    {line}" for line in said)
     return (
         f"Training failed and is not started again: it was {job.config.train.max_restarts} times "
-        f"(train.max_restarts). What failed last:\n  {_last_line(error)}\nThe whole of it is in the log "
-        f"above, and in Ray's under {storage.join(job.config.directory, 'ray_train')}. Everything up to the "
-        "newest checkpoint is kept: mend the cause and run the same command again."
+        f"(train.max_restarts). What failed last:\n  {_reason(error)}"
+        + (f"\n  Its last lines:{words}" if said else "")
+        + "\nEverything up to the newest checkpoint is kept: mend the cause and run the same command again."
     )
 
 
-def _last_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Why training failed, on one line."""
     if (advice := memory_advice(str(error))) is not None:
         return advice
+    if pid := _pid_of(error):
+        return f"A process of training, {pid}, ended without a word: it was killed, or it crashed."
     return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+
+
+def _pid_of(error: Exception) -> str | None:
+    """The process that died, by Ray's description of an actor that did."""
+    found = re.search(r"The actor died unexpectedly[^\n]*\n(?:\t[^\n]*\n)*?\tpid: (\d+)", str(error))
+    return found[1] if found else None
 
 
 def _worker(loop_config: dict[str, Any]) -> DivergenceError | PreemptedError | None:
