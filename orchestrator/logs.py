@@ -30,6 +30,8 @@ LAST_LINES = 5
 OURS = "orchestrator"
 RAYS_PRINTER, OUR_WRITER = "ray_print_logs", "dimr_logs"
 """Names of those whom Ray gives the lines of workers."""
+EVENT = ":event_summary:"
+"""Marks those lines of the autoscaler that tell of something new; in its second version they are JSON."""
 
 
 class _Terminal:
@@ -126,12 +128,10 @@ class LogFile:
 
     def _take(self, data: dict[str, Any]) -> None:
         """Write the lines of a worker; Ray calls it in a thread of its own."""
-        from ray._private.worker import filter_autoscaler_events
-
         pid, who = str(data["pid"]), data.get("actor_name") or data.get("task_name") or ""
-        # Of the whole table that the autoscaler writes every few seconds, only what has changed.
-        lines = filter_autoscaler_events(data["lines"]) if pid == "autoscaler" else data["lines"]
-        for line in lines:
+        for line in data["lines"]:
+            if pid == "autoscaler" and not line.startswith("{") and EVENT not in line:
+                continue  # A part of the table of all nodes that it writes every few seconds.
             record = _record(line)
             text = line
             if record is not None:

@@ -117,7 +117,7 @@ class ImageProgress:
 
     def _words(self) -> str:
         if self._waits_for:
-            return f"waiting for {self._waits_for} ({_clock(time.monotonic() - self._began)})"
+            return f"waiting for {self._waits_for} ({clock(time.monotonic() - self._began)})"
         rate = self._rate()
         parts = [self._note]
         if rate:
@@ -125,7 +125,7 @@ class ImageProgress:
             if self._all:
                 left += self._all.after(self._what, rate)
             of = " in all" if self._all else ""
-            parts = [f"{_clock(left)} left{of}", f"{rate:.3g} images/s", *parts]
+            parts = [f"{clock(left)} left{of}", f"{rate:.3g} images/s", *parts]
         return ", ".join(part for part in parts if part)
 
 
@@ -142,7 +142,8 @@ class _Words(ProgressColumn):
         return Text(self._words())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes:seconds or hours:minutes:seconds."""
     minutes, left = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"

@@ -101,7 +101,7 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
         answer(tracker.heard.remote(), "answer of the journal's process", config.cluster.stall_seconds)
         with ending(tracker, uri, console):
             console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
-            _prepare_reference(config, dataset)
+            _prepare_reference(config, dataset, console)
             failures = _run_trials(sweep, trials, console)
             # The user can look at this table while the finalists are sampled.
             write_table(sweep.suite, config, results_of(sweep.cells, trials, failures, {}))
@@ -152,7 +152,7 @@ def _refuse_other_lengths(trials: dict[str, ExperimentConfig]) -> None:
                 )
 
 
-def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None:
+def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset, console: Console) -> None:
     """Prepare statistics of real images, and the classifier, once rather than in every trial."""
     from orchestrator.scoring.evaluate import Evaluation, prepare
     from orchestrator.scoring.model_under_test import ModelUnderTest
@@ -162,7 +162,7 @@ def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset) -> None
     run = dataclasses.replace(config.run, root=storage.join(config.directory, TRIALS_FOLDER))
     config = dataclasses.replace(config, evaluation=evaluation, run=run)
     no_model = ModelUnderTest(None, {}, None)  # type: ignore[arg-type]
-    prepare(Evaluation(config, no_model, dataset, Console(quiet=True)))
+    prepare(Evaluation(config, no_model, dataset, console))
 
 
 def _keep_keys_on_their_nodes() -> None:
@@ -183,6 +183,10 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
     console.print(
         f"{len(configs)} trials, {side_by_side} side by side, in {sweep.config.directory}", soft_wrap=True
     )
+
+    def write_so_far() -> None:
+        write_table(sweep.suite, sweep.config, results_of(sweep.cells, configs, {}, {}))
+
     tuner = tune.Tuner(
         # A trial's driver computes nothing; its workers and actors ask for what they need.
         tune.with_resources(tune.with_parameters(run_trial, trials=shared), {"CPU": 0.01}),
@@ -198,7 +202,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
             storage_path=tempfile.mkdtemp(prefix="dimr-ablation-"),
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             verbose=0,
-            callbacks=[Pruned(configs), LiveTable(configs, console), watch],
+            callbacks=[Pruned(configs), LiveTable(configs, console, write_so_far), watch],
         ),
     )
     # In a thread, because Tune takes SIGINT for a wish to end well, and returns as if all were done.
@@ -266,5 +270,5 @@ def _score(
     )
     console.print(f"{trial.run.name}: {config.evaluation.images} images with seed {config.run.seed}")
     tested = checkpoint_under_test(marked(trial.directory)[-1], config)
-    scores = evaluate(Evaluation(config, tested, dataset, Console(quiet=True)))
+    scores = evaluate(Evaluation(config, tested, dataset, console))
     return Finalist(config.run.seed, [m for m in scores.measurements if m.is_of_samples])
