@@ -93,6 +93,7 @@ class Follow:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Follow":
+        self._progress.wait(_awaited(self._config))
         self._progress.__enter__()
         self._thread.start()
         return self

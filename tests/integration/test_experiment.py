@@ -17,6 +17,7 @@ from orchestrator.errors import UserError
 from orchestrator.report.command import main
 from orchestrator.run.experiment import run_experiment
 from tests.browser import browsing, needs_chromium
+from tests.spoken import not_ours
 
 
 def metrics_of(config: ExperimentConfig) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def test_everything_of_a_run_lies_in_its_folder(finished: ExperimentConfig) -> N
     assert [image.name for image in sorted((folder / "previews").glob("*.png"))] == ["32.png", "64.png"]
     assert (folder / "exports" / "64" / "config.json").exists()
     assert Image.open(folder / "samples.png").size[0] > 0
+    # What Ray's processes and the libraries said.
+    assert "TrainController" in "".join(file.read_text() for file in (folder / "logs").iterdir())
 
 
 def test_every_number_carries_its_protocol(finished: ExperimentConfig) -> None:
@@ -101,7 +104,9 @@ def test_a_longer_run_of_the_same_name_continues(
         train=dataclasses.replace(finished.train, images=96, preview_every_images=0, export_every_images=0),
     )
     run_experiment(longer)
-    assert "from 64 images" in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr()
+    assert "from 64 images" in " ".join(said.out.split())
+    assert not_ours(said.out + said.err) == []
     assert metrics_of(longer)["images_seen"] == 96
     assert len(runs_of(longer)) == 1
 

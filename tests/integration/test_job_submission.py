@@ -14,6 +14,7 @@ from orchestrator.signals import JOB_STOP_SECONDS_VARIABLE
 from tests.clusters import RAY, ROOT, asked, cluster
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.spoken import not_ours
 from tests.sweeps import arguments, table
 from tests.waiting import PATIENCE
 
@@ -63,6 +64,12 @@ def test_a_submitted_job_trains_on_several_nodes(tmp_path: Path, head: dict[str,
     said = submit(head, "jobs/train_g.py", "--config", str(tmp_path / "config.yaml"))
     scored = json.loads((tmp_path / "tiny" / "metrics.json").read_text())
     assert scored["images_seen"] == 64
+    # Between what the command and the job's own manager say stands our own.
+    ours = said.partition("Running entrypoint for job")[2].partition("\n")[2].partition("Job '")[0]
+    assert "Connecting to the Ray cluster at" in ours and f"Logs      {tmp_path}/tiny/logs/" in ours
+    assert not_ours(ours.rstrip("- \n")) == []
+    (log,) = (tmp_path / "tiny" / "logs").iterdir()
+    assert "RayTrainWorker" in log.read_text()
     tells_no_secret(head, said, tmp_path)
 
 

@@ -13,7 +13,7 @@ import mlflow
 import pytest
 import torch
 
-from orchestrator import storage
+from orchestrator import logs, storage
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import marked, newest_valid, problem_of
 from orchestrator.checkpoints.weights import find_weights
@@ -34,7 +34,7 @@ from tests.configs import no_hooks, tiny
 from tests.datasets import write_numbered
 from tests.flaky_s3 import Fault, flaky
 from tests.integration.test_prepare_collection import config, contents, write_image_folder, write_tar
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -88,6 +88,23 @@ def test_tar_shards_are_listed_alike_on_disk_and_on_s3(tmp_path: Path, s3_server
     assert local.drop_columns(["path"]) == remote.drop_columns(["path"])
 
 
+def test_logs_are_on_s3_at_a_checkpoint_and_at_the_end(s3_server: str) -> None:
+    folder = f"{s3_server}/runs/logs-of-this"
+
+    def kept() -> bytes:
+        return b"".join(
+            storage.read_bytes(f"{folder}/logs/{name}") for name in storage.sizes(f"{folder}/logs")
+        )
+
+    with logs.kept(folder, show=False):
+        print("before the checkpoint")
+        logs.send()
+        wait_until(lambda: kept() == b"before the checkpoint\n", "the logs are copied")
+        print("after it")
+    assert kept() == b"before the checkpoint\nafter it\n"
+    assert str(logs.newest()).startswith(f"{folder}/logs/")
+
+
 def experiment(tmp_path: Path, path: str) -> ExperimentConfig:
     return tiny(tmp_path, path, model={"input_size": 2, "channels": 1, "num_classes": 3})
 
@@ -125,6 +142,8 @@ def test_a_whole_run_lives_on_s3_and_goes_on_there(
     assert newest is not None and newest.images_seen == 64
     assert json.loads(storage.read_bytes(f"{directory}/metrics.json"))["images_seen"] == 64
     assert storage.is_file(f"{directory}/samples.png")
+    (log,) = storage.sizes(f"{directory}/logs")
+    assert b"Tracker" in storage.read_bytes(f"{directory}/logs/{log}")
     # What was exported there is what the checkpoint holds.
     for exported in ("export", "exports/64"):
         for name, parameter in (
