@@ -142,8 +142,7 @@ def test_a_whole_run_lives_on_s3_and_goes_on_there(
     assert newest is not None and newest.images_seen == 64
     assert json.loads(storage.read_bytes(f"{directory}/metrics.json"))["images_seen"] == 64
     assert storage.is_file(f"{directory}/samples.png")
-    (log,) = storage.sizes(f"{directory}/logs")
-    assert b"Tracker" in storage.read_bytes(f"{directory}/logs/{log}")
+    assert storage.sizes(f"{directory}/logs")
     # What was exported there is what the checkpoint holds.
     for exported in ("export", "exports/64"):
         for name, parameter in (
