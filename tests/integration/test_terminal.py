@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ def log_of(folder: Path) -> str:
     return file.read_text()
 
 
+def training_workers(driver: int) -> list[psutil.Process]:
+    """The processes of a run that train."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        with suppress(psutil.Error):  # It has just ended.
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 @pytest.mark.long
 def test_a_terminal_has_our_words_alone(tmp_path: Path, numbered: LatentDataset) -> None:
     code, said = in_terminal(*arguments(tmp_path, numbered))
@@ -55,20 +66,22 @@ def test_a_pipe_has_our_words_alone_also_where_workers_are_killed(
     killed = set[int]()
 
     def kills_a_worker() -> bool:
-        """Kill a training worker, of a group that has taken steps; only after a checkpoint of its own."""
+        """Kill one of the training workers, when this group of them has written a checkpoint."""
         assert job.poll() is None, out.read_text()
-        processes = psutil.Process(job.pid).children(recursive=True)
-        workers = [p for p in processes if "RayTrainWorker" in " ".join(p.cmdline()) and p.pid not in killed]
-        checkpoints = list((tmp_path / "tiny" / "checkpoints").glob("*/COMPLETE.json"))
-        steps = [file for file in checkpoints if file.stat().st_mtime > max(p.create_time() for p in workers)]
-        if steps:
-            killed.update(p.pid for p in workers)
-            workers[0].kill()
-        return bool(steps)
+        workers = [process for process in training_workers(job.pid) if process.pid not in killed]
+        written = [file.stat().st_mtime for file in (tmp_path / "tiny").glob("checkpoints/*/COMPLETE.json")]
+        if not workers or not any(when > workers[0].create_time() for when in written):
+            return False
+        killed.update(process.pid for process in workers)
+        workers[0].kill()
+        return True
 
-    for _ in range(2):
-        wait_until(kills_a_worker, "a group of workers writes a checkpoint")
-    assert job.wait(PATIENCE) == 2
+    try:
+        for _ in range(2):
+            wait_until(kills_a_worker, "a group of workers writes a checkpoint")
+        assert job.wait(PATIENCE) == 2
+    finally:
+        job.kill()
     said = out.read_text()
     before, _, error = said.partition("Error: ")
     assert not_ours(before) == []
