@@ -9,6 +9,7 @@ from dimr_model import DiMR, DiMRConfig, hub
 from orchestrator import storage
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, newest_valid, problem_of
+from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.errors import UserError
 
 WEIGHTS_FILES = (hub.CONFIG_FILE, hub.WEIGHTS_FILE)
@@ -65,8 +66,8 @@ def find_weights(path: str) -> FoundWeights:
             raise UserError(f"{path} is not a complete checkpoint: {problem}. Name another of its run.")
         return FoundWeights(path, "ema", checkpoint)
     raise UserError(
-        f"There are no weights at {path}: expected a run's folder, a checkpoint, an exported folder (with "
-        f"{' and '.join(WEIGHTS_FILES)}), or a released .pth file."
+        f"There are no weights at {path}. {did_you_mean_path(path)}Expected is a run's folder, a checkpoint, "
+        f"an exported folder (with {' and '.join(WEIGHTS_FILES)}), or a released .pth file."
     )
 
 

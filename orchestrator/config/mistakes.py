@@ -19,6 +19,8 @@ def did_you_mean(word: str, choices: Iterable[str], cutoff: float = 0.3) -> str:
 def did_you_mean_path(path: str) -> str:
     """The same for a local path that is not there, among what lies beside it."""
     wanted = Path(path).expanduser()
+    if wanted.exists() or "://" in path:
+        return ""
     while not wanted.parent.is_dir() and wanted != wanted.parent:
         wanted = wanted.parent
     try:

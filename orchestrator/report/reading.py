@@ -14,6 +14,7 @@ import yaml
 from dimr_model.complexity import count_macs, count_parameters
 from orchestrator import storage
 from orchestrator.checkpoints.selection import CONFIG_FILE
+from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.plain import from_dict
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
@@ -108,7 +109,7 @@ def read_run(folder: str) -> RunData:
     if CONFIG_FILE not in names or JOURNAL_FILE not in names:
         raise UserError(
             f"There is no run in {folder}: expected a folder with {CONFIG_FILE} and {JOURNAL_FILE}, "
-            "such as runs/quickstart."
+            f"such as runs/quickstart. {did_you_mean_path(folder)}".strip()
         )
     config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
     records = read_records(folder)

@@ -4,6 +4,7 @@ Importing this does not import torch.
 """
 
 from orchestrator import storage
+from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
 from orchestrator.errors import UserError
 
@@ -16,9 +17,10 @@ def require_reference(path: str) -> None:
     """
     if not storage.is_file(path) and not storage.sizes(path):
         raise UserError(
-            f"There is no reference at {path}. Make one with `python jobs/evaluate.py reference --out {path} "
-            "...`, fetch ADM's (VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's "
-            "evaluations), or set --evaluation.reference to a dataset, a folder of images, or null."
+            f"There is no reference at {path}. {did_you_mean_path(path)}Make one with "
+            f"`python jobs/evaluate.py reference --out {path} ...`, fetch ADM's "
+            "(VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's evaluations), or "
+            "set --evaluation.reference to a dataset, a folder of images, or null."
         )
 
 

@@ -84,3 +84,5 @@ def test_the_nearest_path_is_named(tmp_path: Path) -> None:
         f"Did you mean {tmp_path}/quickstart? "
     )
     assert did_you_mean_path(f"{tmp_path}/other") == ""
+    assert did_you_mean_path(f"{tmp_path}/quickstart") == ""
+    assert did_you_mean_path("s3://bucket/quickstrat") == ""
