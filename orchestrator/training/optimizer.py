@@ -1,10 +1,13 @@
 """AdamW with the released model's parameter groups, and schedules that count images."""
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from dimr_model.ema import own_parts
 from orchestrator.config.schema import TrainConfig
 
 NO_DECAY_SUFFIXES = (".time_weight", ".time_bias")
@@ -19,6 +22,29 @@ VECTOR_SUFFIXES = (
 )
 
 
+class ShardAdamW(torch.optim.AdamW):
+    """AdamW that computes on each worker's own shards, as plain tensors.
+
+    Its numbers are those of AdamW on the sharded tensors, which would look up for each of them how to share
+    the work. Its state stays sharded, under the same names.
+    """
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
+        has_complex = bool(super()._init_group(group, *lists))
+        for tensors in lists:
+            tensors[:] = own_parts(tensors)
+        return has_complex
+
+
+def clip_gradients(model: nn.Module, largest: float) -> float:
+    """Scale gradients in place so that their global norm is at most ``largest``; returns what it was."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    torch._foreach_mul_(own_parts(gradients), torch.clamp(largest / (norm + 1e-6), max=1.0))
+    return float(norm)
+
+
 def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """Make AdamW, with decay on everything but the slopes and offsets of time-dependent norms, as released.
 
@@ -29,7 +55,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         decay = 0.0 if name.endswith(NO_DECAY_SUFFIXES) else config.weight_decay
         scale = config.vector_learning_rate_scale if name.endswith(VECTOR_SUFFIXES) else 1.0
         groups.setdefault((decay, scale), []).append(parameter)
-    return torch.optim.AdamW(
+    return ShardAdamW(
         [{"params": p, "weight_decay": decay, "lr_scale": scale} for (decay, scale), p in groups.items()],
         lr=config.learning_rate,
         betas=config.betas,

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from dimr_model import randomness
 from dimr_model.config import NUM_STEPS
@@ -17,7 +16,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.data.stream import Batch
 from orchestrator.precision import compute_precision
-from orchestrator.training.optimizer import ema_horizon, learning_rate, set_learning_rate
+from orchestrator.training.optimizer import clip_gradients, ema_horizon, learning_rate, set_learning_rate
 from orchestrator.training.state import TrainState
 from orchestrator.training.timing import Stopwatch
 
@@ -168,8 +167,7 @@ def train_step(
         losses.append(part_losses.detach())
 
     with stopwatch.part("optimizer"):
-        norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.train.clip_gradient_norm)
-        gradient_norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        gradient_norm = clip_gradients(state.model, config.train.clip_gradient_norm)
         skipped = not np.isfinite(gradient_norm)
         if not skipped:
             set_learning_rate(state.optimizer, learning_rate(config.train, state.images_seen))
