@@ -45,7 +45,7 @@ def mistake_in(kind: Any, value: Any, name: str) -> str | None:
         choices = [str(choice) for choice in inner]
         if value in inner:
             return None
-        hint = did_you_mean(str(value), choices)
+        hint = did_you_mean(str(value), choices, cutoff=0.5)
         return f"{name} is {_shown(value)}, and must be one of: {', '.join(choices)}. {hint}".strip()
     if origin in (Union, UnionType):
         found = [mistake_in(one, value, name) for one in inner if one is not NoneType]
