@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.scoring import evaluate
@@ -28,7 +29,7 @@ def test_statistics_are_prepared_where_the_trials_look_for_them(
     prepared: list[ExperimentConfig] = []
     monkeypatch.setattr(evaluate, "prepare", lambda job: prepared.append(job.config))
     dataset: Any = None
-    _prepare_reference(sweep.config, dataset)
+    _prepare_reference(sweep.config, dataset, Console(quiet=True))
     (trial,) = sweep.trials.values()
     assert cache_path(prepared[0], {"what": "key"}, "real") == cache_path(trial, {"what": "key"}, "real")
     assert prepared[0].evaluation.images == trial.evaluation.images
