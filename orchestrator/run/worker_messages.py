@@ -120,7 +120,7 @@ class Follow:
             logs.send()
         if self.life.is_heard:
             self._progress.update(heard.images_seen, training_note(heard.metrics))
-        else:
+        elif heard.images_seen < self._config.train.images and not self._stop.is_set():
             self._progress.wait(_awaited(self._config))
 
     def _ask(self) -> Heard:

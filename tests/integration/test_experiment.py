@@ -106,6 +106,7 @@ def test_a_longer_run_of_the_same_name_continues(
     said = capsys.readouterr()
     assert "from 64 images" in " ".join(said.out.split())
     assert not_ours(said.out + said.err) == []
+    assert said.out.count("train: waiting for the first step") == 1
     assert metrics_of(longer)["images_seen"] == 96
     assert len(runs_of(longer)) == 1
 
