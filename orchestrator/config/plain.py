@@ -76,11 +76,13 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def absolute(path: str | None) -> str | None:
+    """A local path from the root on; URIs and None stay as they are."""
+    return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
+
+
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     """The config with absolute local paths, for workers: their current directory is not the job's."""
-
-    def absolute(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
     def changed(section: Any, *names: str) -> Any:
         return dataclasses.replace(section, **{name: absolute(getattr(section, name)) for name in names})

@@ -30,6 +30,9 @@ from orchestrator.scoring.real_images import ImageReader, RealImages
 from orchestrator.stalls import InTime
 from orchestrator.tracking.gauges import show_progress
 
+RAYS_ADVICE = "\nFailed to apply UDF"
+"""Ray Data writes below an error how it could be tried again."""
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -185,6 +188,8 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
         ]
     else:
         stages = [(_ReadAndWriteActor, (work,), evaluation.extractor_actors, use_gpu)]
+    # Else only the text of its traceback arrives of what an actor raises.
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     pipeline = ray.data.from_items(
         [{"start": piece.start, "stop": piece.stop} for piece in missing], override_num_blocks=len(missing)
     )
@@ -212,7 +217,7 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
 def _user_error(error: BaseException | None) -> UserError | None:
     """The error that an actor raised for the user, below what Ray wrapped around it."""
     while error is not None:
-        if isinstance(error, UserError):
-            return error
+        if isinstance(error, UserError) and not isinstance(error, RayTaskError):
+            return UserError(str(error).partition(RAYS_ADVICE)[0])
         error = getattr(error, "cause", None) or error.__cause__
     return None

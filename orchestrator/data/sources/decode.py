@@ -6,12 +6,13 @@ ADM: Dhariwal and Nichol, 2021.
 import gzip
 import io
 import warnings
+import zlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from orchestrator.config.schema import PrepareConfig
 
@@ -31,6 +32,11 @@ _TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
+_SWAP_SIDES = (
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)  # fmt: skip
+UNKNOWN = "no image of a known format"
 _SAY_ORIENTATION = ("exif", "XML:com.adobe.xmp", "xmp")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -110,10 +116,32 @@ def open_image(content: bytes, mode: str, decoding: Decoding) -> tuple[Image.Ima
                 return _converted(opened, mode, decoding)
     except Image.DecompressionBombError as error:
         raise TooLargeError(str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(UNKNOWN) from error
     except (OSError, ValueError, SyntaxError):
         raise
     except Exception as error:  # Pillow's plugins raise whatever they stumble over.
         raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def size_of(start: bytes, decoding: Decoding) -> tuple[int, int]:
+    """Width and height that an image's first bytes tell, turned as it will be.
+
+    Raises:
+        OSError, ValueError, SyntaxError: they are no image's, or of one beyond ``MOST_PIXELS``.
+    """
+    if start.startswith(b"\x1f\x8b"):
+        start = zlib.decompressobj(31).decompress(start, 1 << 20)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(start)) as image:
+                is_turned = decoding.exif_orientation and _turn_of(image) in _SWAP_SIDES
+                return image.size[::-1] if is_turned else image.size
+    except Image.DecompressionBombError as error:
+        raise TooLargeError(str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(UNKNOWN) from error
 
 
 def _unzipped(content: bytes) -> bytes:

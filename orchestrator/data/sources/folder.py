@@ -20,7 +20,7 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
         UserError: the folders are splits, or the images lie outside of class folders.
     """
     refuse_folder_of_splits(tree, "--data.source image_folder")
-    images, others = images_of(config, tree)
+    images, others = images_of(tree.root, tree)
     found = Found(omitted=others)
     found.folders = tuple(sorted({name.partition("/")[0] for name in tree.folders}))
     flat = [file for file in images if "/" not in file.name]
@@ -47,10 +47,8 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
     return found
 
 
-def images_of(config: DataConfig, tree: Tree) -> tuple[list[File], list[Omitted]]:
+def images_of(source_path: str, tree: Tree) -> tuple[list[File], list[Omitted]]:
     """The files that are images by their ending, or else by their content; and the others."""
-    assert config.source_path is not None
-    source_path = config.source_path
     unsure = [file for file in tree.files if not is_image_name(file.name)]
 
     def look(file: File) -> Omitted | None:
