@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,15 @@ def refuse_too_many(skipped: Sequence[Omitted], found: int, allowed: float) -> N
 def in_words(omitted: Omitted) -> str:
     """A line about what is not stored."""
     detail = f": {omitted.detail}" if omitted.detail else ""
-    return f"{omitted.place}: {omitted.reason}{detail}" + (f" ({omitted.count})" if omitted.count > 1 else "")
+    return f"{omitted.place}: {omitted.reason}{detail}" + (
+        f" ({omitted.count} of them)" if omitted.count > 1 else ""
+    )
+
+
+def count_in(line: str) -> int:
+    """How many files, members or rows a line of :func:`in_words` is about."""
+    match = re.search(r" \((\d+) of them\)$", line)
+    return int(match[1]) if match else 1
 
 
 def whole_account(listing: Listing, parts: Iterable[PartAccount]) -> tuple[Account, list[str]]:

@@ -267,7 +267,9 @@ def test_undecodable_images_are_skipped_listed_and_limited(tmp_path: Path) -> No
     (images / "pear" / "0001.png").write_bytes(png(1)[:40])
     (images / "plum" / "0002.png").write_bytes(b"")
     strict = config(tmp_path, "image_folder", images, "strict", prepare={"max_skipped": 0.02})
-    with pytest.raises(UserError, match=r"(?s)2 of 60 images cannot be decoded.*raise --prepare.max_skipped"):
+    with pytest.raises(
+        UserError, match=r"(?s)2 of 60 images cannot be stored \(2 undecodable\).*raise --prepare.max_skipped"
+    ):
         prepare_dataset(strict)
     dataset = prepare_dataset(config(tmp_path, "image_folder", images, "lax", prepare={"max_skipped": 0.1}))
     assert dataset.num_rows == 58
