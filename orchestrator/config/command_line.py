@@ -8,17 +8,19 @@ import difflib
 import json
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
 from orchestrator.config.plain import build
 from orchestrator.config.presets import preset_names, preset_path, protocol_names
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.yaml_files import as_whole_number, read_yaml
 from orchestrator.errors import UserError
 from orchestrator.memory import memory_advice
 from orchestrator.signals import Stopper
@@ -143,11 +145,7 @@ def merged(names: Sequence[str]) -> Plain:
     """
     whole: Plain = {}
     for name in names:
-        path = preset_path(name)
-        try:
-            _overlay(whole, yaml.safe_load(path.read_text()) or {})
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        _overlay(whole, _with_whole_numbers(read_yaml(preset_path(name))))
     return whole
 
 
@@ -160,7 +158,7 @@ def _overlay(below: Plain, above: Plain) -> None:
 
 
 def _parsed(options: type[Any], description: str, base: Plain, arguments: list[str]) -> Namespace:
-    written = [*(["--config", json.dumps(base)] if base else []), *_resolve_presets(arguments)]
+    written = [*(["--config", json.dumps(base)] if base else []), *_resolve(arguments)]
     try:
         return _parser(description, options).parse_args(written)
     except ArgumentError as error:
@@ -183,30 +181,88 @@ def _parser(description: str, options: type[Any]) -> ArgumentParser:
     return parser
 
 
-def _resolve_presets(arguments: list[str]) -> list[str]:
-    """Replace the value of every ``--config`` by the path of the file it names."""
-    resolved = []
-    for position, argument in enumerate(arguments):
-        if position and arguments[position - 1] == "--config":
-            resolved.append(str(preset_path(argument)))
-        elif argument.startswith("--config="):
-            resolved.append(f"--config={preset_path(argument.removeprefix('--config='))}")
+def _resolve(arguments: list[str]) -> list[str]:
+    """Replace the value of every ``--config`` by what its file holds, and 1e6 by an integer."""
+    resolved: list[str] = []
+    named = ""
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if named:
+            resolved.append(_resolved(named, argument))
+        elif separator and key.startswith("--"):
+            resolved.append(f"{key}={_resolved(key, value)}")
         else:
             resolved.append(argument)
+        named = argument if argument.startswith("--") and not separator else ""
     return resolved
+
+
+def _resolved(option: str, value: str) -> str:
+    if option == "--config":
+        return json.dumps(merged([value]))
+    return str(as_whole_number(value)) if option.removeprefix("--") in _integers() else value
+
+
+def _with_whole_numbers(plain: Plain, prefix: str = "") -> Plain:
+    """The config with integers where they are due and were written as 1e6."""
+    whole = {}
+    for name, value in plain.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            whole[name] = _with_whole_numbers(value, f"{key}.")
+        else:
+            whole[name] = (
+                as_whole_number(value) if key in _integers() and not isinstance(value, str) else value
+            )
+    return whole
+
+
+@lru_cache
+def _integers() -> frozenset[str]:
+    """The dotted keys of settings that are integers."""
+    return frozenset(_keys_of_integers(ExperimentConfig, ""))
+
+
+def _keys_of_integers(kind: Any, prefix: str) -> Iterator[str]:
+    for name, hint in typing.get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _keys_of_integers(hint, f"{prefix}{name}.")
+        elif hint is int or int in typing.get_args(hint):
+            yield f"{prefix}{name}"
 
 
 def _explain(message: str, arguments: list[str], own: list[str]) -> str:
     """The parser's message, or the nearest valid key for an unknown one; ``own`` are the job's own keys."""
     valid = _valid_keys(ExperimentConfig) + own
     written = [argument.lstrip("-").split("=")[0] for argument in arguments if argument.startswith("--")]
+    inside = re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)
+    if inside:
+        key = f"{inside[1]}.{inside[2]}"
+        return f"There is no setting {key!r}. {_suggestion(key, valid)} (--help lists all settings.)"
+    for loose in re.findall(r"(?<=unrecognized arguments: )\S+", message):
+        key = loose.lstrip("-").partition("=")[0]
+        if key in valid:
+            return f"{loose} is no option; settings begin with two dashes: --{key} VALUE."
     quoted = re.findall(r"['\"]([\w.]+)['\"]", message) + re.findall(r"--([\w.]+)", message)
     for key in [*quoted, *written]:
         if key in valid or key in ("config", "print_config", "help"):
             continue
         if "." in key or key in written:
             return f"There is no setting {key!r}. {_suggestion(key, valid)} (--help lists all settings.)"
-    return f"{' '.join(message.split())} (--help lists all settings, --print_config shows what is set.)"
+    return (
+        f"{' '.join(message.split())}{_remedy(message)} (--help lists all settings, --print_config "
+        "shows what "
+        "is set.)"
+    )
+
+
+def _remedy(message: str) -> str:
+    """What to write instead of a value that does not fit."""
+    wanted = re.search(r"Literal\[(.+?)\]\. Got value: (\S+)", message)
+    if wanted:
+        nearest = difflib.get_close_matches(wanted[2], re.findall(r"'([^']*)'", wanted[1]), n=1)
+        return f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return " Put it in quotes." if "Expected a <class 'str'>" in message else ""
 
 
 def _suggestion(key: str, valid: list[str]) -> str:

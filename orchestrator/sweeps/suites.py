@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from orchestrator.config.plain import flatten, from_dict, to_dict
 from orchestrator.config.presets import PRESETS
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.yaml_files import read_yaml
 from orchestrator.errors import UserError
 
 SUITES = PRESETS / "suites"
@@ -125,9 +125,9 @@ def load_suite(name: str) -> Suite:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Suite, "suite")
     try:
-        parsed = parser.parse_object({"suite": yaml.safe_load(path.read_text())})
+        parsed = parser.parse_object({"suite": read_yaml(path)})
         suite: Suite = parser.instantiate_classes(parsed).suite
-    except (ArgumentError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(f"The suite {path} is not valid: {' '.join(str(error).split())}") from error
     return suite
 

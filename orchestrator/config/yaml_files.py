@@ -1,0 +1,66 @@
+"""YAML as people write it: numbers in any notation, and no key twice."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.errors import UserError
+
+_NUMBER = re.compile(
+    r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
+_WHOLE = re.compile(r"[-+]?\d[\d_]*(?:\.[\d_]*)?(?:[eE]\+?\d+)?$")
+MOST_DIGITS = 18
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads what PyYAML reads as YAML 1.1, and also 1e6 and +.5 as numbers."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys are there once.
+
+        Raises:
+            yaml.MarkedYAMLError: a key is there twice.
+        """
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key} is there twice, in lines {seen[key]} and {line}")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds settings.
+
+    Raises:
+        UserError: it is no YAML, holds a key twice, or no settings.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds no settings but {str(content)[:60]!r}. It must hold `section:` and keys."
+        )
+    return content
+
+
+def as_whole_number(value: Any) -> Any:
+    """A number that was written as 1e6 or 20000.0 as an integer, where it is one; anything else as it is."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 10**MOST_DIGITS:
+        return int(value)
+    if isinstance(value, str) and _WHOLE.match(value.strip()):
+        return as_whole_number(float(value.replace("_", "")))
+    return value
