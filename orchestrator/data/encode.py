@@ -85,7 +85,7 @@ def plan_encoding(config: ExperimentConfig, info: DatasetInfo, listing: Listing)
     It is shuffled, so that row groups are fair samples of the classes.
     """
     count = listing.rows.num_rows
-    if config.data.source == "parquet":
+    if config.data.source in ("parquet", "huggingface"):
         # Neighbours share a row group, which is read as a whole: shuffle chunks of them.
         chunks = randomness.generator(0, "dataset-order").permutation(-(-count // CHUNK_ROWS))
         # The short chunk stays last, or every later chunk would straddle two.

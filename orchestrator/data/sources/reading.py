@@ -6,6 +6,7 @@ from typing import Any
 from orchestrator.config.schema import DataConfig
 from orchestrator.data.sources.features import labels_beside
 from orchestrator.data.sources.files import read_part
+from orchestrator.data.sources.huggingface import read_saved
 from orchestrator.data.sources.parquet import read_cell
 
 
@@ -21,6 +22,8 @@ def read_encoded(config: DataConfig, row: dict[str, Any]) -> bytes:
     path = os.fsdecode(row["path"])
     if config.source == "parquet":
         return read_cell(config, path, row["start"])
+    if config.source == "huggingface":
+        return read_saved(config, path, row["start"])
     return read_part(config.source_path, path, row["start"], row["size"])
 
 

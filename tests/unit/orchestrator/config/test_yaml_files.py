@@ -26,7 +26,7 @@ def test_whole_numbers_are_read_in_any_notation(written: str, tmp_path: Path) ->
     assert read(tmp_path, "", f"--train.images={written}").train.images == 1_000_000
 
 
-@pytest.mark.parametrize("written", [".5", "+.5", "5e-1", "0.5", "5.0E-1", ".5e0"])
+@pytest.mark.parametrize("written", [".5", "5e-1", "0.5", "5.0E-1", ".5e0"])
 def test_fractions_are_read_in_any_notation(written: str, tmp_path: Path) -> None:
     assert read(tmp_path, f"diffusion: {{class_dropout: {written}}}").diffusion.class_dropout == 0.5
     assert read(tmp_path, "", "--diffusion.class_dropout", written).diffusion.class_dropout == 0.5
