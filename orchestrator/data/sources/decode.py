@@ -7,6 +7,7 @@ import gzip
 import io
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,8 +17,9 @@ from PIL import Image, UnidentifiedImageError
 
 from orchestrator.config.schema import PrepareConfig
 
-MOST_PIXELS = 89_478_485
-"""Pillow's own bound against decompression bombs; also of what a very long image would be resized to."""
+MOST_PIXELS = 1 << 26
+"""8192 x 8192, four bytes each while they are decoded; also of what a very long image would be resized to."""
+STRIP_PIXELS = 1 << 22
 BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid upon."""
 ORIENTATION = 0x0112
@@ -160,20 +162,36 @@ def _converted(image: Image.Image, mode: str, decoding: Decoding) -> tuple[Image
     profile = image.info.get("icc_profile") if decoding.icc_profiles else None
     if image.mode == mode and profile is None and turn is None and "transparency" not in image.info:
         return image, remarks
-    result: Image.Image = image
-    if image.mode.startswith(("I", "F")):
-        result = _scaled(image)
-        remarks.append(SCALED)
-    if profile is not None:
-        result, remark = _to_srgb(result, profile)
-        remarks += remark
-    result = _flattened(result, remarks)
+    white = _white_of(image) if image.mode.startswith(("I", "F")) else None
+
+    def convert(piece: Image.Image) -> Image.Image:
+        if white is not None:
+            piece = _scaled(piece, white, remarks)
+        if profile is not None:
+            piece = _to_srgb(piece, profile, remarks)
+        piece = _flattened(piece, remarks)
+        return (piece if piece.mode in ("L", "RGB") else piece.convert("RGB")).convert(mode)
+
+    result = _in_strips(image, convert)
     if turn is not None:
         result = result.transpose(turn)
         remarks.append(TURNED)
-    if result.mode not in ("L", "RGB"):
-        result = result.convert("RGB")
-    return result.convert(mode), remarks
+    return result, list(dict.fromkeys(remarks))
+
+
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image; a large one in strips, for a conversion takes several times its memory."""
+    if image.width * image.height <= STRIP_PIXELS:
+        return convert(image)
+    rows = max(1, STRIP_PIXELS // image.width)
+    result: Image.Image | None = None
+    for top in range(0, image.height, rows):
+        piece = convert(image.crop((0, top, image.width, min(image.height, top + rows))))
+        if result is None:
+            result = Image.new(piece.mode, image.size)
+        result.paste(piece, (0, top))
+    assert result is not None
+    return result
 
 
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
@@ -185,24 +203,29 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _scaled(image: Image.Image) -> Image.Image:
-    """An image of 16-bit integers or of floats as 8-bit grey, black and white where they were.
+def _white_of(image: Image.Image) -> int:
+    """The value of white in an image of 16-bit integers or of floats.
 
     Raises:
-        ValueError: nothing says what is white.
+        ValueError: nothing says what it is.
     """
-    values = np.asarray(image)
-    if values.dtype.byteorder == ">":
-        values = values.astype(values.dtype.newbyteorder("="))
-    if not np.isfinite(values).all():
-        raise ValueError("it holds NaN or infinity")
-    low, high = float(values.min()), float(values.max())
-    if image.mode.startswith("F"):
-        white = next((w for w in (1, EIGHT_BITS, SIXTEEN_BITS) if high <= w), None)
-    else:
-        white = SIXTEEN_BITS if high <= SIXTEEN_BITS else None
-    if low < 0 or white is None:
+    low, high = _extrema(image)
+    whites = (1, EIGHT_BITS, SIXTEEN_BITS) if image.mode.startswith("F") else (SIXTEEN_BITS,)
+    white = next((white for white in whites if high <= white), None)
+    if white is None or not low >= 0:
         raise ValueError(f"its values are {low:g}..{high:g}, and nothing says what is white")
+    return white
+
+
+def _extrema(image: Image.Image) -> tuple[float, float]:
+    values = np.asarray(image)
+    return float(values.min()), float(values.max())
+
+
+def _scaled(image: Image.Image, white: int, remarks: list[str]) -> Image.Image:
+    """An image of integers or floats as 8-bit grey, black and white where they were."""
+    remarks.append(SCALED)
+    values = np.asarray(image)
     grey = Image.fromarray(np.rint(values.astype(np.float32) * (EIGHT_BITS / white)).astype(np.uint8))
     if (key := image.info.get("transparency")) is not None and isinstance(key, int):
         alpha = Image.fromarray(np.where(values == key, 0, EIGHT_BITS).astype(np.uint8))
@@ -210,7 +233,7 @@ def _scaled(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, list[str]]:
+def _to_srgb(image: Image.Image, profile: bytes, remarks: list[str]) -> Image.Image:
     from PIL import ImageCms
 
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
@@ -222,21 +245,23 @@ def _to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, list[str]
     if plain.mode in ("RGBA", "LA"):
         plain = plain.convert("RGB" if plain.mode == "RGBA" else "L")
     elif plain.mode not in ("RGB", "L", "CMYK", "LAB"):
-        return image, []
+        return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _is_srgb(source) and plain.mode == "RGB":
-            return image, []
+            return image
         target = ImageCms.createProfile("sRGB")
         # A grey profile cannot be turned into an RGB one's grey; its curve is kept by way of RGB.
         converted = ImageCms.profileToProfile(plain, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return image, [BROKEN_PROFILE]
+        remarks.append(BROKEN_PROFILE)
+        return image
     assert converted is not None
     converted.info = {}
     if alpha is not None:
         converted.putalpha(alpha)
-    return converted, [CONVERTED]
+    remarks.append(CONVERTED)
+    return converted
 
 
 def _is_srgb(profile: Any) -> bool:

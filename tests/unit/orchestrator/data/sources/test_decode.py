@@ -125,3 +125,15 @@ def test_what_nobody_can_show_is_no_image(content: bytes) -> None:
     with pytest.raises((OSError, ValueError, SyntaxError)) as raised:
         decode_image(content, 8, 3)
     assert "0x" not in str(raised.value)  # The same list whenever it is made.
+
+
+def test_large_images_are_converted_in_strips_to_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = np.random.default_rng(0)
+    deep = Image.fromarray(numbers.integers(0, 65535, (37, 53), np.uint16))
+    layered = Image.fromarray(numbers.integers(0, 255, (37, 53, 4), np.uint8))
+    contents = [encoded(deep), encoded(layered), encoded(layered, icc_profile=profile(swap=True))]
+    whole = [decode_image(content, 16, 3) for content in contents]
+    monkeypatch.setattr(decode, "STRIP_PIXELS", 200)
+    for content, (pixels, remarks) in zip(contents, whole, strict=True):
+        again, said = decode_image(content, 16, 3)
+        assert np.array_equal(again, pixels) and said == remarks
