@@ -63,9 +63,9 @@ def _base(num_classes: int) -> ExperimentConfig:
     return tiny(Path("unused"), "unused", model=model, prepare={"use_gpu": False, "max_skipped": 0.99})
 
 
-def settings(kind: str, path: Path | str, num_classes: int = 3, **data: Any) -> ExperimentConfig:
+def settings(kind: str, place: Path | str, /, num_classes: int = 3, **data: Any) -> ExperimentConfig:
     base = _base(num_classes)
-    changed = dataclasses.replace(base.data, source=kind, source_path=str(path), **data)
+    changed = dataclasses.replace(base.data, source=kind, source_path=str(place), **data)
     return dataclasses.replace(base, data=changed)
 
 
