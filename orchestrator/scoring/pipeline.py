@@ -157,9 +157,14 @@ class _ReadAndWriteActor:
         self._writer = FeatureWriter(*work.for_writer(use_gpu))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        piece = _range_of(batch)
-        self._writer.write(piece, self._source(piece))
-        return {"start": np.array([piece.start]), "stop": np.array([piece.stop])}
+        piece, problem = _range_of(batch), ""
+        try:
+            self._writer.write(piece, self._source(piece))
+        except UserError as error:  # Raised, Ray would print its traceback.
+            problem = str(error)
+        return {
+            "start": np.array([piece.start]), "stop": np.array([piece.stop]), "problem": np.array([problem])
+        }  # fmt: skip
 
 
 def _range_of(batch: dict[str, Any]) -> Range:
@@ -208,6 +213,8 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
         batches: Any = iter(pipeline.iter_batches(batch_size=None, batch_format="numpy"))
         with closing(InTime(batches, "range of images", work.config.cluster.stall_seconds)) as done:
             for batch in done:
+                for problem in filter(None, batch.get("problem", ())):
+                    raise UserError(str(problem))
                 for start, stop in zip(batch["start"], batch["stop"], strict=True):
                     yield Range(int(start), int(stop))
     except RayTaskError as error:

@@ -18,7 +18,7 @@ from orchestrator.config.plain import to_dict
 from tests.unit.orchestrator.data.sources.making import encoded, png, settings
 from tests.waiting import PATIENCE
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.faults
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 4 << 30
 
