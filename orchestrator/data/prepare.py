@@ -7,6 +7,7 @@ from dimr_model import randomness
 from orchestrator import cluster
 from orchestrator.config.plain import with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.accounts import account_in_words
 from orchestrator.data.compatibility import check_model, revision_of
 from orchestrator.data.format import (
     MAX_ROW_GROUP_ROWS,
@@ -19,6 +20,8 @@ from orchestrator.data.format import (
     write_dataset,
 )
 from orchestrator.data.sources.arrays import FASHION_CLASSES, read_source
+from orchestrator.data.sources.decode import Decoding
+from orchestrator.data.sources.listing import LABELS_IN_FILES, Listing, list_source
 from orchestrator.errors import UserError
 from orchestrator.logs import terminal
 from orchestrator.run.terminal import ImageProgress
@@ -67,43 +70,61 @@ def _prepare_arrays(config: ExperimentConfig) -> LatentDataset:
 
 def _prepare_collection(config: ExperimentConfig, console: Console) -> LatentDataset:
     from orchestrator.data.encode import encode_collection, plan_encoding
-    from orchestrator.data.sources.listing import list_source
 
     listing = list_source(config.data)
-    info = _collection_info(config, listing.source, listing.rows.num_rows, listing.class_names)
-    check_model(config, info)
+    info = collection_info(config, listing)
+    for note in listing.notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
+    try:
+        check_model(config, info)
+    except UserError as error:
+        if config.data.source in LABELS_IN_FILES:
+            raise
+        raise UserError(f"{error} The source has {listing.classes_in_words()}") from error
     with cluster.connect(config), ImageProgress(console, "encode", listing.rows.num_rows) as progress:
-        files = encode_collection(plan_encoding(config, info, listing), listing, progress)
-    return finish_dataset(config.data.path, info, files)
+        files, account = encode_collection(plan_encoding(config, info, listing), listing, progress)
+    return finish_dataset(config.data.path, info, files, account)
 
 
-def _collection_info(
-    config: ExperimentConfig, source: str, num_images: int, class_names: tuple[str, ...]
-) -> DatasetInfo:
+def collection_info(config: ExperimentConfig, listing: Listing) -> DatasetInfo:
+    """What a dataset of the images of ``listing`` says of itself.
+
+    Raises:
+        UserError: they are latents, and no VAE is set.
+    """
     model, vae = config.model, config.sampling.vae
+    imported, class_names = config.data.source in LABELS_IN_FILES, listing.class_names
     if vae is None:
-        if config.data.source == "released_npy":
+        if imported:
             raise UserError(
-                "data.source released_npy holds latents: set sampling.vae to the VAE that made them."
+                f"data.source {config.data.source} holds latents: set sampling.vae to the VAE that made them."
             )
         shape = (model.channels, model.input_size, model.input_size)
         return DatasetInfo(
-            kind="pixels", shape=shape, source=source, num_images=num_images, class_names=class_names
+            kind="pixels",
+            shape=shape,
+            source=listing.source,
+            num_images=listing.rows.num_rows,
+            class_names=class_names,
+            source_fingerprint=listing.fingerprint,
+            decoding=Decoding.of(config.prepare).to_dict(),
         )
     from orchestrator.data.vae import vae_config
 
-    imported, settings = config.data.source == "released_npy", vae_config(vae, config.prepare.vae_revision)
+    settings = vae_config(vae, config.prepare.vae_revision)
     return DatasetInfo(
         kind="moments",
         shape=(2 * int(settings["latent_channels"]), model.input_size, model.input_size),
-        source=source,
-        num_images=num_images,
+        source=listing.source,
+        num_images=listing.rows.num_rows,
         class_names=tuple(map(str, range(model.num_classes))) if imported else class_names,
         encoder=vae,
         encoder_revision=revision_of(vae, config.prepare.vae_revision),
         scaling_factor=float(settings["scaling_factor"]),
         # The released features hold flipped images as images of their own.
         flips=config.prepare.flips and not imported,
+        source_fingerprint=listing.fingerprint,
+        decoding=None if imported else Decoding.of(config.prepare).to_dict(),
     )
 
 
@@ -125,3 +146,5 @@ def prepare_and_report(config: ExperimentConfig) -> None:
         f"{len(info.class_names)} classes, {len(dataset.row_groups)} row groups in "
         f"{len(dataset.files)} files, fingerprint {dataset.fingerprint}"
     )
+    if dataset.account is not None:
+        print(account_in_words(dataset.account))

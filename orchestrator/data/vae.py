@@ -9,6 +9,8 @@ import torch
 
 from orchestrator.config.schema import PrepareConfig
 from orchestrator.data.format import DatasetInfo
+from orchestrator.data.sources import reasons
+from orchestrator.data.sources.rows import describe
 from orchestrator.errors import UserError
 from orchestrator.images import to_uint8
 from orchestrator.precision import compute_device, compute_precision
@@ -69,7 +71,10 @@ class VAEEncoder:
         self._config, self._info = config, info
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Replace the uint8 pixels in ``image`` by moments, and add ``flipped_image`` for mirrored images."""
+        """Replace the uint8 pixels in ``image`` by moments, and add ``flipped_image`` for mirrored images.
+
+        Moments that are not finite in half precision are no image; ``reason`` and ``detail`` say so.
+        """
         images = rows["image"].to_pylist()
         good = [place for place, image in enumerate(images) if image is not None]
         if good:
@@ -78,17 +83,21 @@ class VAEEncoder:
                 [np.frombuffer(images[place], np.uint8).reshape(3, side, side) for place in good]
             )
             pixels = torch.from_numpy(stacked).to(self._device).float() / 127.5 - 1
-        columns = {"image": pixels if good else None}
+        columns: dict[str, Any] = {"image": pixels if good else None}
         if self._info.flips:
             columns["flipped_image"] = pixels.flip(-1) if good else None
-        rows = rows.drop_columns(["image"])
+        encoded: dict[str, list[bytes | None]] = {name: [None] * len(images) for name in columns}
+        not_finite: set[int] = set()
         for name, batch in columns.items():
-            encoded: list[bytes | None] = [None] * len(images)
-            if batch is not None:
-                for place, moments in zip(good, self._moments(batch), strict=True):
-                    encoded[place] = moments.tobytes()
-            rows = rows.append_column(name, pa.array(encoded, pa.large_binary()))
-        return rows
+            for place, moments in zip(good, self._moments(batch) if good else (), strict=True):
+                encoded[name][place] = moments.tobytes()
+                if not np.isfinite(moments).all():
+                    not_finite.add(place)
+        rows = rows.drop_columns(["image"])
+        for name, values in encoded.items():
+            kept = [None if place in not_finite else value for place, value in enumerate(values)]
+            rows = rows.append_column(name, pa.array(kept, pa.large_binary()))
+        return _with_reasons(rows, not_finite)
 
     @torch.no_grad()
     def _moments(self, pixels: torch.Tensor) -> Any:
@@ -96,6 +105,20 @@ class VAEEncoder:
         with compute_precision(self._config.precision, self._device):
             moments = self._vae.encode(pixels).latent_dist.parameters
         return moments.float().cpu().numpy().astype(self._info.dtype)
+
+
+def _with_reasons(rows: pa.Table, not_finite: set[int]) -> pa.Table:
+    """The rows, with the reason for those whose moments are not finite."""
+    if not not_finite:
+        return rows
+    places = list(zip(*(rows[name].to_pylist() for name in ("path", "start", "size")), strict=True))
+    for name in ("reason", "detail"):
+        values = rows[name].to_pylist()
+        for place in not_finite:
+            detail = f"{describe(*places[place])}\nthe VAE makes NaN or infinity of it"
+            values[place] = reasons.NOT_FINITE if name == "reason" else detail
+        rows = rows.set_column(rows.schema.get_field_index(name), name, pa.array(values, pa.string()))
+    return rows
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Reading every byte of a dataset: is each file what it should be, and what do the rows hold?"""
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,10 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator import storage
+from orchestrator.data.accounts import SKIPPED_FILE, account_in_words, count_in
 from orchestrator.data.format import (
+    INFO_FILE,
     DatasetInfo,
     LatentDataset,
     open_dataset,
@@ -57,6 +61,7 @@ def verify(path: str, sheet: str | None = None, vae: str | None = None) -> None:
     findings = Findings()
     for file in dataset.files:
         _verify_file(dataset, file.name, file.sha256, findings)
+    findings.problems += _unbalanced(dataset, findings)
     if findings.problems:
         shown = "\n  ".join(findings.problems[:20])
         raise UserError(
@@ -67,6 +72,28 @@ def verify(path: str, sheet: str | None = None, vae: str | None = None) -> None:
     if sheet is not None:
         write_sheet(dataset, Path(sheet), vae)
         console.print(f"Sheet: {sheet}", soft_wrap=True)
+
+
+def _unbalanced(dataset: LatentDataset, findings: Findings) -> list[str]:
+    """Whether everything that the source held is stored or listed, mirrored rows beside their images."""
+    account = dataset.account
+    if account is None:
+        return []
+    images = {index for index, _ in findings.seen}
+    problems = []
+    if not account.is_balanced:
+        problems.append(f"{INFO_FILE}: {account_in_words(account)} That is not equal.")
+    if len(images) != account.stored:
+        problems.append(f"{len(images)} images have rows, and {INFO_FILE} counts {account.stored} as stored")
+    if dataset.info.flips:
+        alone = sum((index, not flipped) not in findings.seen for index, flipped in findings.seen)
+        if alone:
+            problems.append(f"{alone} rows have no mirrored row")
+    lines = json.loads(storage.read_bytes(storage.join(dataset.path, SKIPPED_FILE)))
+    listed = sum(account.listed.values())
+    if (named := sum(count_in(line) for line in lines)) != listed:
+        problems.append(f"{SKIPPED_FILE} names {named} and {INFO_FILE} counts {listed} that are not stored")
+    return problems
 
 
 def _verify_file(dataset: LatentDataset, name: str, sha256: str, findings: Findings) -> None:
@@ -112,6 +139,8 @@ def _summarize(dataset: LatentDataset, findings: Findings, console: Console) -> 
         + (f", encoded by {info.encoder} ({info.encoder_revision})" if info.encoder else ""),
         soft_wrap=True,
     )
+    if dataset.account is not None:
+        console.print(account_in_words(dataset.account), soft_wrap=True, markup=False, highlight=False)
     table = Table(
         "label", "class", "rows", title=f"rows per class: {min(counts.values())} to {max(counts.values())}"
     )

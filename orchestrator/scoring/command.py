@@ -13,7 +13,7 @@ from rich.console import Console
 
 from orchestrator import cluster, storage
 from orchestrator.config.command_line import mistakes_explained, parse_with
-from orchestrator.config.plain import flatten, with_absolute_paths
+from orchestrator.config.plain import absolute, flatten, with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.opening import open_if_there
 from orchestrator.errors import UserError
@@ -116,7 +116,7 @@ def reference(arguments: Sequence[str]) -> None:
         from orchestrator.scoring.real_images import open_images
         from orchestrator.scoring.reference import make_reference
 
-        images = open_images(options.images or config.data.path, config)
+        images = open_images(absolute(options.images) or config.data.path, config)
         made = make_reference(images, config, described, console)
         storage.write_bytes(options.out, storage.read_bytes(made.path))
     console.print(

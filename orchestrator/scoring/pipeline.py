@@ -30,6 +30,9 @@ from orchestrator.scoring.real_images import ImageReader, RealImages
 from orchestrator.stalls import InTime
 from orchestrator.tracking.gauges import show_progress
 
+RAYS_ADVICE = "\nFailed to apply UDF"
+"""Ray Data writes below an error how it could be tried again."""
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -156,9 +159,14 @@ class _ReadAndWriteActor:
         self._writer = FeatureWriter(*work.for_writer(use_gpu))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        piece = _range_of(batch)
-        self._writer.write(piece, self._source(piece))
-        return {"start": np.array([piece.start]), "stop": np.array([piece.stop])}
+        piece, problem = _range_of(batch), ""
+        try:
+            self._writer.write(piece, self._source(piece))
+        except UserError as error:  # Raised, Ray would print its traceback.
+            problem = str(error)
+        return {
+            "start": np.array([piece.start]), "stop": np.array([piece.stop]), "problem": np.array([problem])
+        }  # fmt: skip
 
 
 def _range_of(batch: dict[str, Any]) -> Range:
@@ -187,6 +195,8 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
         ]
     else:
         stages = [(_ReadAndWriteActor, (work,), evaluation.extractor_actors, use_gpu)]
+    # Else only the text of its traceback arrives of what an actor raises.
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     pipeline = ray.data.from_items(
         [{"start": piece.start, "stop": piece.stop} for piece in missing], override_num_blocks=len(missing)
     )
@@ -205,6 +215,8 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
         batches: Any = iter(pipeline.iter_batches(batch_size=None, batch_format="numpy"))
         with closing(InTime(batches, "range of images", work.config.cluster.stall_seconds)) as done:
             for batch in done:
+                for problem in filter(None, batch.get("problem", ())):
+                    raise UserError(str(problem))
                 for start, stop in zip(batch["start"], batch["stop"], strict=True):
                     yield Range(int(start), int(stop))
     except RayTaskError as error:
@@ -214,7 +226,7 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
 def _user_error(error: BaseException | None) -> UserError | None:
     """The error that an actor raised for the user, below what Ray wrapped around it."""
     while error is not None:
-        if isinstance(error, UserError):
-            return error
+        if isinstance(error, UserError) and not isinstance(error, RayTaskError):
+            return UserError(str(error).partition(RAYS_ADVICE)[0])
         error = getattr(error, "cause", None) or error.__cause__
     return None

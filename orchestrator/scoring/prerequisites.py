@@ -7,13 +7,15 @@ from orchestrator import storage
 from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
 from orchestrator.errors import UserError
+from orchestrator.scoring.reference_files import check_reference
 
 
-def require_reference(path: str) -> None:
-    """Check that there is something at the place that ``evaluation.reference`` names.
+def require_reference(path: str, config: ExperimentConfig) -> None:
+    """Check that what ``evaluation.reference`` names is there and can be compared with.
 
     Raises:
-        UserError: there is nothing; the message says where references come from.
+        UserError: there is nothing, and the message says where references come from; or it is damaged, or of
+            another kind, extractor or resolution.
     """
     if not storage.is_file(path) and not storage.sizes(path):
         raise UserError(
@@ -22,6 +24,7 @@ def require_reference(path: str) -> None:
             "(VIRTUAL_imagenet256_labeled.npz and its like, from openai/guided-diffusion's evaluations), or "
             "set --evaluation.reference to a dataset, a folder of images, or null."
         )
+    check_reference(path, config)
 
 
 def require_enough_images(config: ExperimentConfig) -> None:
@@ -45,7 +48,7 @@ def require_all(config: ExperimentConfig) -> None:
     """
     require_enough_images(config)
     if config.evaluation.reference is not None:
-        require_reference(config.evaluation.reference)
+        require_reference(config.evaluation.reference, config)
     if config.evaluation.extractor == "inception":
         from orchestrator.scoring.extractors import weights_file
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,16 +17,24 @@ from dimr_model import randomness
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import INFO_FILE, LatentDataset, open_dataset, to_arrays
+from orchestrator.data.sources.decode import Decoding, open_image
+from orchestrator.data.sources.files import UnreadableError, read_part
+from orchestrator.data.sources.names import printable
 from orchestrator.data.vae import downsampling, vae_config
 from orchestrator.errors import UserError
-from orchestrator.images import to_pixels
 from orchestrator.precision import compute_device
 from orchestrator.sampling.decoder import Decoder
 from orchestrator.sampling.parts import Columns, Range, ranges_of
+from orchestrator.scoring.reference_files import (
+    ADM_IMAGES,
+    list_folder,
+    read_arrays,
+    read_headers,
+    require_images,
+    require_resolution,
+)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 IMAGES_PER_RANGE = 100
-ADM_IMAGES = "arr_0"
 
 
 @dataclass(frozen=True)
@@ -71,19 +78,15 @@ def open_images(path: str, config: ExperimentConfig) -> RealImages:
         found = dataset_images(open_dataset(path), config)
     elif path.endswith(".npz"):
         found = _npz_images(path)
-    elif names and storage.is_local(path):
-        found = _folder_images(path)
+    elif names:
+        found = _folder_images(path, Decoding.of(config.prepare))
     else:
         raise UserError(
-            f"There are no images at {path}: expected a prepared dataset, a local folder with "
-            f"{', '.join(IMAGE_SUFFIXES)} files, or an .npz with uint8 images in {ADM_IMAGES}."
+            f"There are no images at {path}: expected a prepared dataset, a folder of images, or an "
+            ".npz with "
+            f"uint8 images in {ADM_IMAGES}."
         )
-    if found.resolution != image_resolution(config):
-        raise UserError(
-            f"The images at {path} are {found.resolution}x{found.resolution} and the network samples "
-            f"{image_resolution(config)}x{image_resolution(config)}. Give images of its resolution; resizing "
-            "would change the scores."
-        )
+    require_resolution(path, found.resolution, image_resolution(config))
     return found
 
 
@@ -92,9 +95,11 @@ def dataset_images(dataset: LatentDataset, config: ExperimentConfig) -> RealImag
     groups = [rows for _, _, rows in dataset.row_groups]
     # Row groups are the unit of reading; as many in a range as make about its usual size.
     size = max(1, IMAGES_PER_RANGE // max(groups))
+    is_pixels = dataset.info.kind == "pixels"
+    resolution = dataset.info.shape[-1] if is_pixels else image_resolution(config)
     return RealImages(
         dataset.path, "dataset", dataset.info.num_images, tuple(ranges_of(len(groups), size)),
-        dataset.fingerprint, image_resolution(config), dataset=dataset,
+        dataset.fingerprint, resolution, dataset=dataset,
     )  # fmt: skip
 
 
@@ -106,26 +111,22 @@ def noise_images(count: int, like: RealImages, channels: int) -> RealImages:
     )  # fmt: skip
 
 
-def _folder_images(path: str) -> RealImages:
-    files = sorted(
-        file for file in Path(path).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    )
-    if not files:
-        raise UserError(f"There are no images ({', '.join(IMAGE_SUFFIXES)}) in {path} or the folders in it.")
-    listed = [[str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    height, width = to_pixels(files[0].read_bytes()).shape[1:]
-    if height != width:
-        raise UserError(f"{files[0]} is {width}x{height}; references must be square.")
-    ranges, names = tuple(ranges_of(len(files), IMAGES_PER_RANGE)), tuple(str(file) for file in files)
-    return RealImages(path, "folder", len(files), ranges, _fingerprint(listed), height, files=names)
+def _folder_images(path: str, decoding: Decoding) -> RealImages:
+    files, size = list_folder(path, decoding)
+    listed = [[[printable(file.name), file.stamp] for file in files], decoding.to_dict()]
+    ranges, names = tuple(ranges_of(len(files), IMAGES_PER_RANGE)), tuple(file.path for file in files)
+    return RealImages(path, "folder", len(files), ranges, _fingerprint(listed), size, files=names)
 
 
 def _npz_images(path: str) -> RealImages:
-    images = _npz_array(path)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
-        raise UserError(f"{ADM_IMAGES} in {path} is not uint8 [N, H, W, C].")
-    ranges = tuple(ranges_of(len(images), IMAGES_PER_RANGE))
-    return RealImages(path, "npz", len(images), ranges, storage.sha256_of(path), images.shape[1])
+    headers = read_headers(path)
+    if ADM_IMAGES not in headers:
+        raise UserError(f"{path} holds {', '.join(headers)}, and no images in {ADM_IMAGES}.")
+    size = require_images(path, *headers[ADM_IMAGES])
+    count = headers[ADM_IMAGES][0][0]
+    return RealImages(
+        path, "npz", count, tuple(ranges_of(count, IMAGES_PER_RANGE)), storage.sha256_of(path), size
+    )
 
 
 def _fingerprint(content: Any) -> str:
@@ -134,11 +135,7 @@ def _fingerprint(content: Any) -> str:
 
 @lru_cache(maxsize=1)
 def _npz_array(path: str) -> npt.NDArray[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return np.asarray(content[ADM_IMAGES])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as an .npz with images in {ADM_IMAGES}: {error}") from error
+    return read_arrays(path, only=ADM_IMAGES)[ADM_IMAGES]
 
 
 class ImageReader:
@@ -146,7 +143,7 @@ class ImageReader:
 
     def __init__(self, images: RealImages, config: ExperimentConfig, use_gpu: bool = False) -> None:
         torch.set_num_threads(1)
-        self._images = images
+        self._images, self._decoding = images, Decoding.of(config.prepare)
         self._decoder: Decoder | None = None
         if images.dataset is not None and images.dataset.info.kind == "moments":
             device = compute_device(use_gpu)
@@ -177,17 +174,18 @@ class ImageReader:
         found = []
         for file in self._images.files[piece.start : piece.stop]:
             try:
-                pixels = to_pixels(Path(file).read_bytes())
-            except OSError as error:
+                image, _ = open_image(read_part(self._images.path, file), "RGB", self._decoding)
+            except (OSError, ValueError, SyntaxError, UnreadableError) as error:
                 raise UserError(
-                    f"{file} is no image that can be read ({error}). Remove or replace it."
+                    f"{printable(file)} is no image that can be read ({error}). Remove or replace it."
                 ) from error
-            if pixels.shape[1:] != size:
+            if image.size != size:
                 raise UserError(
-                    f"{file} is {pixels.shape[2]}x{pixels.shape[1]} and the others are {size[0]}x{size[1]}."
+                    f"{printable(file)} is {image.width}x{image.height} and the others are "
+                    f"{size[0]}x{size[1]}."
                 )
-            found.append(pixels.expand(3, -1, -1))
-        return torch.stack(found).numpy()
+            found.append(np.asarray(image).transpose(2, 0, 1))
+        return np.stack(found)
 
     def _read_dataset(self, piece: Range) -> Columns:
         dataset = self._images.dataset

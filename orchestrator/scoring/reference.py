@@ -28,7 +28,8 @@ from orchestrator.scoring.metrics import Collected, Target
 from orchestrator.scoring.pipeline import Work
 from orchestrator.scoring.prerequisites import require_reference
 from orchestrator.scoring.protocol import VERSION
-from orchestrator.scoring.real_images import ADM_IMAGES, RealImages, image_resolution, open_images
+from orchestrator.scoring.real_images import RealImages, image_resolution, open_images
+from orchestrator.scoring.reference_files import ADM_IMAGES, read_arrays, read_headers
 
 MAX_KEPT_FEATURES = 10_000
 """As many as ADM's reference files hold images for precision and recall."""
@@ -52,7 +53,7 @@ def load_reference(path: str, config: ExperimentConfig, console: Console) -> Ref
     Raises:
         UserError: there is none, or it was made with another extractor or at another resolution.
     """
-    require_reference(path)
+    require_reference(path, config)
     described = dataclasses.asdict(describe_extractor(config.evaluation))
     if not path.endswith(".npz"):
         return make_reference(open_images(path, config), config, described, console)
@@ -121,14 +122,12 @@ def read_reference(path: str) -> Reference:
 
 
 def _read_npz(path: str) -> dict[str, npt.NDArray[Any]]:
-    try:
-        with np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False) as content:
-            # Images are read by those who need them.
-            return {name: content[name] for name in content.files if name != ADM_IMAGES}
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(
-            f"{path} cannot be read as reference statistics ({error}). Make or fetch it again."
-        ) from error
+    # Images are read by those who need them.
+    content = read_arrays(path, but=ADM_IMAGES)
+    for name in ("mu", "sigma"):
+        if name in content and not np.isfinite(content[name]).all():
+            raise UserError(f"{name} in {path} is not finite. Fetch or make it again.")
+    return content
 
 
 def _from_npz(path: str, content: dict[str, npt.NDArray[Any]]) -> Reference:
@@ -156,18 +155,17 @@ def _from_adm(
             f"{path} holds statistics of Inception's features and evaluation.extractor is "
             f"{described['name']}. Set --evaluation.extractor inception, or another --evaluation.reference."
         )
-    images = open_images(path, config)
-    made = make_reference(images, config, described, console)
-    target = Target(
-        _gaussian(content, ""), _gaussian(content, "_s") if "mu_s" in content else None, made.target.features
-    )
-    facts = {
-        "source": path,
-        "kind": "ADM's statistics; KID, precision and recall against its images",
-        "images": images.count,
-        "resolution": images.resolution,
-        "statistics_by": "ADM's TensorFlow Inception",
-    }
+    facts: dict[str, Any] = {"source": path, "statistics_by": "ADM's TensorFlow Inception"}
+    features = None
+    if ADM_IMAGES in read_headers(path):
+        images = open_images(path, config)
+        features = make_reference(images, config, described, console).target.features
+        facts["kind"] = "ADM's statistics; KID, precision and recall against its images"
+        facts |= {"images": images.count, "resolution": images.resolution}
+    else:
+        facts["kind"] = "statistics without images; no KID, precision or recall"
+        console.print(f"{path} holds no images, so there is no KID, precision or recall.", soft_wrap=True)
+    target = Target(_gaussian(content, ""), _gaussian(content, "_s") if "mu_s" in content else None, features)
     return Reference(target, facts, storage.sha256_of(path), path)
 
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from orchestrator.config.mistakes import did_you_mean, did_you_mean_path, mistake_in, type_of
 from orchestrator.config.plain import flatten, from_dict, to_dict
 from orchestrator.config.presets import PRESETS
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.yaml_files import read_yaml
 from orchestrator.errors import UserError
 
 SUITES = PRESETS / "suites"
@@ -126,10 +126,10 @@ def load_suite(name: str) -> Suite:
     parser.add_class_arguments(Suite, "suite")
     plain: Any = {}
     try:
-        plain = yaml.safe_load(path.read_text())
+        plain = read_yaml(path)
         parsed = parser.parse_object({"suite": copy.deepcopy(plain)})
         suite: Suite = parser.instantiate_classes(parsed).suite
-    except (ArgumentError, ValueError, TypeError, yaml.YAMLError) as error:
+    except (ArgumentError, ValueError, TypeError) as error:
         found = mistake_in(Suite, plain, "") or " ".join(str(error).split())
         raise UserError(f"The suite {path} is not valid: {found}") from error
     return suite

@@ -31,6 +31,7 @@ from orchestrator.data.compatibility import check_model
 from orchestrator.data.format import LatentDataset, open_dataset, read_rows, to_arrays
 from orchestrator.data.prepare import prepare_dataset
 from orchestrator.data.sources.decode import centre_crop
+from orchestrator.data.verify import verify
 from orchestrator.errors import UserError
 from tests.configs import tiny
 from tests.waiting import PATIENCE
@@ -267,7 +268,9 @@ def test_undecodable_images_are_skipped_listed_and_limited(tmp_path: Path) -> No
     (images / "pear" / "0001.png").write_bytes(png(1)[:40])
     (images / "plum" / "0002.png").write_bytes(b"")
     strict = config(tmp_path, "image_folder", images, "strict", prepare={"max_skipped": 0.02})
-    with pytest.raises(UserError, match=r"(?s)2 of 60 images cannot be decoded.*raise --prepare.max_skipped"):
+    with pytest.raises(
+        UserError, match=r"(?s)2 of 60 images cannot be stored \(2 undecodable\).*raise --prepare.max_skipped"
+    ):
         prepare_dataset(strict)
     dataset = prepare_dataset(config(tmp_path, "image_folder", images, "lax", prepare={"max_skipped": 0.1}))
     assert dataset.num_rows == 58
@@ -316,3 +319,105 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             prepare_dataset(config(tmp_path, source, path))
+
+
+def test_a_mended_image_is_taken_in_and_only_its_part_made_again(
+    tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = write_image_folder(tmp_path / "images", 60)
+    good = (images / "pear" / "0001.png").read_bytes()
+    (images / "pear" / "0001.png").write_bytes(good[:40])
+    lax = config(tmp_path, "image_folder", images, prepare={"max_skipped": 0.1})
+    first = prepare_dataset(lax)
+    assert first.account is not None and (first.account.found, first.account.stored) == (60, 59)
+    verify(first.path)
+    (Path(first.path) / "dataset.json").unlink()
+    (images / "pear" / "0001.png").write_bytes(good)
+    written: list[str] = []
+    real = encode.write_file
+
+    def write_and_note(path: str, name: str, *rest: Any) -> Any:
+        written.append(name)
+        return real(path, name, *rest)
+
+    monkeypatch.setattr(encode, "write_file", write_and_note)
+    again = prepare_dataset(lax)
+    assert len(written) == 1
+    assert again.account is not None and again.account.listed == {} and again.num_rows == 60
+    assert json.loads((Path(again.path) / "skipped.json").read_text()) == []
+    verify(again.path)
+
+
+def test_a_source_that_has_changed_is_not_mixed_with_what_it_was(tmp_path: Path, small_parts: None) -> None:
+    images = write_image_folder(tmp_path / "images", 60)
+    settings = config(tmp_path, "image_folder", images)
+    dataset = prepare_dataset(settings)
+    (Path(dataset.path) / "dataset.json").unlink()
+    (Path(dataset.path) / "part-00001.parquet").unlink()
+    (images / "apple" / "0000.png").rename(images / "plum" / "9999.png")  # as many as before
+    with pytest.raises(UserError, match="another source or with other settings.*delete"):
+        prepare_dataset(settings)
+
+
+def test_verify_counts_what_is_stored_and_listed(tmp_path: Path) -> None:
+    images = write_image_folder(tmp_path / "images", 30)
+    (images / "plum" / "notes.txt").write_text("no image")
+    dataset = prepare_dataset(config(tmp_path, "image_folder", images))
+    assert dataset.account is not None
+    assert (dataset.account.found, dataset.account.listed) == (31, {"not an image": 1})
+    for change, said in (({"stored": 29}, "That is not equal"), ({"found": 30, "listed": {}}, "names 1 and")):
+        file = Path(dataset.path) / "dataset.json"
+        whole = json.loads(file.read_text())
+        file.write_text(json.dumps({**whole, "account": {**whole["account"], **change}}))
+        with pytest.raises(UserError, match=said):
+            verify(dataset.path)
+        file.write_text(json.dumps(whole))
+
+
+def test_latents_that_are_not_finite_are_listed(tmp_path: Path, vae: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(vae, broken)
+    model = AutoencoderKL.from_pretrained(broken)
+    with torch.no_grad():
+        model.encoder.conv_in.weight.mul_(1e30)  # as half precision overflows in some VAEs
+    model.save_pretrained(broken)
+    settings = {"model": LATENT, "sampling": {"vae": str(broken)}}
+    images = write_image_folder(tmp_path / "images", 9)
+    with pytest.raises(UserError, match=r"9 of 9 images cannot be stored \(9 not finite\)"):
+        prepare_dataset(config(tmp_path, "image_folder", images, **settings))
+
+
+def test_features_of_several_processes_kinds_and_faults(tmp_path: Path, vae: Path) -> None:
+    folder = tmp_path / "features"
+    for number in range(6):
+        pair = np.empty(2, dtype=object)
+        moments = np.full((8 if number % 2 else 4, 8, 8), number, np.float32)
+        if number == 5:
+            moments[0, 0, 0] = np.nan
+        pair[:] = [moments, number % 3]
+        place = folder / f"rank{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        np.save(place / f"{number // 2}.npy", pair)  # equal names in two folders
+    settings = {"model": LATENT, "sampling": {"vae": str(vae)}, "prepare": {"max_skipped": 0.5}}
+    dataset = prepare_dataset(config(tmp_path, "released_npy", folder, **settings))
+    assert dataset.account is not None
+    assert (dataset.account.stored, dataset.account.listed) == (5, {"not finite": 1})
+    rows = rows_of(dataset)
+    assert sorted((int(a[0, 0, 0]), label, float(a[7, 0, 0])) for label, a in rows.values()) == [
+        (n, n % 3, float(n) if n % 2 else -30.0) for n in range(5)
+    ]
+
+
+def test_features_of_fast_dit_are_scaled_back(tmp_path: Path, vae: Path) -> None:
+    root = tmp_path / "store"
+    for number in range(5):
+        latents = np.full((1, 4, 8, 8), number * 0.18215, np.float32)
+        for kind, array in (("features", latents), ("labels", np.array([number % 3]))):
+            (root / f"imagenet256_{kind}").mkdir(parents=True, exist_ok=True)
+            np.save(root / f"imagenet256_{kind}" / f"{number}.npy", array)
+    (root / "imagenet256_labels" / "3.npy").unlink()
+    settings = {"model": LATENT, "sampling": {"vae": str(vae)}, "prepare": {"max_skipped": 0.5}}
+    dataset = prepare_dataset(config(tmp_path, "fast_dit", root, **settings))
+    assert dataset.account is not None and dataset.account.listed == {"without label": 1}
+    found = sorted((float(array[0, 0, 0]), label) for label, array in rows_of(dataset).values())
+    assert found == [(0, 0), (1, 1), (2, 2), (4, 1)]

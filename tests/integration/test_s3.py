@@ -3,6 +3,7 @@
 No secret is written anywhere.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import boto3
 import mlflow
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from rich.console import Console
 
 from orchestrator import logs, storage
 from orchestrator.checkpoints.loading import load_ema
@@ -25,6 +29,8 @@ from orchestrator.data.verify import verify
 from orchestrator.errors import UserError
 from orchestrator.run.experiment import run_experiment
 from orchestrator.run.folder import open_run
+from orchestrator.scoring.prerequisites import require_reference
+from orchestrator.scoring.reference import load_reference
 from orchestrator.storage import connect_to_s3, filesystem_of, s3_objects
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.entry import train
@@ -240,3 +246,30 @@ def test_a_server_that_fails_loses_nothing(
 def test_a_missing_dataset_on_s3_is_said(s3_server: str) -> None:
     with pytest.raises(UserError, match="There is no dataset at s3://latents/nothing"):
         open_dataset(f"{s3_server}/nothing")
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+def test_a_reference_is_read_from_s3(kind: str, tmp_path: Path, s3_server: str) -> None:
+    images = np.arange(8, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(2, 2).repeat(3, 3) * 20
+    config_ = experiment(tmp_path, str(tmp_path / "none"))
+    client = boto3.client("s3")
+    if kind == "npz":
+        content = io.BytesIO()
+        np.savez(content, arr_0=images)
+        client.put_object(Bucket="latents", Key="reference.npz", Body=content.getvalue())
+        place = f"{s3_server}/reference.npz"
+    else:
+        (tmp_path / "images").mkdir()
+        for number, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / "images" / f"{number}.png")
+        upload(tmp_path / "images", "reference")
+        place = f"{s3_server}/reference"
+    require_reference(place, config_)
+    reference = load_reference(place, config_, Console(quiet=True))
+    assert reference.about["images"] == 8
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    local = load_reference(str(tmp_path / "images.npz"), config_, Console(quiet=True))
+    np.testing.assert_allclose(reference.target.gaussian.mean, local.target.gaussian.mean, rtol=1e-6)
+    client.put_object(Bucket="latents", Key="cut.npz", Body=b"PK half of it")
+    with pytest.raises(UserError, match=r"cut.npz cannot be read"):
+        require_reference(f"{s3_server}/cut.npz", config_)

@@ -1,0 +1,69 @@
+"""A folder per class, with images at any depth in it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from orchestrator.config.schema import DataConfig
+from orchestrator.data.sources import reasons
+from orchestrator.data.sources.files import File, Omitted, Tree, UnreadableError, open_file, patiently
+from orchestrator.data.sources.names import SNIFFED_BYTES, is_image_name, looks_like_image, printable
+from orchestrator.data.sources.rows import Found, Row, shown
+from orchestrator.data.sources.splits import refuse_folder_of_splits
+from orchestrator.errors import UserError
+
+READ_AT_ONCE = 16
+
+
+def list_folder(config: DataConfig, tree: Tree) -> Found:
+    """List one folder per class; an empty one keeps its number.
+
+    Raises:
+        UserError: the folders are splits, or the images lie outside of class folders.
+    """
+    refuse_folder_of_splits(tree, "--data.source image_folder")
+    images, others = images_of(tree.root, tree)
+    found = Found(omitted=others)
+    found.folders = tuple(sorted({name.partition("/")[0] for name in tree.folders}))
+    flat = [file for file in images if "/" not in file.name]
+    if flat and (len(flat) == len(images) or not found.folders):
+        raise UserError(
+            f"{printable(tree.root)} holds images outside of class folders ({printable(flat[0].name)} and "
+            f"{len(flat) - 1} more). An image folder has one folder per class; sort them into folders first."
+        )
+    found.omitted += [
+        Omitted(printable(file.path), reasons.WITHOUT_LABEL, "it lies outside of class folders")
+        for file in flat
+    ]
+    classed = [(file.name.partition("/")[0], file) for file in images if "/" in file.name]
+    found.rows = [Row(label, file.path, stamp=file.stamp) for label, file in classed]
+    used = {label for label, _ in classed}
+    empty = [name for name in found.folders if name not in used]
+    if empty and config.classes is None:
+        found.notes.append(
+            f"Class folders without an image: {shown(empty)}. They keep their place in the order of the "
+            "labels."
+        )
+    if config.classes is not None:
+        found.folders = tuple(name for name in found.folders if name in used)
+    return found
+
+
+def images_of(source_path: str, tree: Tree) -> tuple[list[File], list[Omitted]]:
+    """The files that are images by their ending, or else by their content; and the others."""
+    unsure = [file for file in tree.files if not is_image_name(file.name)]
+
+    def look(file: File) -> Omitted | None:
+        def start() -> bytes:
+            with open_file(source_path, file.path) as stream:
+                return bytes(stream.read(SNIFFED_BYTES))
+
+        try:
+            if looks_like_image(patiently(start, file.path)):
+                return None
+        except UnreadableError as error:
+            return Omitted(printable(file.path), reasons.UNREADABLE, str(error))
+        return Omitted(printable(file.path), reasons.NOT_AN_IMAGE)
+
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        seen = dict(zip((file.name for file in unsure), pool.map(look, unsure), strict=True))
+    images = [file for file in tree.files if seen.get(file.name) is None]
+    return images, [omitted for omitted in seen.values() if omitted is not None]
