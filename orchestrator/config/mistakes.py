@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
@@ -78,8 +79,9 @@ def _mistake_in_settings(kind: Any, value: Any, name: str) -> str | None:
         return f"{where} must have settings of its own: {', '.join(hints)}."
     for key, part in value.items():
         if key not in hints:
-            hint = did_you_mean(str(key), hints, cutoff=0.6)
-            return f"There is no setting '{inside}{key}'. {hint}There are: {', '.join(hints)}."
+            nearest = did_you_mean(f"{inside}{key}", [f"{inside}{one}" for one in hints], cutoff=0.6)
+            hint = nearest or f"There are: {', '.join(hints)}."
+            return f"There is no setting '{inside}{key}'. {hint}".strip()
         if found := mistake_in(hints[key], part, f"{inside}{key}"):
             return found
     return None
@@ -121,6 +123,8 @@ def _fits(kind: Any, value: Any) -> bool:
         number = float(value)
     except ValueError:
         return False
+    if not math.isfinite(number):
+        return kind is float
     return not isinstance(value, bool) and (kind is float or number == int(number))
 
 

@@ -52,7 +52,10 @@ def test_wrong_values_on_the_command_line(arguments: list[str], message: str) ->
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"train": {"worker": 2}}, r"mine.yaml: There is no setting 'train.worker'. Did you mean workers\?"),
+        (
+            {"train": {"worker": 2}},
+            r"mine.yaml: There is no setting 'train.worker'. Did you mean train.workers\?",
+        ),
         ({"train": {"workers": "two"}}, "mine.yaml: train.workers is 'two'"),
         ({"trian": {"workers": 2}}, r"There is no setting 'trian'. Did you mean train\?"),
         ({"train": 3}, "train is 3, and must have settings of its own"),

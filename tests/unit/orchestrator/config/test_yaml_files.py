@@ -34,7 +34,7 @@ def test_fractions_are_read_in_any_notation(written: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("written", ["1.5", "1e-3", "1e400", "many"])
 def test_what_is_no_whole_number_stays_a_mistake(written: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"train.images.*Expected a <class 'int'>"):
+    with pytest.raises(UserError, match=r"train.images is .*, and must be a whole number"):
         read(tmp_path, f"train: {{images: {written}}}")
 
 
@@ -43,8 +43,8 @@ def test_what_is_no_whole_number_stays_a_mistake(written: str, tmp_path: Path) -
     [
         ("train:\n  images: 1\n  images: 2\n", "not valid YAML: images is there twice, in lines 2 and 3"),
         ("train: {images: 1}\ntrain: {batch_size: 8}\n", "train is there twice, in lines 1 and 2"),
-        ("train: {imges: 1}", "no setting 'train.imges'. Did you mean 'train.images'"),
-        ("trian: {images: 1}", "no setting 'trian.images'. Did you mean 'train.images'"),
+        ("train: {imges: 1}", "no setting 'train.imges'. Did you mean train.images"),
+        ("trian: {images: 1}", "no setting 'trian'. Did you mean train"),
         ("sampling: {labels: balancd}", "Did you mean balanced"),
         ("run: {name: 0123}", "Put it in quotes"),
         ("- 1", "holds no settings"),
