@@ -81,7 +81,8 @@ def run_experiment(
             with ending(tracker, uri, console):
                 if run.is_finished:
                     console.print(
-                        f"The run {run.directory} is finished; give another --run.name to start a new one."
+                        f"The run {run.directory} is finished; give another --run.name to start a new one.",
+                        soft_wrap=True,
                     )
                 else:
                     work = _Work(config, dataset, held_out, run, shares, tracker, stopper, console)

@@ -81,7 +81,7 @@ def test_a_finished_run_is_finished(
     today: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = read_metrics(str(today / "runs" / "finished"))
-    run_experiment(config_of(today, "finished"), console=Console(width=200))
+    run_experiment(config_of(today, "finished"))
     assert "is finished" in capsys.readouterr().out
     assert read_metrics(str(today / "runs" / "finished")) == before
 
