@@ -27,16 +27,16 @@ def save_first(config: ExperimentConfig, parts: Parts, ranges: list[Range], path
     save_grid(torch.from_numpy(images), path, grid_columns(config))
 
 
-def class_indices(config: ExperimentConfig, label: int) -> list[int]:
-    """The indices of the first images that show class ``label``."""
+def class_indices(config: ExperimentConfig, label: int, count: int = CLASS_GRID_IMAGES) -> list[int]:
+    """The indices of the first ``count`` images that show class ``label``."""
     found: list[int] = []
     start = 0
-    while len(found) < CLASS_GRID_IMAGES:
+    while len(found) < count:
         indices = list(range(start, start + 100 * config.model.num_classes))
         shown = torch.nonzero(labels_of(config, indices) == label).flatten().tolist()
         found += [indices[place] for place in shown]
         start = indices[-1] + 1
-    return found[:CLASS_GRID_IMAGES]
+    return found[:count]
 
 
 def save_class_grid(images: Tensor, folder: str, label: int) -> str:

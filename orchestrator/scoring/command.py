@@ -20,7 +20,12 @@ from orchestrator.errors import UserError
 from orchestrator.logs import terminal
 from orchestrator.run.folder import parse_beside, read_metrics
 from orchestrator.run.terminal import print_logs, scores_table
-from orchestrator.scoring.options import CheckpointOptions, GuidanceSweepOptions, ReferenceOptions
+from orchestrator.scoring.options import (
+    CheckpointOptions,
+    GuidanceSweepOptions,
+    ReferenceOptions,
+    SampleOptions,
+)
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 Options = TypeVar("Options", bound=CheckpointOptions)
@@ -75,7 +80,11 @@ def sample(arguments: Sequence[str]) -> None:
     Raises:
         UserError: something that the user can mend; what was sampled before stays.
     """
-    config, checkpoint = _parse("Sample images with a checkpoint.", arguments)
+    config, options = _parse_for(SampleOptions, "Sample images with a checkpoint.", arguments)
+    if options.out is not None:
+        _draw(config, options, options.out)
+        return
+    checkpoint = options.checkpoint
     config = dataclasses.replace(
         config, evaluation=dataclasses.replace(config.evaluation, class_agreement=False)
     )
@@ -96,6 +105,27 @@ def sample(arguments: Sequence[str]) -> None:
     if not config.evaluation.save:
         console.print("Only grids were kept; --evaluation.save '[parquet]' or '[npz]' keeps the images.")
     print_logs(console)
+
+
+def _draw(config: ExperimentConfig, options: SampleOptions, path: str) -> None:
+    from orchestrator.sampling.class_grid import changed, draw, labels_named
+    from orchestrator.scoring.model_under_test import load_model_under_test
+
+    started, dataset = time.perf_counter(), open_if_there(config)
+    names = dataset.info.class_names if dataset else tuple(map(str, range(config.model.num_classes)))
+    labels = labels_named(options.classes, names)
+    config = changed(config, options.guidance, options.seed)
+    tested = load_model_under_test(options.checkpoint, config)
+    draw(
+        config, tested.model, dataset.info.scaling_factor if dataset else None, labels, options.columns, path
+    )
+    guidance = config.sampling.guidance
+    scale = "none" if guidance.kind == "none" else f"{guidance.kind} {guidance.scale:g}"
+    terminal().print(
+        f"Grid      {path}: a row for each of {', '.join(names[label] for label in labels)}; seed "
+        f"{config.run.seed}, guidance {scale}, {time.perf_counter() - started:.1f} s",
+        soft_wrap=True, highlight=False,
+    )  # fmt: skip
 
 
 def reference(arguments: Sequence[str]) -> None:

@@ -22,6 +22,39 @@ class CheckpointOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleOptions(CheckpointOptions):
+    """The options of sampling without scores."""
+
+    out: str | None = None
+    """PNG to write a grid of a few classes into, at once and in this process. Without it, evaluation.images
+    samples of all classes are made on actors, into a folder of the run."""
+    classes: str | None = None
+    """Classes of the grid, a row each, as numbers or names: 3,5,8. By default the first ten."""
+    columns: int = 10
+    """Images of each class in the grid."""
+    guidance: float | None = None
+    """Scale of constant guidance in the grid; 1 is none. By default the run's own guidance."""
+    seed: int | None = None
+    """Other images of the same classes in the grid; by default the run's seed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.columns < 1:
+            raise ValueError(f"--columns {self.columns} must be at least 1")
+        if self.out is None and (self.classes, self.columns, self.guidance, self.seed) != (
+            None,
+            10,
+            None,
+            None,
+        ):
+            raise ValueError(
+                "--classes, --columns, --guidance and --seed are for a grid: name its PNG with --out."
+            )
+        if self.out is not None and not self.out.endswith(".png"):
+            raise ValueError(f"--out {self.out} must end in .png")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceOptions:
     """The options of making a reference."""
 
