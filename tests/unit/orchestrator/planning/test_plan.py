@@ -32,7 +32,7 @@ def largest() -> StepTrace:
 
 
 def test_the_papers_largest_model_has_the_known_numbers(largest: StepTrace) -> None:
-    config, options = parse("Test.", "imagenet256_g2r", []), PlanOptions(price=2.0)
+    config, options = parse("Test.", "imagenet256_g2r", []), PlanOptions(price=2.0, mfu=0.4)
     storage = storage_of(config, largest)
     assert storage.parameters == 1_056_352_904
     assert storage.checkpoint == pytest.approx(17e9, rel=0.01)
@@ -47,6 +47,16 @@ def test_the_papers_largest_model_has_the_known_numbers(largest: StepTrace) -> N
     assert network_evaluations(in_bf16) == 500
     hours = sampling_hours(in_bf16, largest, machine_of(in_bf16, options), used=0.4, images=50_000)
     assert hours == pytest.approx(11.6, rel=0.02)
+
+
+def test_what_is_assumed_of_a_gpu_depends_on_whether_blocks_are_compiled(largest: StepTrace) -> None:
+    speeds = {}
+    for compiled in ("true", "false"):
+        config, options = parse("Test.", "imagenet256_g2r", ["--train.compile", compiled]), PlanOptions()
+        machine = machine_of(config, options)
+        speeds[compiled] = scale(config, 1, largest, machine, options).images_per_second
+        assert f"{'with' if compiled == 'true' else 'without'} train.compile" in machine.mode
+    assert speeds["true"] / speeds["false"] == pytest.approx(0.4 / 0.15)
 
 
 def test_as_many_workers_as_divide_lanes_and_share(largest: StepTrace) -> None:
