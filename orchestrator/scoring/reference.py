@@ -97,6 +97,9 @@ def about(images: RealImages, config: ExperimentConfig) -> dict[str, Any]:
             "scaling_factor": images.dataset.info.scaling_factor,
             "vae": describe_vae(config),
         }
+    # Datasets of older code do not say how they were decoded, and are found under their old key.
+    if images.dataset is not None and images.dataset.info.decoding is not None:
+        facts["decoding"] = images.dataset.info.decoding
     return {"version": VERSION, **facts, "resolution": images.resolution}
 
 
