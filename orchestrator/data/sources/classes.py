@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import storage
+from orchestrator.config.schema import DataConfig
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.files import Omitted
 from orchestrator.data.sources.names import is_number, natural, printable
@@ -83,6 +84,21 @@ def _in_order(names: list[str]) -> ClassMap:
     if not names or "" in names or double:
         raise ValueError(f"{double[0]} is there twice" if double and double[0] else "a name is missing")
     return ClassMap(tuple(names), {name: number for number, name in enumerate(names)})
+
+
+def name_classes(found: Found, names: set[str], what: str, config: DataConfig) -> None:
+    """Note the classes that folders or archives are; an empty one keeps its number, unless a map fixes it."""
+    used = {str(row.label) for row in found.rows}
+    empty = sorted(names - used)
+    if config.classes is not None:
+        found.folders = tuple(sorted(names & used))
+        return
+    found.folders = tuple(sorted(names))
+    if empty:
+        found.notes.append(
+            f"Class {what} without an image: {shown(empty)}. They keep their place in the order of the "
+            "labels."
+        )
 
 
 def resolve(found: Found, classes: ClassMap | None, source_path: str) -> tuple[list[int], tuple[str, ...]]:
@@ -192,7 +208,7 @@ def _names_in_order(found: Found, used: set[str], source_path: str) -> list[str]
             "are no "
             "classes. data.label_column must name a column with class numbers or names."
         )
-    what = "folders" if found.folders else "labels"
+    what = "names" if found.folders else "labels"
     by_value = sorted(names, key=natural)
     if all(map(is_number, names)):
         if [int(name) for name in by_value] != list(range(len(names))) or by_value != names:

@@ -90,6 +90,26 @@ def walk(source_path: str) -> Tree:
     return tree
 
 
+def walk_source(source_path: str) -> Tree:
+    """Everything below a folder, as :func:`walk` finds it, or the one archive that ``source_path`` names.
+
+    Raises:
+        UserError: there is neither, or a part of it cannot be listed.
+    """
+    if is_local(source_path):
+        if not os.path.isfile(source_path):
+            return walk(source_path)
+        status = os.stat(source_path)
+        path, size, changed = source_path, status.st_size, status.st_mtime_ns
+    else:
+        filesystem, path = filesystem_of(source_path)
+        info = filesystem.get_file_info(path)
+        if info.type != pyarrow.fs.FileType.File:
+            return walk(source_path)
+        size, changed = info.size, info.mtime_ns
+    return Tree(source_path, [File(path, os.path.basename(path), size, f"{size}-{changed}")])
+
+
 def _walk_disk(root: str, tree: Tree) -> None:
     real_root = os.path.realpath(root)
 

@@ -4,9 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.config.schema import DataConfig
 from orchestrator.data.sources import reasons
+from orchestrator.data.sources.classes import name_classes
 from orchestrator.data.sources.files import File, Omitted, Tree, UnreadableError, open_file, patiently
 from orchestrator.data.sources.names import SNIFFED_BYTES, is_image_name, looks_like_image, printable
-from orchestrator.data.sources.rows import Found, Row, shown
+from orchestrator.data.sources.rows import Found, Row
 from orchestrator.data.sources.splits import refuse_folder_of_splits
 from orchestrator.errors import UserError
 
@@ -22,9 +23,9 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
     refuse_folder_of_splits(tree, "--data.source image_folder")
     images, others = images_of(tree.root, tree)
     found = Found(omitted=others)
-    found.folders = tuple(sorted({name.partition("/")[0] for name in tree.folders}))
+    folders = {name.partition("/")[0] for name in tree.folders}
     flat = [file for file in images if "/" not in file.name]
-    if flat and (len(flat) == len(images) or not found.folders):
+    if flat and (len(flat) == len(images) or not folders):
         raise UserError(
             f"{printable(tree.root)} holds images outside of class folders ({printable(flat[0].name)} and "
             f"{len(flat) - 1} more). An image folder has one folder per class; sort them into folders first."
@@ -35,15 +36,7 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
     ]
     classed = [(file.name.partition("/")[0], file) for file in images if "/" in file.name]
     found.rows = [Row(label, file.path, stamp=file.stamp) for label, file in classed]
-    used = {label for label, _ in classed}
-    empty = [name for name in found.folders if name not in used]
-    if empty and config.classes is None:
-        found.notes.append(
-            f"Class folders without an image: {shown(empty)}. They keep their place in the order of the "
-            "labels."
-        )
-    if config.classes is not None:
-        found.folders = tuple(name for name in found.folders if name in used)
+    name_classes(found, folders, "folders", config)
     return found
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from orchestrator.config.schema import DataConfig
 from orchestrator.data.sources import classes, features, folder, huggingface, parquet, tar
-from orchestrator.data.sources.files import Omitted, Tree, walk
+from orchestrator.data.sources.files import Omitted, Tree, walk_source
 from orchestrator.data.sources.names import printable
 from orchestrator.data.sources.reasons import EXPECTED
 from orchestrator.data.sources.rows import Found, shown, table_of
@@ -73,7 +73,7 @@ def list_source(config: DataConfig) -> Listing:
         UserError: it is not there, holds no images, or its labels do not make sense.
     """
     assert config.source_path is not None
-    tree = walk(config.source_path)
+    tree = walk_source(config.source_path)
     found = LISTERS[config.source](config, tree)
     found.omitted += tree.omitted
     labels, names = [0] * len(found.rows), tuple[str, ...](("0",))

@@ -32,6 +32,8 @@ class Member:
     link: str = ""
     """The name of another member that holds the bytes."""
     is_symbolic: bool = False
+    members: tuple["Member", ...] | None = None
+    """What is in it, where it is a tar file itself."""
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Shard:
     """How often samples with several images have each ending."""
     broken: str = ""
     """Why it cannot be read to its end."""
+    classes: set[str] = field(default_factory=set)
+    """Names of the tar files in it, each of which is a class."""
 
     def omit(self, file: File, member: Member, reason: str, detail: str = "") -> None:
         """Note that a member is not stored."""
@@ -57,15 +61,15 @@ def samples_of(source_path: str, file: File, members: list[Member], image_ending
     are the same bytes. Otherwise the last one counts, as for tar.
     """
     shard = Shard()
-    images, labels, others = _sorted_out(file, members, shard)
+    images, labels, others = sorted_out(file, members, shard)
     several: dict[str, list[str]] = defaultdict(list)
     owners: set[str] = set()
     for name, group in images.items():
-        key = next((key for key in (_stem(name), _first_dot(name)) if key in labels), None)
+        key = label_key_of(name, labels)
         owners.add(key or "")
-        doubles = _doubles(source_path, file, group)
+        doubles = doubles_of(source_path, file, group)
         for place, member in enumerate(group):
-            if image_ending is not None and not _has_ending(name, image_ending):
+            if image_ending is not None and not has_ending(name, image_ending):
                 shard.omit(file, member, reasons.NOT_AN_IMAGE, "another ending than asked for")
             elif key is None:
                 shard.omit(file, member, reasons.WITHOUT_LABEL, "no .cls, .json or .txt beside it")
@@ -87,7 +91,12 @@ _Labels = dict[str, list[Member]]
 """Ending -> the labels with this ending that belong to one name, in the order in which they come."""
 
 
-def _sorted_out(
+def label_key_of(name: str, labels: dict[str, _Labels]) -> str | None:
+    """Under which of the labels' names an image's label is; None where it has none."""
+    return next((key for key in (_stem(name), _first_dot(name)) if key in labels), None)
+
+
+def sorted_out(
     file: File, members: list[Member], shard: Shard
 ) -> tuple[dict[str, list[Member]], dict[str, _Labels], list[Member]]:
     """Images by name, labels by name without ending, and the rest; links become what they lead to."""
@@ -114,7 +123,7 @@ def _has_one_each(labels: _Labels, count: int) -> bool:
     return all(len(group) == count for group in labels.values())
 
 
-def _doubles(source_path: str, file: File, group: list[Member]) -> set[int]:
+def doubles_of(source_path: str, file: File, group: list[Member]) -> set[int]:
     """The places of those in a group of equal names whose bytes come again."""
     if len(group) == 1:
         return set()
@@ -179,5 +188,6 @@ def _first_dot(name: str) -> str:
     return str(place.parent / place.name.partition(".")[0])
 
 
-def _has_ending(name: str, ending: str) -> bool:
+def has_ending(name: str, ending: str) -> bool:
+    """Whether a name ends as ``data.image_column`` says, in whatever case."""
     return name.lower().endswith(f".{ending.lower().lstrip('.')}")

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files whose members are images and, under the same name, their labels."""
+"""Tar files: WebDataset shards, whose members are images and labels, and tar files of tar files."""
 
 import tarfile
 from collections import Counter
@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 from orchestrator.config.schema import DataConfig
 from orchestrator.data.sources import reasons
+from orchestrator.data.sources.classes import name_classes
 from orchestrator.data.sources.files import (
     File,
     ForwardReader,
@@ -19,10 +20,11 @@ from orchestrator.data.sources.files import (
     open_file,
     patiently,
 )
-from orchestrator.data.sources.names import printable
+from orchestrator.data.sources.names import is_below_hidden, printable
 from orchestrator.data.sources.rows import Found
 from orchestrator.data.sources.samples import LABEL_SUFFIXES, MOST_LABEL_BYTES, Member, Shard, samples_of
 from orchestrator.data.sources.splits import files_of_split
+from orchestrator.data.sources.tar_of_tars import UNPACK, classes_of
 from orchestrator.errors import UserError
 from orchestrator.storage import filesystem_of, is_local
 
@@ -37,6 +39,7 @@ _COMPRESSED = {
     b"\xfd7zXZ": "xz -d",
 }
 _SHARD_SUFFIXES = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst")
+_INNER_SUFFIXES = (*_SHARD_SUFFIXES, ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class BrokenShardError(Exception):
@@ -69,7 +72,7 @@ def list_shards(config: DataConfig, tree: Tree) -> Found:
     def read(file: File) -> Shard:
         try:
             members = patiently(lambda: list(members_of(source_path, file)), file.path)
-            return samples_of(source_path, file, members, config.image_column)
+            return _images_of(source_path, file, members, config.image_column)
         except BrokenShardError as error:
             return Shard(broken=f"{printable(file.path)}: {error}")
         except UnreadableError as error:
@@ -79,10 +82,13 @@ def list_shards(config: DataConfig, tree: Tree) -> Found:
         read_shards = list(pool.map(read, shards))
     refuse_broken([shard.broken for shard in read_shards if shard.broken], len(shards))
     endings: Counter[str] = Counter()
+    class_names: set[str] = set()
     for shard in read_shards:
         found.rows += shard.rows
         found.omitted += shard.omitted
         endings += shard.endings
+        class_names |= shard.classes
+    name_classes(found, class_names, "tar files", config)
     if endings:
         counts = ", ".join(f"{count} .{ending}" for ending, count in sorted(endings.items()))
         found.notes.append(
@@ -90,6 +96,23 @@ def list_shards(config: DataConfig, tree: Tree) -> Found:
             "--data.image_column ENDING takes those of one ending alone."
         )
     return found
+
+
+def _images_of(source_path: str, file: File, members: list[Member], image_ending: str | None) -> Shard:
+    tars = [member for member in members if member.members is not None]
+    shard = samples_of(
+        source_path, file, [member for member in members if member.members is None], image_ending
+    )
+    if tars and shard.rows:
+        raise UserError(
+            f"{printable(file.path)} holds images with labels and also tar files, such as "
+            f"{printable(tars[0].name)}, so these are no classes. {UNPACK}, or take them out."
+        )
+    for inner in classes_of(source_path, file, tars, image_ending):
+        shard.rows += inner.rows
+        shard.omitted += inner.omitted
+        shard.classes |= inner.classes
+    return shard
 
 
 def refuse_broken(broken: list[str], count: int) -> None:
@@ -119,8 +142,11 @@ def members_of(source_path: str, file: File) -> Iterator[Member]:
         yield from archive_members(stream, file.size, 0)
 
 
-def archive_members(stream: BinaryIO, end: int, start: int) -> Iterator[Member]:
-    """All files in the tar archive between two places of a stream that is read forward."""
+def archive_members(stream: BinaryIO, end: int, start: int, is_inner: bool = False) -> Iterator[Member]:
+    """All files in the tar archive between two places of a stream that is read forward.
+
+    A tar file in it is a member with members; ``is_inner`` says that the archive is such a one.
+    """
     at = start
     is_first = True
     while at < end:
@@ -134,7 +160,7 @@ def archive_members(stream: BinaryIO, end: int, start: int) -> Iterator[Member]:
                 is_first = False
                 continue
             raise BrokenShardError(f"it holds {len(block)} bytes and no archive")
-        member, at = _next_member(stream, block, at, end)
+        member, at = _next_member(stream, block, at, end, is_inner)
         is_first = False
         if member is not None:
             yield member
@@ -142,7 +168,9 @@ def archive_members(stream: BinaryIO, end: int, start: int) -> Iterator[Member]:
             raise BrokenShardError(f"it is cut short: after byte {min(at, end)} its end is missing")
 
 
-def _next_member(stream: BinaryIO, block: bytes, at: int, end: int) -> tuple[Member | None, int]:
+def _next_member(
+    stream: BinaryIO, block: bytes, at: int, end: int, is_inner: bool
+) -> tuple[Member | None, int]:
     """The member whose header begins at ``at``, and the place after it."""
     reader = _Replayed(block, stream, at)
     # All of a TarFile that reading one header takes. A whole one ends in silence at a damaged header.
@@ -160,12 +188,28 @@ def _next_member(stream: BinaryIO, block: bytes, at: int, end: int) -> tuple[Mem
         return None, after
     if not info.isreg():
         return Member(info.name, 0, 0, link=info.linkname or "?", is_symbolic=info.issym()), after
+    if info.name.lower().endswith(_INNER_SUFFIXES) and not is_below_hidden(info.name):
+        return _inner_tar(stream, info, is_inner), after
     reads_all = (
         PurePosixPath(info.name).suffix[1:].lower() in LABEL_SUFFIXES and info.size <= MOST_LABEL_BYTES
     )
     wanted = info.size if reads_all else min(info.size, 16)
     content = b"" if info.issparse() else reader.read(wanted)
     return Member(info.name, info.offset_data, info.size, content), after
+
+
+def _inner_tar(stream: BinaryIO, info: tarfile.TarInfo, is_inner: bool) -> Member:
+    """A tar file in a tar file: it lies there as it is, so its members have places in the outer one."""
+    end = info.offset_data + info.size
+    try:
+        if is_inner:
+            raise BrokenShardError("it is a tar file in a tar file in a tar file; unpack the outermost one")
+        if info.issparse() or not info.size:
+            raise BrokenShardError("it is empty" if not info.size else "it is stored as a sparse file")
+        members = tuple(archive_members(stream, end, info.offset_data, is_inner=True))
+    except BrokenShardError as error:
+        raise BrokenShardError(f"{printable(info.name)} in it: {error}") from error
+    return Member(info.name, info.offset_data, info.size, members=members)
 
 
 class _Replayed:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shutil
 import tarfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -52,6 +53,16 @@ def write_tar(path: Path, members: Sequence[tuple[str, bytes | str]]) -> Path:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
     return path
+
+
+def write_tar_of_tars(path: Path, classes: dict[str, Sequence[tuple[str, bytes | str]]]) -> Path:
+    """Write an archive as ImageNet's for training: a tar file per class, named for it, in a tar file."""
+    inner = path.parent / "inner"
+    members = [
+        (f"{name}.tar", write_tar(inner / f"{name}.tar", held).read_bytes()) for name, held in classes.items()
+    ]
+    shutil.rmtree(inner)
+    return write_tar(path, members)
 
 
 @lru_cache
