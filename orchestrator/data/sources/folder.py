@@ -1,11 +1,19 @@
-"""A folder per class, with images at any depth in it."""
+"""A folder per class, with images at any depth in it; or any folders, and labels in ``dataset.json``."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.config.schema import DataConfig
-from orchestrator.data.sources import reasons
+from orchestrator.data.sources import dataset_json, reasons
 from orchestrator.data.sources.classes import name_classes
-from orchestrator.data.sources.files import File, Omitted, Tree, UnreadableError, open_file, patiently
+from orchestrator.data.sources.files import (
+    File,
+    Omitted,
+    Tree,
+    UnreadableError,
+    open_file,
+    patiently,
+    read_part,
+)
 from orchestrator.data.sources.names import SNIFFED_BYTES, is_image_name, looks_like_image, printable
 from orchestrator.data.sources.rows import Found, Row
 from orchestrator.data.sources.splits import refuse_folder_of_splits
@@ -20,9 +28,14 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
     Raises:
         UserError: the folders are splits, or the images lie outside of class folders.
     """
-    refuse_folder_of_splits(tree, "--data.source image_folder")
+    labels = _labels_of(tree)
+    if labels is None:
+        refuse_folder_of_splits(tree, "--data.source image_folder")
     images, others = images_of(tree.root, tree)
     found = Found(omitted=others)
+    if labels is not None:
+        _label(found, images, labels, tree)
+        return found
     folders = {name.partition("/")[0] for name in tree.folders}
     flat = [file for file in images if "/" not in file.name]
     if flat and (len(flat) == len(images) or not folders):
@@ -38,6 +51,24 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
     found.rows = [Row(label, file.path, stamp=file.stamp) for label, file in classed]
     name_classes(found, folders, "folders", config)
     return found
+
+
+def _labels_of(tree: Tree) -> dict[str, int | float | str | None] | None:
+    described = next((file for file in tree.files if file.name == dataset_json.NAME), None)
+    if described is None:
+        return None
+    return dataset_json.read_labels(read_part(tree.root, described.path), described.path)
+
+
+def _label(found: Found, images: list[File], labels: dict[str, int | float | str | None], tree: Tree) -> None:
+    """Take labels from ``dataset.json``; the folders are no classes then."""
+    for file in images:
+        if file.name in labels:
+            found.rows.append(Row(labels[file.name], file.path, stamp=file.stamp))
+        else:
+            detail = f"{dataset_json.NAME} does not name it"
+            found.omitted.append(Omitted(printable(file.path), reasons.WITHOUT_LABEL, detail))
+    found.omitted += dataset_json.without_image(labels, {file.name for file in tree.files}, tree.root)
 
 
 def images_of(source_path: str, tree: Tree) -> tuple[list[File], list[Omitted]]:

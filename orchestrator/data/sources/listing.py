@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from orchestrator.config.schema import DataConfig
-from orchestrator.data.sources import classes, features, folder, huggingface, parquet, tar
+from orchestrator.data.sources import classes, features, folder, huggingface, parquet, tar, zip_archive
 from orchestrator.data.sources.files import Omitted, Tree, walk_source
 from orchestrator.data.sources.names import printable
 from orchestrator.data.sources.reasons import EXPECTED
@@ -18,6 +18,7 @@ from orchestrator.errors import UserError
 LISTERS: dict[str, Callable[[DataConfig, Tree], Found]] = {
     "image_folder": folder.list_folder,
     "tar": tar.list_shards,
+    "zip": zip_archive.list_archives,
     "parquet": parquet.list_tables,
     "huggingface": huggingface.list_saved,
     "released_npy": features.list_released,

@@ -8,6 +8,7 @@ from orchestrator.data.sources.features import labels_beside
 from orchestrator.data.sources.files import read_part
 from orchestrator.data.sources.huggingface import read_saved
 from orchestrator.data.sources.parquet import read_cell
+from orchestrator.data.sources.zip_archive import read_member
 
 
 def read_encoded(config: DataConfig, row: dict[str, Any]) -> bytes:
@@ -24,6 +25,8 @@ def read_encoded(config: DataConfig, row: dict[str, Any]) -> bytes:
         return read_cell(config, path, row["start"])
     if config.source == "huggingface":
         return read_saved(config, path, row["start"])
+    if config.source == "zip":
+        return read_member(config.source_path, path, row["start"], row["size"])
     return read_part(config.source_path, path, row["start"], row["size"])
 
 

@@ -2,8 +2,9 @@
 
 In a listing they are an Arrow table with ``index`` int64 (position in the source), ``label`` int32, ``path``
 (dictionary of binary, within the source's filesystem), ``start`` int64 and ``size`` int64. For an image in a
-file of its own, ``size`` is -1. In an archive, ``start`` and ``size`` say where the member's bytes are. In a
-table, ``start`` is the row.
+file of its own, ``size`` is -1. In a tar file, ``start`` and ``size`` say where the member's bytes are. In a
+ZIP archive, ``start`` is the member's header, and ``size`` what its bytes take there. In a table, ``start``
+is the row.
 """
 
 import os

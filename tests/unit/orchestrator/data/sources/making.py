@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import json
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -63,6 +65,21 @@ def write_tar_of_tars(path: Path, classes: dict[str, Sequence[tuple[str, bytes |
     ]
     shutil.rmtree(inner)
     return write_tar(path, members)
+
+
+def write_zip(
+    path: Path,
+    members: Sequence[tuple[str, bytes]],
+    labels: Any = None,
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
+    """Write an archive as edm2's ``dataset_tool.py convert`` does; ``labels`` go into ``dataset.json``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    return path
 
 
 @lru_cache
