@@ -37,8 +37,8 @@ def read_source(config: DataConfig) -> tuple[str, npt.NDArray[np.uint8], list[in
         return _idx(Path(config.source_path).expanduser())
     raise UserError(
         f"data.source is none, so there is nothing to make {config.path} from. Set --data.source "
-        "(image_folder, tar, zip, parquet, huggingface, released_npy, fast_dit, idx or mnist5k) and --data.source_path, or put a dataset "
-        "there."
+        "(image_folder, tar, zip, parquet, huggingface, released_npy, fast_dit, idx or mnist5k) and "
+        "--data.source_path, or put a dataset there."
     )
 
 
