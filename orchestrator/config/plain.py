@@ -92,7 +92,14 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
         config,
         run=changed(config.run, "root"),
         # A class map can be one by name.
-        data=changed(config.data, "path", "source_path", "held_out_path", *_files(config.data, "classes")),
+        data=changed(
+            config.data,
+            "path",
+            "source_path",
+            "held_out_path",
+            "ground_truth",
+            *_files(config.data, "classes"),
+        ),
         train=changed(config.train, "init_from"),
         evaluation=changed(config.evaluation, "reference", "extractor_weights"),
         # A VAE's name can be one on the hub.

@@ -99,6 +99,10 @@ class DataConfig:
     """Class map that fixes the order of the classes: a file with one name per line, JSON (a list of names, or
     an object that maps the source's labels to class numbers or numbers to names), or imagenet, the 1,000
     synsets. null: folders' names in order, or the source's own numbers."""
+    ground_truth: str | None = may_change(None)
+    """File with the labels of an image_folder or of tar files without labels, such as ImageNet's validation
+    images: NAME,LABEL a line (Kaggle's LOC_val_solution.csv), or one synset a line in the order of the names.
+    null: the source has the labels."""
     image_column: str | None = may_change(None)
     """Column with encoded images in parquet; in tar shards, the ending of the images to take. null: image, or
     the only one there is."""

@@ -46,6 +46,7 @@ def look(
     kind: SourceKind | None = None,
     split: str | None = None,
     classes: str | None = None,
+    ground_truth: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     sheet: str | None = None,
@@ -57,6 +58,7 @@ def look(
         kind: data.source; by default it is told by the files.
         split: data.split.
         classes: data.classes.
+        ground_truth: data.ground_truth.
         image_column: data.image_column.
         label_column: data.label_column.
         sheet: PNG to write with some of the images.
@@ -71,6 +73,7 @@ def look(
         source_path=source,
         split=split,
         classes=classes,
+        ground_truth=ground_truth,
         image_column=image_column,
         label_column=label_column,
     )
@@ -113,7 +116,7 @@ def command(config: DataConfig, listing: Listing) -> str:
     assert config.source_path is not None
     words = ["python", "jobs/prepare_latents.py", "--data.source", config.source]
     words += ["--data.source_path", config.source_path]
-    for name in ("split", "classes", "image_column", "label_column"):
+    for name in ("split", "classes", "ground_truth", "image_column", "label_column"):
         if getattr(config, name) is not None:
             words += [f"--data.{name}", getattr(config, name)]
     if config.source not in LABELS_IN_FILES:

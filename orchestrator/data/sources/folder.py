@@ -14,6 +14,7 @@ from orchestrator.data.sources.files import (
     patiently,
     read_part,
 )
+from orchestrator.data.sources.ground_truth import label_rows
 from orchestrator.data.sources.names import SNIFFED_BYTES, is_image_name, looks_like_image, printable
 from orchestrator.data.sources.rows import Found, Row
 from orchestrator.data.sources.splits import refuse_folder_of_splits
@@ -29,10 +30,19 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
         UserError: the folders are splits, or the images lie outside of class folders.
     """
     labels = _labels_of(tree)
+    if labels is not None and config.ground_truth is not None:
+        raise UserError(
+            f"{printable(tree.root)} has labels in its {dataset_json.NAME}, and data.ground_truth names "
+            "others. Take one of the two away."
+        )
     if labels is None:
         refuse_folder_of_splits(tree, "--data.source image_folder")
     images, others = images_of(tree.root, tree)
     found = Found(omitted=others)
+    if config.ground_truth is not None:
+        found.rows = [Row(None, file.path, stamp=file.stamp) for file in images]
+        label_rows(found, [file.name for file in images], config)
+        return found
     if labels is not None:
         _label(found, images, labels, tree)
         return found
@@ -41,7 +51,8 @@ def list_folder(config: DataConfig, tree: Tree) -> Found:
     if flat and (len(flat) == len(images) or not folders):
         raise UserError(
             f"{printable(tree.root)} holds images outside of class folders ({printable(flat[0].name)} and "
-            f"{len(flat) - 1} more). An image folder has one folder per class; sort them into folders first."
+            f"{len(flat) - 1} more). An image folder has one folder per class; sort them into folders "
+            "first, or name a file with their labels, --data.ground_truth FILE."
         )
     found.omitted += [
         Omitted(printable(file.path), reasons.WITHOUT_LABEL, "it lies outside of class folders")

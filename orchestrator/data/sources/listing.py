@@ -26,6 +26,8 @@ LISTERS: dict[str, Callable[[DataConfig, Tree], Found]] = {
 }
 LABELS_IN_FILES = ("released_npy", "fast_dit")
 """Sources whose labels are read with the features."""
+WITH_GROUND_TRUTH = ("image_folder", "tar")
+"""Sources whose labels may lie in ``data.ground_truth``."""
 SEVERAL_SPLITS = ("tar", "parquet")
 """Sources of which ``data.split`` takes a part."""
 
@@ -74,6 +76,11 @@ def list_source(config: DataConfig) -> Listing:
         UserError: it is not there, holds no images, or its labels do not make sense.
     """
     assert config.source_path is not None
+    if config.ground_truth is not None and config.source not in WITH_GROUND_TRUTH:
+        raise UserError(
+            f"data.ground_truth is for {' and '.join(WITH_GROUND_TRUTH)}; data.source {config.source} has "
+            "its labels. Take the setting away."
+        )
     tree = walk_source(config.source_path)
     found = LISTERS[config.source](config, tree)
     found.omitted += tree.omitted

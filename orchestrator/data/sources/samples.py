@@ -12,6 +12,7 @@ from orchestrator.data.sources import reasons
 from orchestrator.data.sources.files import File, Omitted, read_part
 from orchestrator.data.sources.names import is_below_hidden, is_image_name, looks_like_image, printable
 from orchestrator.data.sources.rows import Row
+from orchestrator.errors import UserError
 
 LABEL_SUFFIXES = ("cls", "json", "txt")
 """Where a sample has several, the first of these counts."""
@@ -67,7 +68,7 @@ def samples_of(source_path: str, file: File, members: list[Member], image_ending
     for name, group in images.items():
         key = label_key_of(name, labels)
         owners.add(key or "")
-        doubles = doubles_of(source_path, file, group)
+        doubles = _doubles(source_path, file, group)
         for place, member in enumerate(group):
             if image_ending is not None and not has_ending(name, image_ending):
                 shard.omit(file, member, reasons.NOT_AN_IMAGE, "another ending than asked for")
@@ -84,6 +85,35 @@ def samples_of(source_path: str, file: File, members: list[Member], image_ending
     for member in [*others, *(m for found in alone.values() for group in found.values() for m in group)]:
         is_class = _ending(member.name) == "cls"
         shard.omit(file, member, reasons.WITHOUT_IMAGE if is_class else reasons.NOT_AN_IMAGE)
+    return shard
+
+
+def unlabelled_images(
+    source_path: str, file: File, members: list[Member], image_ending: str | None, label: _Label, advice: str
+) -> Shard:
+    """All images of a tar file without labels, under one label; of equal names the last counts, as for tar.
+
+    Raises:
+        UserError: it has labels.
+    """
+    shard = Shard()
+    images, labels, others = sorted_out(file, members, shard)
+    labelled = next((name for name in images if label_key_of(name, labels) is not None), None)
+    if labelled is not None:
+        raise UserError(
+            f"{printable(file.path)}: {printable(labelled)} has a label of its own, in a .cls, .json or .txt "
+            f"beside it. {advice}."
+        )
+    for name, group in images.items():
+        for place, member in enumerate(group):
+            if image_ending is not None and not has_ending(name, image_ending):
+                shard.omit(file, member, reasons.NOT_AN_IMAGE, "another ending than asked for")
+            elif place < len(group) - 1:
+                shard.omit(file, member, reasons.DUPLICATE, "its name comes again in the tar file")
+            else:
+                shard.rows.append(Row(label, file.path, member.start, member.size, file.stamp, name))
+    for member in [*others, *(m for found in labels.values() for group in found.values() for m in group)]:
+        shard.omit(file, member, reasons.NOT_AN_IMAGE)
     return shard
 
 
@@ -123,7 +153,7 @@ def _has_one_each(labels: _Labels, count: int) -> bool:
     return all(len(group) == count for group in labels.values())
 
 
-def doubles_of(source_path: str, file: File, group: list[Member]) -> set[int]:
+def _doubles(source_path: str, file: File, group: list[Member]) -> set[int]:
     """The places of those in a group of equal names whose bytes come again."""
     if len(group) == 1:
         return set()

@@ -20,9 +20,17 @@ from orchestrator.data.sources.files import (
     open_file,
     patiently,
 )
+from orchestrator.data.sources.ground_truth import label_rows
 from orchestrator.data.sources.names import is_below_hidden, printable
 from orchestrator.data.sources.rows import Found
-from orchestrator.data.sources.samples import LABEL_SUFFIXES, MOST_LABEL_BYTES, Member, Shard, samples_of
+from orchestrator.data.sources.samples import (
+    LABEL_SUFFIXES,
+    MOST_LABEL_BYTES,
+    Member,
+    Shard,
+    samples_of,
+    unlabelled_images,
+)
 from orchestrator.data.sources.splits import files_of_split
 from orchestrator.data.sources.tar_of_tars import UNPACK, classes_of
 from orchestrator.errors import UserError
@@ -72,7 +80,7 @@ def list_shards(config: DataConfig, tree: Tree) -> Found:
     def read(file: File) -> Shard:
         try:
             members = patiently(lambda: list(members_of(source_path, file)), file.path)
-            return _images_of(source_path, file, members, config.image_column)
+            return _images_of(config, file, members)
         except BrokenShardError as error:
             return Shard(broken=f"{printable(file.path)}: {error}")
         except UnreadableError as error:
@@ -88,7 +96,10 @@ def list_shards(config: DataConfig, tree: Tree) -> Found:
         found.omitted += shard.omitted
         endings += shard.endings
         class_names |= shard.classes
-    name_classes(found, class_names, "tar files", config)
+    if config.ground_truth is not None:
+        label_rows(found, [row.name for row in found.rows], config)
+    else:
+        name_classes(found, class_names, "tar files", config)
     if endings:
         counts = ", ".join(f"{count} .{ending}" for ending, count in sorted(endings.items()))
         found.notes.append(
@@ -98,17 +109,22 @@ def list_shards(config: DataConfig, tree: Tree) -> Found:
     return found
 
 
-def _images_of(source_path: str, file: File, members: list[Member], image_ending: str | None) -> Shard:
+def _images_of(config: DataConfig, file: File, members: list[Member]) -> Shard:
+    assert config.source_path is not None
+    source_path, ending = config.source_path, config.image_column
     tars = [member for member in members if member.members is not None]
-    shard = samples_of(
-        source_path, file, [member for member in members if member.members is None], image_ending
-    )
-    if tars and shard.rows:
+    direct = [member for member in members if member.members is None]
+    if config.ground_truth is not None and not tars:
+        advice = "data.ground_truth is for images without labels; take the setting away"
+        return unlabelled_images(source_path, file, direct, ending, None, advice)
+    shard = samples_of(source_path, file, direct, ending)
+    if tars and (shard.rows or config.ground_truth is not None):
+        labels = "images with labels" if shard.rows else "images whose labels are in data.ground_truth"
         raise UserError(
-            f"{printable(file.path)} holds images with labels and also tar files, such as "
+            f"{printable(file.path)} holds {labels} and also tar files, such as "
             f"{printable(tars[0].name)}, so these are no classes. {UNPACK}, or take them out."
         )
-    for inner in classes_of(source_path, file, tars, image_ending):
+    for inner in classes_of(source_path, file, tars, ending):
         shard.rows += inner.rows
         shard.omitted += inner.omitted
         shard.classes |= inner.classes

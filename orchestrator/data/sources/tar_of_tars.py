@@ -4,18 +4,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from orchestrator.data.sources import reasons
 from orchestrator.data.sources.files import File
 from orchestrator.data.sources.names import printable
-from orchestrator.data.sources.rows import Row
-from orchestrator.data.sources.samples import (
-    Member,
-    Shard,
-    doubles_of,
-    has_ending,
-    label_key_of,
-    sorted_out,
-)
+from orchestrator.data.sources.samples import Member, Shard, unlabelled_images
 from orchestrator.errors import UserError
 
 UNPACK = "Unpack the outer one, and name the folder with the inner ones"
@@ -43,26 +34,9 @@ def classes_of(source_path: str, file: File, tars: list[Member], image_ending: s
 
 
 def _class(source_path: str, file: File, tar: Member, image_ending: str | None) -> Shard:
-    shard = Shard(classes={class_of(tar)})
-    images, labels, others = sorted_out(file, [_as_seen(tar, member) for member in tar.members or ()], shard)
-    labelled = next((name for name in images if label_key_of(name, labels) is not None), None)
-    if labelled is not None:
-        raise UserError(
-            f"{printable(file.path)} holds tar files with labels of their own, such as that of "
-            f"{printable(labelled)}, so their names are no classes. {UNPACK}."
-        )
-    for name, group in images.items():
-        doubles = doubles_of(source_path, file, group)
-        for place, member in enumerate(group):
-            if image_ending is not None and not has_ending(name, image_ending):
-                shard.omit(file, member, reasons.NOT_AN_IMAGE, "another ending than asked for")
-            elif place in doubles or place < len(group) - 1:
-                shard.omit(file, member, reasons.DUPLICATE, "its name comes again in the tar file")
-            else:
-                row = Row(class_of(tar), file.path, member.start, member.size, file.stamp, name)
-                shard.rows.append(row)
-    for member in [*others, *(m for found in labels.values() for group in found.values() for m in group)]:
-        shard.omit(file, member, reasons.NOT_AN_IMAGE)
+    members = [_as_seen(tar, member) for member in tar.members or ()]
+    shard = unlabelled_images(source_path, file, members, image_ending, class_of(tar), UNPACK)
+    shard.classes = {class_of(tar)}
     return shard
 
 

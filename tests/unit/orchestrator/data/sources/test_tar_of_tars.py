@@ -164,7 +164,7 @@ def test_an_inner_archive_that_hides_images_is_named(
 def test_what_are_no_classes_is_refused(tmp_path: Path) -> None:
     shard: list[tuple[str, bytes | str]] = [("0.png", png(0)), ("0.cls", b"1")]
     write_tar_of_tars(tmp_path / "0.tar", {"shard-0000": shard})
-    with pytest.raises(UserError, match=r"labels of their own, such as that of shard-0000.tar/0.png"):
+    with pytest.raises(UserError, match=r"0.tar: shard-0000.tar/0.png has a label of its own"):
         listed("tar", tmp_path)
     inner = write_tar_of_tars(tmp_path / "0.tar", {"a": members(0)}).read_bytes()
     write_tar(tmp_path / "0.tar", [*shard, ("a.tar", inner)])
