@@ -48,7 +48,7 @@ def read_class_map(place: str) -> ClassMap:
         raise UserError(
             f"There is no class map at {place}; data.classes must name a file, or {IMAGENET}."
         ) from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"The class map {place} cannot be read: {error}.") from error
     return found
 

@@ -8,6 +8,8 @@ from orchestrator.data.sources.names import printable
 from orchestrator.errors import UserError
 
 NAME = "dataset.json"
+MOST_BYTES = 1 << 28
+"""ImageNet's has 50 MB."""
 _Label = int | float | str | None
 
 
@@ -19,8 +21,10 @@ def read_labels(content: bytes, place: str) -> dict[str, _Label] | None:
     """
     place = printable(place)
     try:
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it has {len(content)} bytes")
         whole = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{place} cannot be read ({error}), so nobody knows the images' labels. Fetch or make it again."
         ) from error

@@ -103,9 +103,9 @@ def _refuse_numbers(labels: list[str], config: DataConfig) -> None:
     if any(label not in known for label in numbers):
         raise UserError(
             f"{config.ground_truth} holds numbers, such as {numbers[0]}, and does not say of which classes. "
-            "The numbers of ILSVRC2012_validation_ground_truth.txt are in another order than the synsets: its "
-            f"1 is n02119789 and not n01440764. {_HELP}. Or name with --data.classes a JSON file that maps "
-            'each of these numbers to a class number, such as {"1": 278, "2": 212}.'
+            "The numbers of ILSVRC2012_validation_ground_truth.txt are in another order than the synsets: "
+            f"its 1 is n02119789 and not n01440764. {_HELP}. Or name with --data.classes a JSON file that "
+            'maps each of these numbers to a class number, such as {"1": 278, "2": 212}.'
         )
 
 

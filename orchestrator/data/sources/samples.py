@@ -187,7 +187,7 @@ def _number_or_text(content: bytes) -> _Label:
 def _from_json(content: bytes) -> _Label:
     try:
         whole = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if isinstance(whole, dict):
         whole = next((whole[key] for key in JSON_KEYS if key in whole), None)

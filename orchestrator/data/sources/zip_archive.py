@@ -107,7 +107,7 @@ def _read_directory(source_path: str, file: File) -> _Directory:
             if member.header_offset < 0 or end > file.size:
                 raise zipfile.BadZipFile(f"{printable(member.filename)} lies outside of it")
         described = next((m for m in members if m.filename == dataset_json.NAME), None)
-        if described is not None and described.file_size > MOST_ENCODED_BYTES:
+        if described is not None and described.file_size > dataset_json.MOST_BYTES:
             raise zipfile.BadZipFile(f"{dataset_json.NAME} has {described.file_size} bytes")
         directory = _Directory(members, archive.read(described) if described is not None else None)
         for member in members:
@@ -119,8 +119,11 @@ def _read_directory(source_path: str, file: File) -> _Directory:
 def _starts_as_image(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
     if member.filename == dataset_json.NAME or _locked(member) is not None:
         return False
-    with archive.open(member) as stream:
-        return looks_like_image(stream.read(SNIFFED_BYTES))
+    try:
+        with archive.open(member) as stream:
+            return looks_like_image(stream.read(SNIFFED_BYTES))
+    except _ERRORS:
+        return True  # Nobody knows; reading it will say what is wrong.
 
 
 def _left_out(member: zipfile.ZipInfo, directory: _Directory) -> tuple[str, str] | None:

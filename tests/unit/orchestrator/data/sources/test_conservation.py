@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.data.sources.names import natural
-from tests.unit.orchestrator.data.sources.making import by_number, png, prepared, write_tar
+from tests.unit.orchestrator.data.sources.making import (
+    by_number,
+    png,
+    prepared,
+    write_tar,
+    write_tar_of_tars,
+    write_zip,
+)
 
 EXAMPLES = 150
+SYNSETS = ("n01440764", "n01443537", "n02", "n 03", "ä")
 CLASSES = ("2", "10", "01", "a b", "ä", "train", "UPPER", "x.y", "caf\udce9")
 FILES = ("image", "no ending", "odd ending", "deep", "broken", "empty", "text", "dot", "apple", "notebook",
          "link out", "link in", "link to nothing")  # fmt: skip
 MEMBERS = ("image", "dots", "json", "txt", "hard link", "without label", "label alone", "hidden", "other",
            "double", "same name", "broken", "negative")  # fmt: skip
+INNER = ("image", "no ending", "folder", "again", "hard link", "hidden", "other", "broken", "text")
+ZIPPED = (
+    "image",
+    "no ending",
+    "name",
+    "without label",
+    "label alone",
+    "hidden",
+    "other",
+    "broken",
+    "negative",
+)
 CELLS = ("image", "null", "path alone", "broken", "no label", "negative", "nan")
 
 
@@ -173,3 +194,60 @@ def test_tables(files: list[list[str]], is_struct: bool) -> None:
         assert account.found == number + 3
     finally:
         shutil.rmtree(folder)
+
+
+@given(st.dictionaries(st.sampled_from(SYNSETS), st.lists(st.sampled_from(INNER), max_size=6), min_size=1))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_tars_of_tars(tree: dict[str, list[str]]) -> None:
+    classes: dict[str, list[tuple[str, bytes | str]]] = {"n00": [("zero.JPEG", png(0))]}
+    wanted, number, links = {0: "n00"}, 1, 0
+    for name, kinds in tree.items():
+        classes[name] = []
+        for kind in kinds:
+            image = (f"{name}_{number}.JPEG", png(number))
+            members: dict[str, list[tuple[str, bytes | str]]] = {
+                "no ending": [(f"{number}", png(number))],
+                "folder": [(f"./{name}/{number}.JPEG", png(number))],
+                "again": [(image[0], png(500 + number)), image],
+                "hard link": [image, (f"link{number}.JPEG", image[0])],
+                "hidden": [(f"._{number}.JPEG", b"x")],
+                "other": [(f"{number}.md", b"words")],
+                "text": [(f"{number}.txt", b"words")],
+                "broken": [(f"{number}.JPEG", b"broken")],
+            }
+            classes[name] += members.get(kind, [image])
+            if kind in ("image", "no ending", "folder", "again", "hard link"):
+                wanted[number] = name
+            links += kind == "hard link"
+            number += 1
+    with tempfile.TemporaryDirectory() as place:
+        write_tar_of_tars(Path(place) / "train.tar", classes)
+        stored, account, _, listing = prepared("tar", place)
+        names = sorted(classes)
+        assert listing.class_names == tuple(names)
+        assert by_number(stored) == {number: names.index(name) for number, name in wanted.items()}
+        assert len(stored) == len(wanted) + links
+        assert account.found == sum(map(len, classes.values()))
+
+
+@given(draws(ZIPPED, 12), st.sampled_from((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_archives_with_dataset_json(kinds: list[str], compression: int) -> None:
+    members, labels = [("0.png", png(0))], [["0.png", 0]]
+    wanted, alone = {0: 0}, 0
+    for number, kind in enumerate(kinds, start=1):
+        name = {"no ending": f"{number}", "name": f"d/ä b/{number}.JPG", "hidden": f".d/{number}.png",
+                "other": f"{number}.md"}.get(kind, f"00000/{number}.png")  # fmt: skip
+        content = {"broken": b"broken", "other": b"words"}.get(kind, png(number))
+        if kind != "label alone":
+            members.append((name, content))
+        if kind != "without label":
+            labels.append([name, -1 if kind == "negative" else number % 3])
+        alone += kind == "label alone"
+        if kind in ("image", "no ending", "name"):
+            wanted[number] = number % 3
+    with tempfile.TemporaryDirectory() as place:
+        archive = write_zip(Path(place) / "img.zip", members, labels, compression)
+        stored, account, _, _ = prepared("zip", archive)
+        assert by_number(stored) == wanted
+        assert account.found == len(members) + alone + 1

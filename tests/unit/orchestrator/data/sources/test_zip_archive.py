@@ -11,7 +11,7 @@ import pytest
 from orchestrator.data.look import look
 from orchestrator.data.sources import reasons
 from orchestrator.errors import UserError
-from tests.unit.orchestrator.data.sources.making import by_number, listed, png, prepared, write_zip
+from tests.unit.orchestrator.data.sources.making import by_number, listed, png, prepared, write_tar, write_zip
 
 
 def name_of(number: int) -> str:
@@ -98,16 +98,32 @@ def test_oddities_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_damaged_members_are_listed(compression: int, tmp_path: Path) -> None:
-    archive = write_zip(tmp_path / "img.zip", MEMBERS, LABELS, compression)
+    members, labels = [*MEMBERS, ("00009/none", png(50))], [*LABELS, ["00009/none", 1]]
+    archive = write_zip(tmp_path / "img.zip", members, labels, compression)
     content = bytearray(archive.read_bytes())
     with zipfile.ZipFile(archive) as opened:
         first, second = (opened.getinfo(name_of(number)).header_offset for number in range(2))
+        content[opened.getinfo("00009/none").header_offset] ^= 0xFF
     content[first + 30 + len(name_of(0)) + 20] ^= 0xFF  # a byte of the image
     content[second] ^= 0xFF  # a byte of its header
     archive.write_bytes(content)
     stored, account, _, _ = prepared("zip", tmp_path)
     assert set(by_number(stored)) == set(WANTED) - {0, 1}
-    assert account.listed == {reasons.NOT_AN_IMAGE: 1, reasons.UNREADABLE: 2}
+    assert account.listed == {reasons.NOT_AN_IMAGE: 1, reasons.UNREADABLE: 3}
+
+
+def test_json_of_any_depth_is_no_traceback(tmp_path: Path) -> None:
+    deep = b"[" * 200_000
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "dataset.json").write_bytes(deep)
+    with pytest.raises(UserError, match=r"dataset.json cannot be read"):
+        listed("image_folder", tmp_path / "folder")
+    with pytest.raises(UserError, match=r"The class map .* cannot be read"):
+        listed("image_folder", tmp_path, classes=str(tmp_path / "folder" / "dataset.json"))
+    members = [("a.png", png(1)), ("a.cls", b"1"), ("b.png", png(0)), ("b.cls", b"0")]
+    write_tar(tmp_path / "shards" / "0.tar", [*members, ("c.png", png(2)), ("c.json", deep)])
+    _, account, _, _ = prepared("tar", tmp_path / "shards")
+    assert account.listed == {reasons.WITHOUT_LABEL: 1}
 
 
 def test_other_compression_and_encryption_are_listed(tmp_path: Path) -> None:
