@@ -28,7 +28,6 @@ LABELS_IN_FILES = ("released_npy", "fast_dit")
 """Sources whose labels are read with the features."""
 WITH_GROUND_TRUTH = ("image_folder", "tar")
 """Sources whose labels may lie in ``data.ground_truth``."""
-SEVERAL_SPLITS = ("tar", "parquet")
 """Sources of which ``data.split`` takes a part."""
 
 
