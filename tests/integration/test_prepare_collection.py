@@ -96,6 +96,19 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode, "PART_CHUNKS", 4)
 
 
+def noted_writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the parts that are written from now on."""
+    written: list[str] = []
+    real = encode.write_file
+
+    def write_and_note(path: str, name: str, *rest: Any) -> Any:
+        written.append(name)
+        return real(path, name, *rest)
+
+    monkeypatch.setattr(encode, "write_file", write_and_note)
+    return written
+
+
 def test_an_image_folder_becomes_pixels_in_class_order(tmp_path: Path) -> None:
     dataset = prepare_dataset(config(tmp_path, "image_folder", write_image_folder(tmp_path / "images")))
     assert dataset.info.class_names == CLASSES
@@ -204,7 +217,7 @@ def test_latents_of_another_vae_are_refused(tmp_path: Path, latents: ExperimentC
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 import ray, yaml
-from orchestrator.config.command_line import from_dict
+from orchestrator.config.plain import from_dict
 from orchestrator.data import encode
 from orchestrator.data.prepare import prepare_dataset
 
@@ -249,14 +262,7 @@ def test_killed_anywhere_and_with_more_actors_it_is_the_same_dataset(
     ]  # fmt: skip
     with pytest.raises(UserError, match="There is no dataset"):
         open_dataset(again.data.path)
-    continued: list[str] = []
-    real = encode.write_file
-
-    def write_and_note(path: str, name: str, *rest: Any) -> Any:
-        continued.append(name)
-        return real(path, name, *rest)
-
-    monkeypatch.setattr(encode, "write_file", write_and_note)
+    continued = noted_writes(monkeypatch)
     resumed = prepare_dataset(again)
     assert len(continued) == 3
     assert contents(resumed) == contents(whole)
@@ -333,14 +339,7 @@ def test_a_mended_image_is_taken_in_and_only_its_part_made_again(
     verify(first.path)
     (Path(first.path) / "dataset.json").unlink()
     (images / "pear" / "0001.png").write_bytes(good)
-    written: list[str] = []
-    real = encode.write_file
-
-    def write_and_note(path: str, name: str, *rest: Any) -> Any:
-        written.append(name)
-        return real(path, name, *rest)
-
-    monkeypatch.setattr(encode, "write_file", write_and_note)
+    written = noted_writes(monkeypatch)
     again = prepare_dataset(lax)
     assert len(written) == 1
     assert again.account is not None and again.account.listed == {} and again.num_rows == 60
