@@ -35,10 +35,10 @@ def grow_to(
     try:
         began = grew = time.monotonic()
         before = there()
-        while not _has(there(), cpus, gpus):
+        while not _has(found := there(), cpus, gpus):
             now = time.monotonic()
-            if there() != before or _is_starting_nodes():
-                before, grew = there(), now
+            if found != before or _is_starting_nodes():
+                before, grew = found, now
             if now - grew > GROWTH_SECONDS or now - began > longest_seconds:
                 return False
             time.sleep(LOOK_SECONDS)

@@ -73,8 +73,7 @@ def refuse_too_many(skipped: Sequence[Omitted], found: int, allowed: float) -> N
     few = "\n  ".join(map(in_words, defects[-MOST_SHOWN:]))
     raise UserError(
         f"{count} of {found} images cannot be stored ({reasons}), more than prepare.max_skipped "
-        f"{allowed:.2%} "
-        f"allows. The latest:\n  {few}\n"
+        f"{allowed:.2%} allows. The latest:\n  {few}\n"
         "Mend the source, or raise --prepare.max_skipped, and start again: finished files are kept."
     )
 

@@ -54,13 +54,8 @@ class TrialWatch(tune.Callback):
         """Stop looking after a trial."""
         self._running.pop(trial.config["cell"], None)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Stop looking after a trial."""
-        self._running.pop(trial.config["cell"], None)
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Stop looking after a trial until it starts again."""
-        self._running.pop(trial.config["cell"], None)
+    # Also where it failed, and until it starts again.
+    on_trial_error = on_trial_recover = on_trial_complete
 
     def check(self) -> None:
         """Look at all running trials, now and then.

@@ -82,9 +82,8 @@ def walk(source_path: str) -> Tree:
         raise UserError(f"There is no folder {source_path}; data.source_path must name one.") from error
     except OSError as error:
         raise UserError(
-            f"{printable(source_path)} cannot be listed: {printable(str(error))}. Nothing of it may be "
-            "left out, "
-            "so mend that (permissions, the connection, the disk) and start again."
+            f"{printable(source_path)} cannot be listed: {printable(str(error))}. Nothing of it may be left "
+            "out, so mend that (permissions, the connection, the disk) and start again."
         ) from error
     tree.files.sort(key=lambda file: file.name.split("/"))
     return tree
