@@ -143,13 +143,15 @@ def test_a_damaged_archive_is_named(kind: str, tmp_path: Path) -> None:
         ("n02.tar", b"", "it is empty"),
         ("n02.tar", b"x" * 2000, "the header at byte"),
         ("n02.tar", "cut", "it is cut short"),
-        ("n02.tar.gz", gzip.compress(b"x" * 2000), "it is compressed"),
+        ("n02.tar.gz", "compressed", "it is compressed"),
         ("n02.tar", "deep", "a tar file in a tar file in a tar file"),
     ],
 )
 def test_an_inner_archive_that_hides_images_is_named(
     name: str, content: bytes | str, reason: str, tmp_path: Path
 ) -> None:
+    if content == "compressed":
+        content = gzip.compress(b"x" * 2000)
     whole = write_tar(tmp_path / "made" / "whole.tar", members(0)).read_bytes()
     if content == "cut":
         content = whole[:2000]
