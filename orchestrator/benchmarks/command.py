@@ -105,7 +105,19 @@ def imports(repeats: int = 5) -> None:
     measure_imports(repeats, Console(width=160))
 
 
+def gpu(presets: str = "", repeats: int = 5) -> None:
+    """Measure one GPU with the paper's networks: training, sampling, decoding, scoring, layouts.
+
+    Args:
+        presets: names of ImageNet presets, separated by commas; empty: all of them.
+        repeats: measurements per case; the median counts.
+    """
+    from orchestrator.benchmarks.gpu import measure_gpu
+
+    measure_gpu(presets, repeats, Console(width=160))
+
+
 def main() -> None:
     """Run the subcommand of the command line."""
-    commands = (model, data, prepare, train, sample, score, imports)
+    commands = (model, data, prepare, train, sample, score, imports, gpu)
     run_function({command.__name__: command for command in commands})

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from rich.console import Console
 from rich.table import Table
@@ -26,6 +25,7 @@ from orchestrator.config.schema import DataConfig, ExperimentConfig, RunConfig, 
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.parallelize import make_mesh
+from orchestrator.training.process_group import of_this_process
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.state import fresh_state
 from orchestrator.training.worker import run_process
@@ -117,8 +117,7 @@ class _Jobs:
         """Seconds that training loses to a checkpoint: written at once, and written in the background."""
         config = self._job(1, "shard").config
         device = torch.device("cuda" if config.train.use_gpu else "cpu")
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        try:
+        with of_this_process(device):
             state = fresh_state(config, make_mesh(config.train, device.type, 1, 1), device)
             writer = CheckpointWriter(config, device)
             waiting, beside = list[float](), list[float]()
@@ -131,8 +130,6 @@ class _Jobs:
                     waiting.append(time.perf_counter() - started)
                     beside.append(stall)
             writer.close()
-        finally:
-            dist.destroy_process_group()
         return statistics.median(waiting), statistics.median(beside)
 
     def _job(self, workers: int, sharding: Any) -> TrainJob:

@@ -20,6 +20,7 @@ from orchestrator.stalls import InTime, Watchdog
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.loop import run_loop
 from orchestrator.training.parallelize import make_mesh
+from orchestrator.training.process_group import backend_of, of_this_process
 from orchestrator.training.shards import Shard, Start, TrainJob, find_start, make_shard
 from orchestrator.training.state import TrainState, fresh_state
 
@@ -77,10 +78,7 @@ def run_process(job: TrainJob) -> TrainState:
         torch.cuda.set_device(device)
     is_launched = "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if is_launched:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if job.config.train.use_gpu else "gloo",
-            device_id=device if device.type == "cuda" else None,
-        )
+        dist.init_process_group(backend_of(device), device_id=device if device.type == "cuda" else None)
     try:
         start = _same_everywhere(job)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -101,10 +99,7 @@ def run_rank(
     refuse_tf32()
     if not config.train.use_gpu:
         torch.set_num_threads(config.train.threads_per_worker)
-    alone = not dist.is_initialized()
-    if alone:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
+    with of_this_process(device):
         rank, world_size = dist.get_rank(), dist.get_world_size()
         mesh = make_mesh(config.train, device.type, world_size, workers_per_node)
         state = fresh_state(config, mesh, device, resumes=start.checkpoint is not None)
@@ -120,9 +115,6 @@ def run_rank(
         stream = batches(start.plan, tables, rank, world_size)
         run_loop(config, job.dataset.info, state, stream, hooks, start.held_out)
         return state
-    finally:
-        if alone:
-            dist.destroy_process_group()
 
 
 def _same_everywhere(job: TrainJob) -> Start:

@@ -1,0 +1,92 @@
+"""Images sampled on a GPU: the CPU's, whichever images are sampled beside them, with and without a VAE."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dimr_model import DiMR
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.sampling.parts import ranges_of
+from orchestrator.sampling.sampler import ImageSampler
+from orchestrator.scoring.pipeline import Samples, Work, run_on_actors
+from tests.configs import tiny
+from tests.gpu import ON_GPU, marks
+
+pytestmark = marks
+MODEL = {"input_size": 8, "channels": 1, "depths": [3, 1], "widths": [32, 16]}
+KINDS = ("released", "dpm_solver_multistep", "unipc", "heun", "ddim", "ddpm")
+
+
+def config_of(root: Path, use_gpu: bool = ON_GPU, **sampling: Any) -> ExperimentConfig:
+    sampler = {"kind": sampling.pop("kind", "released"), "steps": 6}
+    guidance = {"kind": "constant", "scale": 3.0}
+    return tiny(
+        root, "data", model=MODEL,
+        sampling={"sampler": sampler, "guidance": guidance, "use_gpu": use_gpu, **sampling},
+    )  # fmt: skip
+
+
+def network(config: ExperimentConfig) -> DiMR:
+    torch.manual_seed(0)
+    model = DiMR(config.model).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sampler_gives_the_cpu_s_images(kind: str, tmp_path: Path) -> None:
+    here, there = config_of(tmp_path, use_gpu=False, kind=kind), config_of(tmp_path, kind=kind)
+    expected, labels = ImageSampler(here, network(here), None).sample(list(range(8)))
+    found, found_labels = ImageSampler(there, network(there), None).sample(list(range(8)))
+    assert torch.equal(labels, found_labels)
+    difference = (found.int() - expected.int()).abs()
+    # A value between two bytes may be rounded to either.
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_image_does_not_depend_on_its_batch(precision: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path, precision=precision)
+    sampler = ImageSampler(config, network(config), None)
+    together, _ = sampler.sample(list(range(16)))
+    alone = torch.cat([sampler.sample([index])[0] for index in range(16)])
+    difference = (together.int() - alone.int()).abs()
+    # Another batch may take other kernels, which add up in another order.
+    assert difference.max() <= (1 if precision == "fp32" else 8)
+    assert difference.float().mean() < (0.01 if precision == "fp32" else 0.5)
+
+
+def test_the_vae_decodes_as_on_the_cpu(tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(32, 64), layers_per_block=1, latent_channels=4,
+    ).save_pretrained(tmp_path / "vae")  # fmt: skip
+    images = []
+    for use_gpu in (False, ON_GPU):
+        config = tiny(
+            tmp_path, "data", model={**MODEL, "channels": 4},
+            sampling={"sampler": {"steps": 4}, "vae": str(tmp_path / "vae"), "use_gpu": use_gpu},
+        )  # fmt: skip
+        images.append(ImageSampler(config, network(config), 0.2).sample(list(range(4)))[0])
+    assert images[0].shape == (4, 3, 16, 16)
+    difference = (images[0].int() - images[1].int()).abs()
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 0.01
+
+
+@pytest.mark.usefixtures("ray_with_gpus")
+def test_actors_on_a_gpu_write_what_this_process_samples(tmp_path: Path) -> None:
+    config = config_of(tmp_path, actors=1)
+    model, ranges = network(config), ranges_of(12, 4)
+    work = Work(config, Samples(model, None), tuple(ranges), str(tmp_path / "work"), keep_below=2.0)
+    assert sorted(piece.start for piece in run_on_actors(work, list(ranges))) == [0, 4, 8]
+    assert not work.missing()
+    features = np.concatenate([part["features"] for part in work.parts.read(list(ranges))])
+    assert features.shape == (12, 320) and np.isfinite(features).all()
