@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
         """``[B, N, width]`` -> same shape."""
         batch, count, width = tokens.shape
         qkv = self.qkv(tokens).view(batch, count, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if self.as_released:
             with without_autocast(tokens):
                 attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float())

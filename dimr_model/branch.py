@@ -133,6 +133,11 @@ class Branch(nn.Module):
             tokens.append(self.class_embedding(labels))
         return [token[:, None].to(state.dtype) for token in tokens]
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The upsampling, if there is one, and the blocks."""
+        return [*([] if self.is_coarsest else [self.upsample]), *self.blocks]
+
     def _take_in(self, state: Tensor, upsampled: Tensor) -> Tensor:
         if self.join is None:
             # Patchify(x_t) + Upsample(y_{r-1}), Eq. 2.

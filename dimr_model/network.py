@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dimr_model.adaln import Modulation
-from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from dimr_model.branch import Branch
 from dimr_model.config import DiMRConfig
 from dimr_model.hub import HubModule
@@ -29,10 +28,19 @@ class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
         self.initialize()
 
     @property
-    def blocks(self) -> list[TransformerBlock | ConvNeXtBlock]:
-        """The blocks of all branches, coarse to fine; they are compiled and sharded one by one."""
+    def units(self) -> list[nn.Module]:
+        """The upsamplings and blocks in the order of the forward pass.
+
+        They are compiled and sharded one by one.
+        """
         branches: list[Any] = list(self.branches)
-        return [block for branch in branches for block in branch.blocks]
+        return [unit for branch in branches for unit in branch.units]
+
+    def compile_units(self, backend: str = "inductor") -> "DiMR":
+        """Compile every unit on its own; units alike share what is compiled."""
+        for unit in self.units:
+            unit.compile(fullgraph=True, backend=backend)
+        return self
 
     @torch.no_grad()
     def initialize(self, linear_std: float | None = 0.02, embedding_std: float = 0.02) -> None:

@@ -1,5 +1,6 @@
 """What one GPU does with the paper's networks: training, sampling, decoding, scoring."""
 
+import gc
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -134,6 +135,7 @@ def measure_training(preset: str, config: ExperimentConfig, repeats: int, device
     """Train for a few steps as a worker does, on numbers that are drawn here."""
     network, batch = config.model, config.train.batch_size
     torch.manual_seed(0)
+    gc.collect()  # A compiled or sharded network is part of cycles.
     torch.cuda.empty_cache()
     with of_this_process(device):
         with device:
@@ -211,8 +213,7 @@ def _ways_to_sample(
         evaluate()
     yield "eager, CUDA graph", graph.replay
     del graph
-    for block in model.blocks:
-        block.compile(fullgraph=True)
+    model.compile_units()
     yield "compiled", evaluate
 
 

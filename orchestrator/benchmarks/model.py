@@ -71,8 +71,7 @@ class _Subject:
             copy.deepcopy(model).to(device).compute_as_released(case.as_released).recompute(case.recompute)
         )
         if case.compile:
-            for block in self.model.blocks:
-                block.compile(fullgraph=True)
+            self.model.compile_units()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=device.type == "cuda")
         config = model.architecture
         shape = (batch_size, config.channels, config.input_size, config.input_size)

@@ -210,7 +210,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     """Compute precision; weights, optimizer, EMA and gradient reduction are fp32 in any case."""
     compile: bool = may_change(False)
-    """Compile each block with torch.compile: slow to start, faster from then on."""
+    """Compile blocks and upsamplings with torch.compile: slow to start, faster from then on."""
     recompute_branches: tuple[int, ...] = may_change(())
     """Branches (0 is the coarsest) that forget their blocks' activations and compute them again: less memory,
     slower."""
@@ -326,6 +326,8 @@ class SamplingConfig:
     process: quicker to start, one thing after another, and easy to debug."""
     use_gpu: bool = may_change(True)
     """Give each sampling process a GPU."""
+    compile: bool = may_change(False)
+    """As train.compile, in every sampling process."""
     labels: Literal["balanced", "random"] = "balanced"
     """balanced: image i shows class i mod number of classes; random: its class is drawn from run.seed, each
     alike likely."""

@@ -26,7 +26,7 @@ from dimr_model.diffusion import NoiseSchedule, multi_scale_loss
 from dimr_model.ema import EMA
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.optimizer import build_optimizer
-from orchestrator.training.parallelize import sharded_blocks
+from orchestrator.training.parallelize import sharded_units
 from orchestrator.training.state import TrainState
 from orchestrator.training.step import Draws, forward_losses
 
@@ -72,8 +72,7 @@ class StepTrace:
     forward_flops_per_image: int = 0
     """Floating-point operations of the forward pass alone."""
     unit_sizes: list[int] = field(default_factory=list)
-    """Bytes of the weights that are gathered together: of each block that is a unit of its own, then of the
-    rest."""
+    """Bytes of the weights that are gathered together: of each unit, then of the rest."""
     group_sizes: list[int] = field(default_factory=list)
     """Bytes of the weights in each of the optimizer's groups."""
 
@@ -110,8 +109,8 @@ def trace_step(config: ExperimentConfig) -> StepTrace:
 
 
 def _units(model: DiMR) -> list[list[nn.Parameter]]:
-    """Parameters that are gathered together: those of each sharded block, then all others."""
-    units = [list(block.parameters()) for block in sharded_blocks(model)]
+    """Parameters that are gathered together: those of each sharded unit, then all others."""
+    units = [list(unit.parameters()) for unit in sharded_units(model)]
     own = {id(p) for unit in units for p in unit}
     return [*units, [p for p in model.parameters() if id(p) not in own]]
 
@@ -136,7 +135,7 @@ def _follow(model: DiMR, recorder: "_Recorder", trace: StepTrace) -> None:
     for number, branch in enumerate(model.branches):
         branch.register_forward_pre_hook(at_place(number))
         branch.register_forward_hook(at_place(ELSEWHERE))
-    for number, module in enumerate([*sharded_blocks(model), model]):
+    for number, module in enumerate([*sharded_units(model), model]):
         module.register_forward_pre_hook(entering(number))
 
 

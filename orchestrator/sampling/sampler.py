@@ -32,6 +32,8 @@ class ImageSampler:
             torch.set_num_threads(1)  # an actor holds one CPU
         self._config = config
         self._model = model.to(self._device)
+        if config.sampling.compile:
+            self._model.compile_units()
         self._decoder = Decoder(
             config.sampling.vae, config.prepare.vae_revision, scaling_factor, self._device
         )

@@ -6,6 +6,7 @@ Its caller brings the batches and takes the reports.
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.data.stream import Batch
 from orchestrator.errors import UserError
+from orchestrator.stalls import InTime
 from orchestrator.training.hooks import DivergenceError, Hooks, PreemptedError
 from orchestrator.training.interval import Interval, mean_losses
 from orchestrator.training.profile import Profiler
 from orchestrator.training.state import TrainState
-from orchestrator.training.step import draw, forward_losses, train_step
+from orchestrator.training.step import Draws, draw, forward_losses, train_step
 from orchestrator.training.timing import Stopwatch
 
 MAX_SKIPPED_STEPS = 10
@@ -84,10 +86,23 @@ class _Loop:
 
     def run(self, batches: Iterator[Batch]) -> None:
         """Train step by step, to the last one."""
+        # A thread makes the next draws: a GPU would wait for them after every step.
+        stall_seconds = self._config.cluster.stall_seconds
+        with closing(InTime(self._drawn(batches), "batch of images", stall_seconds)) as draws:
+            self._steps(draws)
+
+    def _drawn(self, batches: Iterator[Batch]) -> Iterator[Draws]:
+        """What this rank draws for each global batch from here on."""
+        first, attempt = self._state.images_seen + self._rank * self._share, self._state.attempt
+        for batch in batches:
+            yield draw(self._config, self._info, batch, first, attempt)
+            first += self._config.train.batch_size
+
+    def _steps(self, draws: Iterator[Draws]) -> None:
         train, state = self._config.train, self._state
         while state.images_seen < train.images and not self._is_last:
             before = state.images_seen
-            self._step(batches)
+            self._step(draws)
             self._is_last = state.images_seen >= train.images or self._stop.is_asked(state.images_seen)
             self._hooks.on_step(self._is_last)
             is_saved = self._is_last or crossed(before, state.images_seen, train.checkpoint_every_images)
@@ -113,14 +128,11 @@ class _Loop:
         if self._stop.leaving_nodes and seen < self._config.train.images:
             raise PreemptedError(seen, self._stop.leaving_nodes)
 
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _step(self, draws: Iterator[Draws]) -> None:
         state = self._state
         with self._stopwatch.part("data"):
-            batch = next(batches)
-        with self._stopwatch.part("draws"):
-            first = state.images_seen + self._rank * self._share
-            draws = draw(self._config, self._info, batch, first, state.attempt)
-        result = train_step(self._config, state, draws, self._schedule, self._stopwatch)
+            drawn = next(draws)
+        result = train_step(self._config, state, drawn, self._schedule, self._stopwatch)
         self._interval.add(result)
         self._profiler.step()
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if result.skipped else 0

@@ -1,4 +1,4 @@
-"""How one model becomes many shards, block by block.
+"""How one model becomes many shards, unit by unit.
 
 These are recomputation, compilation and FSDP2 over a device mesh.
 """
@@ -6,15 +6,15 @@ These are recomputation, compilation and FSDP2 over a device mesh.
 from typing import Any
 
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
-from dimr_model.blocks import ConvNeXtBlock, TransformerBlock
 from orchestrator.config.schema import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
-"""Parameters below which a block is gathered with the rest.
+"""Parameters below which a unit is gathered with the rest.
 
 A collective of its own would cost more time than it hides.
 """
@@ -70,19 +70,18 @@ def parallelize(
     """Recompute, compile, then shard, in this order and in place.
 
     Parameters, gradients and optimizer state are sharded over ``mesh`` (CPU and gloo, or GPU and NCCL). Each
-    block's weights are gathered when the forward pass comes to it, and kept until its backward pass.
+    unit's weights are gathered when the forward pass comes to it, and kept until its backward pass.
     Gradients, optimizer and EMA take most of the memory, so gathering twice would cost more than it saves.
     """
     model.recompute([branch in config.recompute_branches for branch in range(len(model.branches))])
     if config.compile:
-        for block in model.blocks:
-            block.compile(fullgraph=True)
-    for block in sharded_blocks(model, smallest_unit):
-        fully_shard(block, mesh=mesh, reshard_after_forward=False)
+        model.compile_units()
+    for unit in sharded_units(model, smallest_unit):
+        fully_shard(unit, mesh=mesh, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     return model
 
 
-def sharded_blocks(model: DiMR, smallest_unit: int = SMALLEST_UNIT) -> list[TransformerBlock | ConvNeXtBlock]:
-    """The blocks whose weights are gathered on their own, each when the forward pass comes to it."""
-    return [block for block in model.blocks if sum(p.numel() for p in block.parameters()) >= smallest_unit]
+def sharded_units(model: DiMR, smallest_unit: int = SMALLEST_UNIT) -> list[nn.Module]:
+    """The units whose weights are gathered on their own, each when the forward pass comes to it."""
+    return [unit for unit in model.units if sum(p.numel() for p in unit.parameters()) >= smallest_unit]

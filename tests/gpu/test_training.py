@@ -134,13 +134,19 @@ def test_a_step_makes_the_host_wait_once(tmp_path: Path) -> None:
             torch.arange(1, 9),
             torch.arange(8) % 3,
         )
-        for _ in range(3):
+
+        def step() -> None:
             train_step(config, state, draws, NoiseSchedule("cosine"), Stopwatch(DEVICE))
-        torch.cuda.synchronize()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            train_step(config, state, draws, NoiseSchedule("cosine"), Stopwatch(DEVICE))
-    read = [event for event in profile.events() if event.name == "aten::_local_scalar_dense"]
-    assert len(read) <= 1
+
+        step()
+        step()
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with pytest.warns(UserWarning, match="synchroniz") as waits:
+                step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert len([wait for wait in waits if "synchroniz" in str(wait.message)]) == 1
 
 
 def _train_on_both(config: ExperimentConfig, dataset: LatentDataset, file: str) -> None:

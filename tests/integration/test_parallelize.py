@@ -63,7 +63,7 @@ def compare_with_one_process(sharding: str, smallest_unit: int, units: int, copi
 
 def compare_all() -> None:
     for sharding, copies in (("shard", 1), ("replicate", 4), ("hybrid", 2)):
-        compare_with_one_process(sharding, smallest_unit=1, units=5, copies=copies)
+        compare_with_one_process(sharding, smallest_unit=1, units=6, copies=copies)
     compare_with_one_process("shard", smallest_unit=10**9, units=1, copies=1)
     # Three workers on one node and one on another: every rank refuses, and none waits for the others.
     hybrid, here = TrainConfig(images=1, sharding="hybrid"), 3 if dist.get_rank() < 3 else 1

@@ -1,4 +1,4 @@
-"""Blocks compile without graph breaks, so that one graph each can be sharded and fused."""
+"""Blocks and upsamplings compile without graph breaks, so that one graph each can be sharded and fused."""
 
 import copy
 import dataclasses
@@ -26,13 +26,11 @@ def test_every_block_is_one_graph(time_conditioning: str) -> None:
         torch.testing.assert_close(compiled(features, condition), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_of_compiled_blocks_has_the_same_gradients() -> None:
+def test_a_model_of_compiled_units_has_the_same_gradients() -> None:
     torch.manual_seed(0)
     model = DiMR(CONFIG)
     compiled = copy.deepcopy(model)
-    for branch in compiled.branches:
-        for block in branch.blocks:
-            block.compile(fullgraph=True, backend="aot_eager")
+    compiled.compile_units(backend="aot_eager")
     noisy, level, labels = torch.randn(2, 1, 8, 8), torch.tensor([-1.0, 2.0]), torch.tensor([0, 3])
     for network in (model, compiled):
         branch_losses(network(noisy, level, labels), noisy).sum().backward()
