@@ -1,6 +1,6 @@
 """The feature cascade (paper, Section 4.1, Eq. 2): how a branch hands its features to the next, finer one."""
 
-from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ class Upsample(nn.Module):
         self.in_norm = branch_norm(config.time_conditioning, in_width)
         self.projection = nn.Linear(in_width, 4 * out_width)
         self.out_norm = branch_norm(config.time_conditioning, out_width)
+        self.add_map = _AddMap()
 
     def forward(self, features: list[Tensor], condition: Condition) -> Tensor:
         """Upsample(y_{r-1}) of Eq. 2, ``[B, 2H, 2W, width]``.
@@ -55,27 +56,45 @@ class Upsample(nn.Module):
         """
         gain, shift = self.in_norm.affine(condition)
         weight, share = self.projection.weight, features[0].shape[-1]
-        projected, total, squares = [], [], []
         # Cut once: each slice of its own would add a gradient as large as the whole weight.
         parts = zip(features, gain.split(share, dim=-1), weight.split(share, dim=1), strict=True)
+        sums: tuple[Tensor, Tensor, Tensor] | None = None
         for feature, its_gain, its_weight in parts:
-            projected.append(at_least_float32(scaled_linear(feature, its_gain, its_weight)))
-            wide = at_least_float32(feature)
-            total.append(wide.sum(-1, keepdim=True))
-            squares.append(torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square())
+            sums = self.add_map(sums, feature, its_gain, its_weight)
+        assert sums is not None
+        projected, total, squares = sums
         count = share * len(features)
-        mean = _sum(total) / count
-        variance = (_sum(squares) / count - mean.square()).clamp_min(0)
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
         with without_autocast(weight):
             mean_part, shift_part = F.linear(gain, weight), F.linear(shift, weight, self.projection.bias)
         if mean_part.dim() == 2:
             mean_part, shift_part = mean_part[:, None, None], shift_part[:, None, None]
-        centered = _sum(projected) - mean * mean_part
+        centered = projected - mean * mean_part
         return (centered * torch.rsqrt(variance + LAYER_NORM_EPSILON) + shift_part).to(features[0].dtype)
 
+    def compile(self, *arguments: Any, **keywords: Any) -> None:
+        """Compile what is done for each feature map.
 
-def _sum(tensors: list[Tensor]) -> Tensor:
-    return reduce(torch.add, tensors)
+        The compiler would write out the loop over them. With 58 maps, as in G/2R, that takes minutes.
+        """
+        self.add_map.compile(*arguments, **keywords)
+
+
+class _AddMap(nn.Module):
+    """Adds a feature map to the sums of an upsampling; has no weights of its own."""
+
+    def forward(
+        self, sums: tuple[Tensor, Tensor, Tensor] | None, feature: Tensor, gain: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The sums of projections ``[B, H, W, out]``, features and their squares, both ``[B, H, W, 1]``."""
+        wide = at_least_float32(feature)
+        own = (
+            at_least_float32(scaled_linear(feature, gain, weight)),
+            wide.sum(-1, keepdim=True),
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square(),
+        )
+        return own if sums is None else (sums[0] + own[0], sums[1] + own[1], sums[2] + own[2])
 
 
 class BlockSkips(nn.Module):

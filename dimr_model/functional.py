@@ -82,7 +82,8 @@ def _compute_dtype(features: Tensor) -> torch.dtype:
 def without_autocast(features: Tensor) -> AbstractContextManager[Any]:
     """A context in which operators on the device of ``features`` keep their inputs' dtype."""
     device = features.device.type
-    available = torch.amp.is_autocast_available(device)  # not on the meta device
+    # Not on the meta device; torch.compile cannot ask.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(device)
     return torch.autocast(device, enabled=False) if available else nullcontext()
 
 

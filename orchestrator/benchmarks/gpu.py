@@ -22,7 +22,7 @@ from orchestrator.config.command_line import parse
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.vae import decode_latents
 from orchestrator.errors import UserError
-from orchestrator.planning.machine import CONTEXT_BYTES, FRAGMENTATION
+from orchestrator.planning.machine import Machine
 from orchestrator.planning.memory import worker_memory
 from orchestrator.planning.plan import network_evaluations
 from orchestrator.planning.trace import trace_step
@@ -120,13 +120,13 @@ def _measure_preset(preset: str, repeats: int, device: torch.device, console: Co
 def _on_one_gpu(preset: str) -> ExperimentConfig:
     """A preset whose step is one of its micro-batches on one GPU, or the largest part of it that fits."""
     config = parse("", preset, [])
-    memory = torch.cuda.get_device_properties(0).total_memory
+    here = Machine("here", {}, torch.cuda.get_device_properties(0).total_memory, None)
     batch = config.train.batch_size // config.train.workers // config.train.micro_batches
     while True:
         train = replace(config.train, batch_size=batch, workers=1, micro_batches=1, warmup_images=0)
         scaled = replace(config, train=train, data=replace(config.data, lanes=batch))
         planned = worker_memory(scaled, trace_step(config), 1).total
-        if batch == 1 or planned * (1 + FRAGMENTATION) + CONTEXT_BYTES <= memory:
+        if batch == 1 or here.fits(planned, compiled=True):
             return scaled
         batch //= 2
 

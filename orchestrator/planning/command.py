@@ -10,14 +10,8 @@ from orchestrator.config.plain import with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data import format as latents_format
 from orchestrator.errors import UserError
-from orchestrator.planning.machine import (
-    ASSUMED_MFU,
-    CONTEXT_BYTES,
-    FRAGMENTATION,
-    Machine,
-    PlanOptions,
-    machine_of,
-)
+from orchestrator.planning.machine import COMPILED, CONTEXT_BYTES, FRAGMENTATION, Machine, machine_of
+from orchestrator.planning.options import PlanOptions
 from orchestrator.sampling.grids import PREVIEW_ROWS, grid_columns
 
 if TYPE_CHECKING:
@@ -47,7 +41,8 @@ def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console)
         UserError: the config's own number of workers does not suit the machines.
     """
     # Imported here, because --help and mistakes need no torch.
-    from orchestrator.planning.plan import scale, scales, storage_of, utilization
+    from orchestrator.planning.plan import scale, scales, storage_of
+    from orchestrator.planning.speed import utilization
     from orchestrator.planning.trace import trace_step
 
     trace, machine = trace_step(config), machine_of(config, options)
@@ -55,7 +50,8 @@ def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console)
         chosen = scale(config, max(1, config.train.workers), trace, machine, options)
     except ValueError as error:
         raise UserError(str(error)) from error
-    storage, used = storage_of(config, trace), utilization(trace, machine, options)
+    storage = storage_of(config, trace)
+    used = utilization(config, trace, chosen.images_per_second / chosen.workers, machine)
     console.print(
         f"{config.run.name}: {storage.parameters:,} parameters, "
         f"{trace.forward_flops_per_image / 2e9:.4g} GMAC forward, "
@@ -68,9 +64,10 @@ def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console)
             f"({CONTEXT_BYTES / 1e9:.0f} GB assumed) and pieces that its allocator cannot use "
             f'({FRAGMENTATION:.0%} assumed); "fits" counts them.'
         )
-    if config.train.compile:
+    if config.train.compile and machine.memory is not None:
         console.print(
-            "The estimate is of blocks that are not compiled; torch.compile keeps other activations."
+            "The estimate is of blocks that are not compiled. Compiled ones hold more, by which "
+            f'"fits" counts {COMPILED:.0%} on top (measured with two networks).'
         )
     possible, refused = scales(config, trace, machine, options)
     console.print(_scale_table(config, possible, machine, options))
@@ -137,16 +134,19 @@ def _print_assumptions(
     refused: list[str],
     console: Console,
 ) -> None:
-    peak = f"{machine.training_flops / 1e12:,.3g} TFLOP/s in {config.train.precision}"
+    peak = f"{machine.flops[config.train.precision] / 1e12:,.3g} TFLOP/s in {config.train.precision}"
     if options.images_per_second_per_worker is not None:
         console.print(f"Speed as given; that is {used:.1%} of {peak}. It is taken to grow with the workers.")
     else:
-        assumed = f"{ASSUMED_MFU[machine.mode]:.0%} is assumed for {machine.mode}, not measured"
-        source = "as given" if options.mfu is not None else assumed
+        source = "assumed, not measured"
+        if options.mfu is not None:
+            source = "as given"
+        elif machine.bandwidth is not None:
+            source = "estimated from arithmetic and memory traffic, by a factor measured with two networks"
         console.print(
-            f"Speed: {used:.0%} of {peak} ({source}), at any number of workers; waiting for data, "
-            "checkpoints and restarts are not counted. Measure with `python jobs/benchmark.py train` and "
-            "give --mfu or --images_per_second_per_worker."
+            f"Speed: {used:.0%} of {peak} ({source}); communication, waiting for data, checkpoints and "
+            "restarts are not counted. Measure with `python jobs/benchmark.py gpu` (or train) and give --mfu "
+            "or --images_per_second_per_worker."
         )
     console.print(f"Possible numbers of workers divide data.lanes {config.data.lanes}; no other is accepted.")
     for reason in refused:
@@ -201,7 +201,7 @@ def _print_evaluation(
     if config.evaluation.images != PAPER_SAMPLES:
         wanted[f"{PAPER_SAMPLES:,} images, as the paper's FID"] = PAPER_SAMPLES
     for what, images in wanted.items():
-        hours = sampling_hours(config, trace, machine, used, images)
+        hours = images * sampling_hours(config, trace, machine, used, options)
         cost = f", cost {_short(hours * options.price)}" if options.price is not None else ""
         console.print(f"  {what}: {_short(hours)} {unit}{cost}")
 

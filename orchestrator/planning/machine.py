@@ -1,4 +1,4 @@
-"""What a run is planned for: which GPU, at what price, how well it is used."""
+"""What a run is planned for: which GPU, with how much memory."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,15 @@ from orchestrator.config.schema import ExperimentConfig, Precision
 from orchestrator.planning.options import PlanOptions
 from orchestrator.training.gpus import GPUS
 
-ASSUMED_MFU = {"a CPU": 0.4, "a GPU, without train.compile": 0.15, "a GPU, with train.compile": 0.4}
-"""Model FLOPs utilization (Chowdhery et al., 2022) where none was measured.
-
-On a GPU, thousands of small operators that are not compiled wait for memory. At 85% of an H100's bandwidth
-they alone bound it at 14% (M/3R) to 23% (G/2R); this was simulated, not measured. For compiled blocks nothing
-is known but what others reach.
-"""
 CONTEXT_BYTES = 2e9
 """Allowance for the CUDA context, NCCL's buffers and the libraries' workspaces; assumed."""
 FRAGMENTATION = 0.05
 """Allowance for memory that the allocator holds and cannot use, as a fraction of the tensors; assumed."""
+COMPILED = 0.14
+"""Tensors that compiled blocks hold beyond what is planned, as a fraction of it.
+
+On an H200 (torch 2.11, 2026-11-26) it was 0.13 (M/3R) and 0.14 (G/2R).
+"""
 
 
 @dataclass(frozen=True)
@@ -24,18 +22,19 @@ class Machine:
     """What one worker computes with."""
 
     name: str
-    training_flops: float
-    """Peak operations per second in training's precision."""
-    sampling_flops: float
-    """Peak operations per second in sampling's precision."""
+    flops: dict[Precision, float]
+    """Peak operations per second, by precision."""
     memory: float | None
     """Bytes of GPU memory; None for a CPU worker."""
-    mode: str
-    """Key of ``ASSUMED_MFU``."""
+    bandwidth: float | None
+    """Bytes per second between a GPU and its memory; None for a CPU worker."""
 
-    def fits(self, tensors: int) -> bool:
+    def fits(self, tensors: int, compiled: bool) -> bool:
         """Whether so many bytes of tensors fit, with the allowances."""
-        return self.memory is None or tensors * (1 + FRAGMENTATION) + CONTEXT_BYTES <= self.memory
+        if self.memory is None:
+            return True
+        share = (1 + FRAGMENTATION) * (1 + COMPILED if compiled else 1)
+        return tensors * share + CONTEXT_BYTES <= self.memory
 
 
 def machine_of(config: ExperimentConfig, options: PlanOptions) -> Machine:
@@ -45,11 +44,8 @@ def machine_of(config: ExperimentConfig, options: PlanOptions) -> Machine:
     """
     if config.train.use_gpu:
         gpu = GPUS[options.gpu]
-        peaks = {"bf16": gpu.bf16_flops, "fp32": gpu.fp32_flops}
-        mode = f"a GPU, {'with' if config.train.compile else 'without'} train.compile"
-        return Machine(
-            options.gpu, peaks[config.train.precision], peaks[config.sampling.precision], gpu.memory, mode
-        )
+        peaks: dict[Precision, float] = {"bf16": gpu.bf16_flops, "fp32": gpu.fp32_flops}
+        return Machine(options.gpu, peaks, gpu.memory, gpu.bandwidth)
     import torch
 
     from orchestrator.training.hardware import matmul_peak
@@ -62,4 +58,4 @@ def machine_of(config: ExperimentConfig, options: PlanOptions) -> Machine:
     finally:
         torch.set_num_threads(threads)
     name = f"this machine's CPU, {config.train.threads_per_worker} thread(s) a worker"
-    return Machine(name, measured[config.train.precision], measured[config.sampling.precision], None, "a CPU")
+    return Machine(name, measured, None, None)

@@ -45,8 +45,10 @@ def worker_memory(config: ExperimentConfig, trace: StepTrace, shards: int) -> Me
     held = sum(trace.unit_sizes) // shards
     kept = Counter({WEIGHTS: held, MOMENTS: 2 * held, AVERAGE: held})
     passes = _timeline(trace, shards, config.train.micro_batches > 1).worst(images)
-    # AdamW works on all tensors of a group at once, and its roots of their second moments are temporaries.
-    update = Counter({GRADIENTS: held, TEMPORARY: max(trace.group_sizes) // shards})
+    # On a CPU AdamW works on all tensors of a group at once, and its roots of their second moments are
+    # temporaries. On a GPU one kernel does it all.
+    roots = 0 if config.train.use_gpu else max(trace.group_sizes) // shards
+    update = Counter({GRADIENTS: held, TEMPORARY: roots})
     worst, moment = max(
         (passes, "backward pass"), (update, "optimizer's step"), key=lambda one: one[0].total()
     )

@@ -16,8 +16,8 @@ class PlanOptions:
     price: float | None = None
     """Price of one GPU (or CPU worker) for one hour, in whatever currency; null: no cost is printed."""
     mfu: float | None = None
-    """Model FLOPs utilization, measured: train/mfu of a run, or what jobs/benchmark.py train prints; null:
-    0.4, assumed."""
+    """Model FLOPs utilization, measured: train/mfu of a run, or what jobs/benchmark.py gpu and train print;
+    null: estimated for a GPU, 0.4 for a CPU."""
     images_per_second_per_worker: float | None = None
     """Measured speed of training with this very config; instead of mfu."""
 

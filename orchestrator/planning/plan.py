@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from orchestrator.checkpoints.retention import to_keep
 from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.config.schema import ExperimentConfig
-from orchestrator.planning.machine import ASSUMED_MFU, Machine, PlanOptions
+from orchestrator.planning.machine import Machine
 from orchestrator.planning.memory import Memory, worker_memory
+from orchestrator.planning.options import PlanOptions
+from orchestrator.planning.speed import evaluations_per_second, training_images_per_second
 from orchestrator.planning.trace import StepTrace
 from orchestrator.training.parallelize import count_shards
 
-FP32_BYTES = 4
 TENSORS_PER_WEIGHT = 4
 """Tensors in a checkpoint for each weight: the weight, Adam's two moments, the moving average."""
 SECONDS_PER_HOUR = 3600
@@ -57,20 +58,6 @@ class Storage:
         return (self.checkpoints_kept + 1) * self.checkpoint + self.exports * self.export
 
 
-def images_per_second_per_worker(trace: StepTrace, machine: Machine, options: PlanOptions) -> float:
-    """The measured speed; without one, what a part of the machine's peak makes of a step's operations."""
-    if options.images_per_second_per_worker is not None:
-        return options.images_per_second_per_worker
-    return (options.mfu or ASSUMED_MFU[machine.mode]) * machine.training_flops / trace.flops_per_image
-
-
-def utilization(trace: StepTrace, machine: Machine, options: PlanOptions) -> float:
-    """The part of the peak that training reaches: measured, following from a measured speed, or assumed."""
-    return (
-        images_per_second_per_worker(trace, machine, options) * trace.flops_per_image / machine.training_flops
-    )
-
-
 def with_workers(
     config: ExperimentConfig, workers: int, micro_batches: int | None = None
 ) -> ExperimentConfig:
@@ -95,12 +82,13 @@ def scale(
     shards = count_shards(scaled.train, workers, min(workers, options.gpus_per_node))
     memory = worker_memory(scaled, trace, shards)
     share = scaled.train.batch_size // workers
-    fits, parts = machine.fits(memory.total), None
+    compiled = config.train.compile
+    fits, parts = machine.fits(memory.total, compiled), None
     if not fits:
         choices = [n for n in range(scaled.train.micro_batches + 1, share + 1) if share % n == 0]
         totals = ((n, worker_memory(with_workers(config, workers, n), trace, shards).total) for n in choices)
-        parts = next((n for n, total in totals if machine.fits(total)), None)
-    speed = workers * images_per_second_per_worker(trace, machine, options)
+        parts = next((n for n, total in totals if machine.fits(total, compiled)), None)
+    speed = workers * training_images_per_second(scaled, trace, shards, machine, options)
     return Scale(workers, share, memory, fits, parts, speed, config.train.images / speed / SECONDS_PER_HOUR)
 
 
@@ -132,7 +120,7 @@ def storage_of(config: ExperimentConfig, trace: StepTrace) -> Storage:
     weights = sum(trace.unit_sizes)
     exports = train.images // train.export_every_images if train.export_every_images else 0
     return Storage(
-        parameters=weights // FP32_BYTES,
+        parameters=trace.parameters,
         checkpoint=TENSORS_PER_WEIGHT * weights,
         checkpoints_kept=len(kept) + best,
         checkpoints_written=len(points),
@@ -142,11 +130,11 @@ def storage_of(config: ExperimentConfig, trace: StepTrace) -> Storage:
 
 
 def sampling_hours(
-    config: ExperimentConfig, trace: StepTrace, machine: Machine, used: float, images: int
+    config: ExperimentConfig, trace: StepTrace, machine: Machine, used: float, options: PlanOptions
 ) -> float:
-    """Hours of one GPU (or CPU worker) to sample ``images`` images with the config's sampler and guidance."""
-    flops = images * network_evaluations(config) * trace.forward_flops_per_image
-    return flops / (machine.sampling_flops * used) / SECONDS_PER_HOUR
+    """Hours of one GPU (or CPU worker) to sample an image with the config's sampler and guidance."""
+    speed = evaluations_per_second(config, trace, used, machine, options)
+    return network_evaluations(config) / speed / SECONDS_PER_HOUR
 
 
 def network_evaluations(config: ExperimentConfig) -> int:

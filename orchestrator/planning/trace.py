@@ -7,13 +7,16 @@ would keep.
 
 import gc
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -30,6 +33,18 @@ from orchestrator.training.parallelize import sharded_units
 from orchestrator.training.state import TrainState
 from orchestrator.training.step import Draws, forward_losses
 
+FP32_BYTES = 4
+VIEWS = (
+    "_unsafe_view",
+    "detach",
+    "empty",
+    "empty_like",
+    "new_empty",
+    "alias",
+    "lift_fresh",
+    "_local_scalar_dense",
+)
+"""Operators that touch no memory, beside those of which torch says so."""
 TRACED_BATCH = 8191
 """A prime that is a factor of no width, resolution or number of classes: sizes that it divides grow with the
 batch."""
@@ -61,12 +76,35 @@ class Event:
     """Number of the allocation or of the unit."""
 
 
+@dataclass(frozen=True, eq=False)
+class Operators:
+    """What each operator of a step does that reads or writes memory, in order."""
+
+    fixed_bytes: npt.NDArray[np.int64]
+    """Bytes of its inputs and outputs that do not depend on the batch."""
+    bytes_per_image: npt.NDArray[np.int64]
+    """The same for each image of the micro-batch."""
+    flops_per_image: npt.NDArray[np.int64]
+    """Floating-point operations, where it is a matrix product, a convolution or attention."""
+    is_forward: npt.NDArray[np.bool_]
+    """Whether it belongs to the forward pass."""
+
+    def forward(self) -> "Operators":
+        """Those of the forward pass."""
+        kept = self.is_forward
+        return Operators(
+            self.fixed_bytes[kept], self.bytes_per_image[kept], self.flops_per_image[kept], kept[kept]
+        )
+
+
 @dataclass(eq=False)
 class StepTrace:
     """What one micro-batch's forward and backward pass does, in order."""
 
     allocations: list[Allocation] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    costs: list[tuple[int, int, int, bool]] = field(default_factory=list)
+    """A row of :class:`Operators` for each."""
     flops_per_image: int = 0
     """Floating-point operations of matrix products, convolutions and attention, recomputed ones included."""
     forward_flops_per_image: int = 0
@@ -75,6 +113,17 @@ class StepTrace:
     """Bytes of the weights that are gathered together: of each unit, then of the rest."""
     group_sizes: list[int] = field(default_factory=list)
     """Bytes of the weights in each of the optimizer's groups."""
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights, which are float32."""
+        return sum(self.unit_sizes) // FP32_BYTES
+
+    @cached_property
+    def operators(self) -> Operators:
+        """What each operator does."""
+        fixed, per_image, flops, is_forward = zip(*self.costs, strict=True)
+        return Operators(*(np.array(column) for column in (fixed, per_image, flops, is_forward)))
 
 
 @cache
@@ -157,6 +206,10 @@ class _Recorder(TorchDispatchMode):
             return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         result = func(*args, **(kwargs or {}))
         flops = _flops(func, args, kwargs or {}, result) // TRACED_BATCH
+        if self.place != BEFORE and not _moves_nothing(func):
+            moved = (_split(_bytes_of(leaf)) for leaf in tree_leaves((args, kwargs, result)))
+            fixed, per_image = map(sum, zip(*moved, strict=True))
+            self.trace.costs.append((fixed, per_image, flops, self.place != BACKWARD))
         self.trace.flops_per_image += flops
         self.trace.forward_flops_per_image += flops if self.place != BACKWARD else 0
         for leaf in tree_leaves(result):
@@ -178,9 +231,7 @@ class _Recorder(TorchDispatchMode):
         key, index = id(storage), len(self.trace.allocations)
         if key in self._alive:
             return
-        per_image, rest = divmod(storage.nbytes(), TRACED_BATCH)
-        size = (storage.nbytes(), 0) if rest else (0, per_image)
-        self.trace.allocations.append(Allocation(*size, self.place))
+        self.trace.allocations.append(Allocation(*_split(storage.nbytes()), self.place))
         self.trace.events.append(Event("allocate", index))
 
         def freed(_: Any) -> None:
@@ -188,6 +239,26 @@ class _Recorder(TorchDispatchMode):
                 self.trace.events.append(Event("free", index))
 
         self._alive[key] = (index, weakref.ref(storage, freed))
+
+
+def _split(size: int) -> tuple[int, int]:
+    """Bytes that do not depend on the batch, and bytes for each image: one of them is 0."""
+    per_image, rest = divmod(size, TRACED_BATCH)
+    return (size, 0) if rest else (0, per_image)
+
+
+def _bytes_of(value: Any) -> int:
+    """Bytes of a tensor in memory; what is only repeated by its strides counts once."""
+    if not isinstance(value, Tensor):
+        return 0
+    repeated = math.prod(size for size, stride in zip(value.shape, value.stride(), strict=True) if stride)
+    return repeated * value.element_size()
+
+
+def _moves_nothing(func: Any) -> bool:
+    """Whether an operator only looks at memory in another way, or makes room."""
+    room, _, name = func._schema.name.partition("::")
+    return func.is_view or room == "prim" or name in VIEWS
 
 
 @contextmanager

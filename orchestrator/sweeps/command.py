@@ -146,8 +146,8 @@ def _summary(count: int, hours: float, config: ExperimentConfig, options: Ablate
 
 def _hours(config: ExperimentConfig, options: PlanOptions) -> float:
     from orchestrator.planning.machine import machine_of
-    from orchestrator.planning.plan import images_per_second_per_worker
+    from orchestrator.planning.plan import scale
     from orchestrator.planning.trace import trace_step
 
-    speed = images_per_second_per_worker(trace_step(config), machine_of(config, options), options)
-    return config.train.images / speed / 3600
+    workers = max(1, config.train.workers)
+    return scale(config, workers, trace_step(config), machine_of(config, options), options).worker_hours
