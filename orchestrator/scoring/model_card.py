@@ -44,8 +44,10 @@ def write_card(
         "images_seen": images_seen,
         "facts": _facts(config, dataset),
         "vae": config.sampling.vae if dataset.kind == "moments" else None,
-        "schedule": config.diffusion.schedule,
-        "prediction": config.diffusion.prediction,
+        "diffusion": ", ".join(
+            f'{key}="{value}"' if isinstance(value, str) else f"{key}={value}"
+            for key, value in config.diffusion.facts.items()
+        ),
         "sampler": config.sampling.sampler,
         "guidance": config.sampling.guidance,
         "shown_classes": shown + (f" and {rest} more" if rest > 0 else ""),
