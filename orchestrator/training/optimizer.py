@@ -46,7 +46,9 @@ class ShardMuon(ShardAdamW):
 
     Momentum is kept sharded. Newton and Schulz's iteration needs a whole matrix, so its update is put
     together on every worker and orthogonalized there, and each worker applies its own part. All compute the
-    same bits. They are those of ``torch.optim.Muon(momentum=0.95, adjust_lr_fn="match_rms_adamw")``.
+    same bits. They are those of ``torch.optim.Muon(momentum=0.95, adjust_lr_fn="match_rms_adamw")``. The
+    iteration computes in bf16, so the same gradients give the same update at any world size, but gradients
+    that were summed in another order give one that differs more than AdamW's would.
 
     A group's ``matrices`` says into how many matrices, one below the other, each of its parameters is cut: 3
     for queries, keys and values; 0 for AdamW.
@@ -55,6 +57,10 @@ class ShardMuon(ShardAdamW):
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
         # AdamW has nothing to do where its lists stay empty.
         return False if group["matrices"] else super()._init_group(group, *lists)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # AdamW's own would look for its moments in the state of every parameter.
+        torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
