@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,6 +21,7 @@ from tests.datasets import write_numbered
 from tests.processes import in_processes
 from tests.states import whole_state
 
+pytestmark = pytest.mark.long
 # Widths that four processes cannot share alike.
 CONFIG = DiMRConfig(input_size=8, channels=1, num_classes=3, depths=(3, 1), widths=(18, 7), num_heads=2)
 RATE = 1e-2
