@@ -1,4 +1,4 @@
-"""A run with a recipe of today, from beginning to end: it trains, samples, scores, exports and tells of it."""
+"""A run with a recipe of today, from beginning to end: trained, previewed, scored, exported, told of."""
 
 import json
 import re
