@@ -70,3 +70,21 @@ def test_without_it_a_network_has_the_weights_that_it_had() -> None:
 def test_convolutions_have_none() -> None:
     with pytest.raises(ValueError, match="qk_norm needs coarsest_blocks transformer"):
         dataclasses.replace(CONFIG, coarsest_blocks="convnext", class_conditioning="added")
+
+
+def test_gradients_are_those_of_plain_operators() -> None:
+    torch.manual_seed(0)
+    model = DiMR(CONFIG)
+    noisy, level, labels = torch.randn(2, 1, 8, 8), torch.tensor([-2.0, 3.0]), torch.tensor([0, 3])
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model(noisy, level, labels)[-1].square().mean().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    ours, plain = gradients(), (model.compute_as_released(), gradients())[1]
+    norms = [name for name in ours if "query_norm" in name or "key_norm" in name]
+    assert len(norms) == 6 and ours.keys() == plain.keys()
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert all(ours[name].abs().max() > 0 for name in norms)
