@@ -227,8 +227,13 @@ class DiffusionConfig:
 
     @property
     def words(self) -> str:
-        """The process and the prediction, for people."""
-        return f"{'flow' if self.process == 'flow' else self.schedule}, predicts {self.prediction}"
+        """The process, the prediction and what differs from the paper in time and weight, for people."""
+        said = f"{'flow' if self.process == 'flow' else self.schedule}, predicts {self.prediction}"
+        if self.time != "uniform":
+            said += f", {self.time} times ({self.time_mean:g}, {self.time_std:g})"
+        if self.time_shift != 1:
+            said += f", shifted by {self.time_shift:g}"
+        return said + (f", loss weight {self.loss_weight}" if self.loss_weight != "none" else "")
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def test_its_scores_say_what_was_sampled(flow: ExperimentConfig) -> None:
     assert protocol["weights"]["network"]["qk_norm"] is True
     page = Path(flow.directory).parent / "report.html"
     report([flow.directory], str(page))
-    assert "flow, predicts velocity" in page.read_text()
+    words = "flow, predicts velocity, logit_normal times (0, 1), shifted by 2, loss weight min_snr"
+    card = (Path(flow.directory) / "export" / "README.md").read_text()
+    assert words in page.read_text() and words in card and "Muon and AdamW" in card
 
 
 def test_the_exported_pipeline_samples_the_same_pictures(flow: ExperimentConfig, tmp_path: Path) -> None:
