@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dimr_model.adaln import AdaLNZero, gated
 from dimr_model.config import BlockKind, DiMRConfig, MlpKind
 from dimr_model.functional import gated_linear, without_autocast
-from dimr_model.normalization import Condition, ModulatedLayerNorm, block_norm
+from dimr_model.normalization import Condition, ModulatedLayerNorm, RMSNorm, block_norm
 
 
 class GEGLU(nn.Module):
@@ -49,14 +49,17 @@ class MLP(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over tokens ``[B, N, width]``.
 
-    As released, the projections in have no bias, and the projection out has one.
+    As released, the projections in have no bias, and the projection out has one. With ``qk_norm`` each head's
+    queries and keys are normed, with two scales as long as a head is wide.
     """
 
     as_released = False
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, width: int, num_heads: int, qk_norm: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.query_norm = RMSNorm(width // num_heads) if qk_norm else None
+        self.key_norm = RMSNorm(width // num_heads) if qk_norm else None
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
 
@@ -65,6 +68,8 @@ class SelfAttention(nn.Module):
         batch, count, width = tokens.shape
         qkv = self.qkv(tokens).view(batch, count, 3, self.num_heads, width // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         if self.as_released:
             with without_autocast(tokens):
                 attended = F.scaled_dot_product_attention(query.float(), key.float(), value.float())
@@ -90,7 +95,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.adaln = _adaln(config, width)
         self.attention_norm = block_norm(config.time_conditioning, width)
-        self.attention = SelfAttention(width, config.num_heads)
+        self.attention = SelfAttention(width, config.num_heads, config.qk_norm)
         self.mlp_norm = block_norm(config.time_conditioning, width)
         self.mlp = _mlp(config.mlp, width)
 

@@ -10,13 +10,26 @@ BlockKind = Literal["transformer", "convnext"]
 MlpKind = Literal["geglu", "mlp"]
 Cascade = Literal["all_blocks", "last_block"]
 CascadeJoin = Literal["add", "concatenate"]
-Prediction = Literal["epsilon", "v"]
+ProcessKind = Literal["diffusion", "flow"]
+Prediction = Literal["epsilon", "v", "x", "velocity"]
 Schedule = Literal["scaled_linear", "vp_linear", "cosine"]
+TimeKind = Literal["uniform", "logit_normal", "lognormal"]
+LossWeight = Literal["none", "min_snr", "edm"]
 GuidanceKind = Literal["none", "constant", "power_cosine"]
-SamplerKind = Literal["released", "dpm_solver_multistep", "unipc", "ddim", "ddpm", "heun"]
+SamplerKind = Literal[
+    "released",
+    "dpm_solver_multistep",
+    "unipc",
+    "ddim",
+    "ddpm",
+    "heun",
+    "euler",
+    "flow_match_euler",
+    "flow_match_heun",
+]
 
 NUM_STEPS = 1000
-"""Diffusion steps n = 1..1000; x_1000 is almost pure noise."""
+"""Diffusion steps n = 1..1000; x_1000 is almost pure noise. A flow's time is t = n / 1000 in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +65,9 @@ class DiMRConfig:
     adds Embed(c) to Embed(t) in every branch (Eq. 3). ``none`` ignores labels."""
     has_null_class: bool = True
     """Whether there is an embedding for "no class", for classifier-free guidance."""
+    qk_norm: bool = False
+    """Queries and keys of each attention head go through an RMSNorm, with a scale that all heads share (as in
+    Stable Diffusion 3). It keeps attention's logits small, which overflow in bf16 else."""
     mlp: MlpKind = "geglu"
     """``geglu`` with hidden size 2 * width, or ``mlp`` with 4 * width (Section 4.3)."""
     coarsest_blocks: BlockKind = "transformer"
@@ -115,6 +131,10 @@ class DiMRConfig:
                 f"{tokens[0]}_conditioning token needs coarsest_blocks transformer; "
                 "convolutions have no tokens"
                 + (" (class_conditioning added works)" if tokens == ["class"] else "")
+            )
+        if self.qk_norm and self.coarsest_blocks == "convnext":
+            raise ValueError(
+                "qk_norm needs coarsest_blocks transformer; convolutions have no queries and keys"
             )
         if self.class_conditioning == "adaln_zero" and self.time_conditioning != "adaln_zero":
             raise ValueError("class_conditioning adaln_zero needs time_conditioning adaln_zero")
@@ -208,9 +228,12 @@ class Sampler:
     """``released``: singlestep DPM-Solver++ of order 3, as the released evaluation samples.
     ``dpm_solver_multistep``: DPM-Solver++ 2M (Lu et al., 2022). ``unipc`` (Zhao et al., 2023), ``ddim``
     (Song et al., 2021) and ``heun`` (Karras et al., 2022): diffusers' own. ``ddpm``: ancestral sampling (Ho
-    et al., 2020), which adds fresh noise at every step."""
+    et al., 2020), which adds fresh noise at every step. For flows ``euler`` and ``heun`` solve the ordinary
+    differential equation on times that are even from 1 to 0. ``flow_match_euler`` and ``flow_match_heun`` are
+    diffusers', whose last time is 0.001. ``dpm_solver_multistep`` and ``unipc`` sample both processes."""
     steps: int = 50
-    """Solver steps. Each is one network evaluation (two in ``heun``), of twice the batch under guidance."""
+    """Solver steps. Each is one network evaluation (two in those of Heun), of twice the batch under
+    guidance."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SamplerKind):

@@ -2,11 +2,17 @@
 
 from typing import Any
 
-from diffusers import DDIMScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from torch import Tensor
 
-from dimr_model.config import Sampler
-from dimr_model.diffusion import NoiseSchedule
+from dimr_model.config import NUM_STEPS, Sampler
+from dimr_model.diffusion import Flow, NoiseSchedule
 
 
 class DiffusersSolver:
@@ -47,3 +53,48 @@ def _scheduler(kind: str, schedule: NoiseSchedule) -> Any:
     if kind == "heun":
         return HeunDiscreteScheduler(**common, timestep_spacing="trailing")
     return DDIMScheduler(**common, clip_sample=False, timestep_spacing="trailing")
+
+
+class DiffusersFlowSolver:
+    """A diffusers scheduler of a flow: those named FlowMatch take velocities, UniPC the clean image."""
+
+    adds_noise = False
+
+    def __init__(self, sampler: Sampler, flow: Flow) -> None:
+        self._takes_clean = sampler.kind == "unipc"
+        self._scheduler = _flow_scheduler(sampler.kind, flow)
+        self._scheduler.set_timesteps(sampler.steps)
+        # It would look for the place by the time, which Heun's scheduler has twice.
+        self._scheduler.set_begin_index(0)
+        self._sigmas: Tensor = self._scheduler.sigmas[:-1].double()
+        self.timesteps = NUM_STEPS * self._sigmas - 1  # counted from 0
+        self._place = 0
+
+    def begin(self, noise: Tensor) -> Tensor:
+        """The state that sampling starts from."""
+        return noise
+
+    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
+        """What the network sees."""
+        return state
+
+    def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""
+        sigma = float(self._sigmas[self._place])
+        output = clean if self._takes_clean else (state - clean) / sigma
+        theirs = self._scheduler.timesteps[self._place]
+        self._place += 1
+        after: Tensor = self._scheduler.step(output, theirs, state).prev_sample
+        return after
+
+
+def _flow_scheduler(kind: str, flow: Flow) -> Any:
+    if kind == "unipc":
+        return UniPCMultistepScheduler(
+            prediction_type="sample", solver_order=2, use_flow_sigmas=True, flow_shift=flow.shift
+        )
+    by_kind = {
+        "flow_match_euler": FlowMatchEulerDiscreteScheduler,
+        "flow_match_heun": FlowMatchHeunDiscreteScheduler,
+    }
+    return by_kind[kind](shift=flow.shift)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dimr_model.config import NUM_STEPS
-from dimr_model.diffusion import NoiseSchedule
+from dimr_model.diffusion import Flow, NoiseSchedule, Process
 
 FIRST_ORDER_END_BELOW = 15
 """2M's last step is of first order where there are fewer steps, or where no noise is left at the end."""
@@ -24,12 +24,17 @@ Weight = Literal["midpoint", "exact"]
 
 
 class _Grid:
-    """A solver's points of time; ``ratio [steps + 1]`` is sigma / alpha at each, falling."""
+    """A solver's points of time: alpha and sigma ``[steps + 1]`` at each, with less and less noise."""
 
-    def __init__(self, ratio: Tensor) -> None:
-        self.alpha = 1 / ((ratio**2 + 1) ** 0.5)
-        self.sigma = ratio * self.alpha
+    def __init__(self, alpha: Tensor, sigma: Tensor) -> None:
+        self.alpha, self.sigma = alpha, sigma
         self.log_snr = torch.log(self.alpha) - torch.log(self.sigma)  # lambda, half the log SNR
+
+    @staticmethod
+    def of_ratio(ratio: Tensor) -> "_Grid":
+        """The points at which sigma / alpha is ``ratio``, where alpha^2 + sigma^2 is 1."""
+        alpha = 1 / ((ratio**2 + 1) ** 0.5)
+        return _Grid(alpha, ratio * alpha)
 
     def update(
         self,
@@ -63,18 +68,16 @@ class _Grid:
 class MultistepSolver:
     """DPM-Solver++(2M), Algorithm 2: each step also uses the estimate of the step before.
 
-    Its grid is whole diffusion steps, evenly spaced, and ends without noise.
+    Its grid ends without noise. With a schedule it is whole diffusion steps, evenly spaced. In a flow it is
+    evenly spaced from step 999 on, but for the flow's shift: at step 1,000 lambda is infinite.
     """
 
     adds_noise = False
 
-    def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
-        places = np.linspace(0, NUM_STEPS - 1, steps + 1).round()[::-1][:-1].astype(np.int64)
-        # In float32, as diffusers tabulates a schedule: the samples are the same to the last bit.
-        alpha_squared = torch.cumprod(1.0 - schedule.betas.float(), dim=0)[torch.from_numpy(places)]
-        ratio = ((1 - alpha_squared) / alpha_squared) ** 0.5
-        self._grid = _Grid(torch.cat([ratio, torch.zeros(1)]))
-        self.timesteps = torch.from_numpy(places)
+    def __init__(self, process: Process, steps: int) -> None:
+        self._grid, self.timesteps = (
+            _flow_grid(process, steps) if isinstance(process, Flow) else _schedule_grid(process, steps)
+        )
         self._place = 0
         self._before: Tensor | None = None
 
@@ -97,6 +100,22 @@ class MultistepSolver:
         return self._grid.update(wide, clean, here, end, slope).to(clean.dtype)
 
 
+def _schedule_grid(process: Process, steps: int) -> tuple[_Grid, Tensor]:
+    assert isinstance(process, NoiseSchedule)
+    places = np.linspace(0, NUM_STEPS - 1, steps + 1).round()[::-1][:-1].astype(np.int64)
+    # In float32, as diffusers tabulates a schedule: the samples are the same to the last bit.
+    alpha_squared = torch.cumprod(1.0 - process.betas.float(), dim=0)[torch.from_numpy(places)]
+    ratio = ((1 - alpha_squared) / alpha_squared) ** 0.5
+    return _Grid.of_ratio(torch.cat([ratio, torch.zeros(1)])), torch.from_numpy(places)
+
+
+def _flow_grid(process: Flow, steps: int) -> tuple[_Grid, Tensor]:
+    places = process.shifted(torch.linspace(NUM_STEPS - 1, 0, steps + 1, dtype=torch.float64))
+    # In float32, as diffusers has a flow's sigmas.
+    sigma = (places / NUM_STEPS).float()
+    return _Grid(1 - sigma, sigma), places[:-1] - 1  # counted from 0
+
+
 class ReleasedSolver:
     """The released code's solver: singlestep of order 3, on a grid that is even in time and ends at step 1.
 
@@ -111,7 +130,7 @@ class ReleasedSolver:
     def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
         times = torch.from_numpy(np.linspace(NUM_STEPS, 1, steps + 1))
         alpha, sigma = schedule.alpha_sigma(times)
-        self._grid = _Grid((sigma / alpha).flatten())
+        self._grid = _Grid.of_ratio((sigma / alpha).flatten())
         self.timesteps = times[:-1] - 1  # counted from 0
         self._orders = _orders(steps)
         self._place = 0

@@ -66,7 +66,7 @@ class TimeDependentRMSNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm with a learned scale that ignores time."""
+    """RMSNorm with a learned scale that ignores time; inside the blocks, or of queries and keys."""
 
     as_released = False
 
@@ -74,7 +74,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(width))
 
-    def forward(self, features: Tensor, condition: Condition) -> Tensor:
+    def forward(self, features: Tensor, condition: Condition | None = None) -> Tensor:
         """``features [B, ..., width]`` -> same shape and dtype."""
         norm = plain_rms_norm if self.as_released else rms_norm
         return norm(features, self.scale)

@@ -9,9 +9,10 @@ from diffusers.pipelines import pipeline_loading_utils
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
-from dimr_model.config import Guidance, Prediction, Sampler, Schedule
-from dimr_model.diffusion import NoiseSchedule
+from dimr_model.config import Guidance, Prediction, ProcessKind, Sampler, Schedule
+from dimr_model.diffusion import make_process
 from dimr_model.network import DiMR
+from dimr_model.objective import check_prediction
 from dimr_model.sampling import initial_noise, sample, step_noise
 
 # diffusers stores the components whose classes stand here, and leaves out others without a word.
@@ -28,8 +29,10 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
     Args:
         model: the network.
         vae: an ``AutoencoderKL`` that decodes latents; None where the network samples pixels.
-        schedule: the noise schedule that the network was trained with.
+        schedule: the noise schedule that the network was trained with; a flow has none.
         prediction: what the network was trained to predict.
+        process: diffusion or flow.
+        time_shift: the flow's shift for its resolution.
     """
 
     _optional_components: ClassVar[list[str]] = ["vae"]
@@ -40,16 +43,21 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
         vae: Any = None,
         schedule: Schedule = "scaled_linear",
         prediction: Prediction = "epsilon",
+        process: ProcessKind = "diffusion",
+        time_shift: float = 1.0,
     ) -> None:
         super().__init__()
+        check_prediction(process, prediction)
         self.register_modules(model=model, vae=vae)
-        self.register_to_config(schedule=schedule, prediction=prediction)
+        self.register_to_config(
+            schedule=schedule, prediction=prediction, process=process, time_shift=time_shift
+        )
 
     @torch.no_grad()
     def __call__(
         self,
         class_labels: Sequence[int],
-        sampler: Sampler | str = "released",
+        sampler: Sampler | str | None = None,
         steps: int = 50,
         guidance: Guidance | float = 1.4,
         seed: int = 0,
@@ -59,12 +67,14 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
 
         Args:
             class_labels: classes to sample, in 0..num_classes - 1 (``num_classes`` samples without a class).
-            sampler: a name with ``steps``, or a :class:`dimr_model.config.Sampler`.
+            sampler: a name with ``steps``, or a :class:`dimr_model.config.Sampler`; None: ``released``, and
+                for a flow ``dpm_solver_multistep``.
             guidance: a constant scale (s of Section 3; 1 is none), or a :class:`dimr_model.config.Guidance`.
             output_type: ``pil``, ``np`` (``[B, H, W, C]`` in [0, 1]) or ``pt`` (``[B, C, H, W]`` in [0, 1]).
 
         Raises:
-            ValueError: a label is out of range, or guidance is asked of a network without null class.
+            ValueError: a label is out of range, guidance is asked of a network without null class, or the
+                sampler is made for the other process.
         """
         architecture, labels = self.model.architecture, torch.tensor(list(class_labels), dtype=torch.int64)
         self.model.check_labels(labels)
@@ -72,6 +82,8 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
             guidance = Guidance(kind="none") if guidance == 1 else Guidance(scale=float(guidance))
         if guidance.kind != "none" and not architecture.has_null_class:
             raise ValueError("this network has no null class, which guidance needs; use guidance=1")
+        if sampler is None:
+            sampler = "dpm_solver_multistep" if self.config.process == "flow" else "released"
         if isinstance(sampler, str):
             sampler = Sampler(kind=sampler, steps=steps)  # type: ignore[arg-type]
         shape = (architecture.channels, architecture.input_size, architecture.input_size)
@@ -80,7 +92,7 @@ class DiMRPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers ships 
             self.model.eval(),
             noise=initial_noise(seed, list(range(len(labels))), shape).to(parameter),
             labels=labels.to(parameter.device),
-            schedule=NoiseSchedule(self.config.schedule),
+            schedule=make_process(self.config.process, self.config.schedule, self.config.time_shift),
             prediction=self.config.prediction,
             sampler=sampler,
             guidance=guidance,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dimr_model import randomness
 from dimr_model.config import Guidance, Prediction, Sampler
-from dimr_model.diffusion import NoiseSchedule, noise_level
+from dimr_model.diffusion import Process, noise_level
 from dimr_model.guidance import guided
 from dimr_model.network import DiMR
 from dimr_model.solvers import make_solver
@@ -38,12 +38,12 @@ def step_noise(seed: int, indices: list[int], shape: tuple[int, ...]) -> Callabl
     )
 
 
-def evaluations_per_image(schedule: NoiseSchedule, sampler: Sampler, guidance: Guidance) -> int:
+def evaluations_per_image(process: Process, sampler: Sampler, guidance: Guidance) -> int:
     """How often an image goes through the network.
 
     Where guidance needs a conditional and an unconditional pass, both count.
     """
-    solver = make_solver(sampler, schedule)
+    solver = make_solver(sampler, process)
     return sum(1 if guidance.weight(float(step) + 1) == 1 else 2 for step in solver.timesteps)
 
 
@@ -53,7 +53,7 @@ def sample(
     *,
     noise: Tensor,
     labels: Tensor,
-    schedule: NoiseSchedule,
+    schedule: Process,
     prediction: Prediction,
     sampler: Sampler,
     guidance: Guidance,
@@ -65,11 +65,12 @@ def sample(
     Args:
         model: the network, in eval mode, on the device of ``noise``.
         labels: ``[B]`` int64, the classes to sample.
+        schedule: the process that the network was trained for: a noise schedule or a flow.
         clip: keep every estimate of the clean image within [-1, 1]; right for pixels, wrong for latents.
         fresh_noise: what solver step k adds, of the shape of ``noise``; only ``ddpm`` asks for it.
 
     Raises:
-        ValueError: the sampler is ``ddpm``, and ``fresh_noise`` is None.
+        ValueError: the sampler is ``ddpm``, and ``fresh_noise`` is None; or it is made for the other process.
     """
     solver = make_solver(sampler, schedule)
     if solver.adds_noise and fresh_noise is None:

@@ -5,8 +5,10 @@ from typing import Protocol
 from torch import Tensor
 
 from dimr_model.config import Sampler
-from dimr_model.diffusion import NoiseSchedule
+from dimr_model.diffusion import Flow, NoiseSchedule, Process
 from dimr_model.dpm_solver import MultistepSolver, ReleasedSolver
+from dimr_model.flow_solvers import EulerSolver, HeunSolver
+from dimr_model.objective import check_sampler
 
 
 class Solver(Protocol):
@@ -30,13 +32,23 @@ class Solver(Protocol):
         """The next state, from the estimate ``clean`` of the clean image at this one."""
 
 
-def make_solver(sampler: Sampler, schedule: NoiseSchedule) -> Solver:
-    """The solver that ``sampler`` names, at its first step."""
-    if sampler.kind == "released":
-        return ReleasedSolver(schedule, sampler.steps)
-    if sampler.kind == "dpm_solver_multistep":
-        return MultistepSolver(schedule, sampler.steps)
-    # Here, because diffusers costs seconds and the two above do without.
-    from dimr_model.diffusers_solvers import DiffusersSolver
+def make_solver(sampler: Sampler, process: Process) -> Solver:
+    """The solver that ``sampler`` names, at its first step.
 
-    return DiffusersSolver(sampler, schedule)
+    Raises:
+        ValueError: it is made for the other kind of process.
+    """
+    check_sampler("flow" if isinstance(process, Flow) else "diffusion", sampler.kind)
+    if sampler.kind == "dpm_solver_multistep":
+        return MultistepSolver(process, sampler.steps)
+    if isinstance(process, Flow) and sampler.kind in ("euler", "heun"):
+        return (EulerSolver if sampler.kind == "euler" else HeunSolver)(process, sampler.steps)
+    if isinstance(process, NoiseSchedule) and sampler.kind == "released":
+        return ReleasedSolver(process, sampler.steps)
+    # Here, because diffusers costs seconds and those above do without.
+    from dimr_model.diffusers_solvers import DiffusersFlowSolver, DiffusersSolver
+
+    if isinstance(process, Flow):
+        return DiffusersFlowSolver(sampler, process)
+    assert isinstance(process, NoiseSchedule)
+    return DiffusersSolver(sampler, process)

@@ -11,6 +11,7 @@ from typing import Any
 
 from docstring_parser import parse_from_object
 
+from orchestrator.config.recipes import recipes
 from orchestrator.config.schema import ExperimentConfig
 
 HEAD = """# Settings
@@ -22,8 +23,11 @@ that it is current.
 
 
 def reference() -> str:
-    """The whole reference as Markdown: a section for each part of the config, a row for each setting."""
-    return "\n".join([HEAD, *_sections(ExperimentConfig, "")])
+    """The whole reference as Markdown: a section for each part of the config, a row for each setting.
+
+    The last section has published recipes.
+    """
+    return "\n".join([HEAD, *_sections(ExperimentConfig, ""), recipes()])
 
 
 def _sections(kind: Any, prefix: str) -> Iterator[str]:

@@ -3,10 +3,23 @@
 import re
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from dimr_model.config import DiMRConfig, Guidance, Prediction, Sampler, Schedule
+from dimr_model.config import (
+    DiMRConfig,
+    Guidance,
+    LossWeight,
+    Prediction,
+    ProcessKind,
+    Sampler,
+    Schedule,
+    TimeKind,
+)
+from dimr_model.objective import check_loss_weight, check_prediction, check_sampler, check_time_shift
 from orchestrator import storage
+
+if TYPE_CHECKING:
+    from dimr_model.diffusion import Process
 
 SourceKind = Literal[
     "mnist5k",
@@ -158,12 +171,40 @@ class PrepareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
-    """The forward process and what the network predicts."""
+    """The process from image to noise, what the network predicts, and which times count how much."""
 
+    process: ProcessKind = "diffusion"
+    """diffusion: the paper's, with a noise schedule. flow: the straight line x_t = (1 - t) x_0 + t eps
+    (rectified flow, flow matching; SiT). The network is told the step n, which is 1000 t in a flow."""
     schedule: Schedule = "scaled_linear"
-    """Noise schedule: scaled_linear (256 and 512), vp_linear (64) or cosine."""
+    """Noise schedule of process diffusion: scaled_linear (256 and 512), vp_linear (64) or cosine. A flow has
+    none."""
     prediction: Prediction = "epsilon"
-    """epsilon is the paper's; v weighs the loss so that short runs on small images get somewhere."""
+    """epsilon, the noise, is the paper's; v = alpha eps - sigma x_0 weighs the loss so that short runs on
+    small images get somewhere; x is the image; velocity is a flow's eps - x_0. Not possible: velocity with
+    diffusion (v is it), epsilon with flow."""
+    time: TimeKind = "uniform"
+    """Distribution of training's times. uniform: of n; logit_normal: the logit of n / 1000 is normal (Stable
+    Diffusion 3); lognormal: log(sigma / alpha) is normal (EDM). In a flow the last two are the same. The
+    held-out loss takes uniform times, unweighted, with all of them: it compares networks of one process,
+    schedule and prediction, and no others."""
+    time_mean: float = 0.0
+    """Mean of that normal distribution. Less is less noise."""
+    time_std: float = 1.0
+    """Its deviation."""
+    time_shift: float = 1.0
+    """Multiplies sigma / alpha of a flow, in training and in the sampler's times: t becomes
+    s t / (1 + (s - 1) t). More than 1 for high resolutions (Stable Diffusion 3: 3 at 1024x1024)."""
+    continuous_time: bool | None = None
+    """Train on any time, or on 1,000 steps; null: any time in a flow, 1,000 steps with a schedule."""
+    loss_weight: LossWeight = "none"
+    """What each time's loss counts, beside the branches' weights; stated for errors of the image, and brought
+    to the prediction. none: as it is; min_snr: min(SNR, gamma); edm: SNR + 1 / sigma_data^2, for v and
+    velocity. dimr_model/times.py has the formulas."""
+    min_snr_gamma: float = 5.0
+    """gamma of min_snr."""
+    edm_sigma_data: float = 0.5
+    """sigma_data of edm, the spread of the data: 0.5 for pixels in [-1, 1], about 1 for scaled latents."""
     multi_scale_loss: bool = True
     """Train every branch's prediction, coarser ones with less weight; false: the finest alone."""
     class_dropout: float = 0.1
@@ -172,6 +213,41 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.class_dropout < 1:
             raise ValueError(f"diffusion.class_dropout {self.class_dropout} must be in [0, 1)")
+        check_prediction(self.process, self.prediction)
+        check_loss_weight(self.prediction, self.loss_weight)
+        check_time_shift(self.process, self.time_shift)
+        for name in ("time_std", "min_snr_gamma", "edm_sigma_data"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"diffusion.{name} {getattr(self, name)} must be positive")
+
+    @property
+    def is_continuous(self) -> bool:
+        """Whether training's times are any, and not 1,000 steps."""
+        return self.process == "flow" if self.continuous_time is None else self.continuous_time
+
+    @property
+    def words(self) -> str:
+        """The process, the prediction and what differs from the paper in time and weight, for people."""
+        said = f"{'flow' if self.process == 'flow' else self.schedule}, predicts {self.prediction}"
+        if self.time != "uniform":
+            said += f", {self.time} times ({self.time_mean:g}, {self.time_std:g})"
+        if self.time_shift != 1:
+            said += f", shifted by {self.time_shift:g}"
+        return said + (f", loss weight {self.loss_weight}" if self.loss_weight != "none" else "")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides the samples of given weights: all that a sampler must be told."""
+        if self.process == "diffusion":
+            return {"schedule": self.schedule, "prediction": self.prediction}
+        shift = {} if self.time_shift == 1 else {"time_shift": self.time_shift}
+        return {"process": self.process, "prediction": self.prediction, **shift}
+
+    def make_process(self) -> "Process":
+        """The process; it loads torch."""
+        from dimr_model.diffusion import make_process
+
+        return make_process(self.process, self.schedule, self.time_shift)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,8 +262,12 @@ class TrainConfig:
     """Spread of fresh Linear weights, as released; null: 1 / sqrt(inputs), which suits narrow networks."""
     initial_embedding_std: float = 0.02
     """Spread of fresh class embeddings and positions, as released."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: linear layers' matrices get Muon (Jordan et al., 2024), queries, keys and values each as one; the
+    rest AdamW. Muon's update is scaled to AdamW's size (Liu et al., 2025), so learning_rate and weight_decay
+    serve both."""
     learning_rate: float = 2e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     vector_learning_rate_scale: float = 1.0
     """Learning rate of norms, class embeddings and positions, as a multiple of the other weights'. More than
     1 helps narrow networks."""
@@ -457,6 +537,7 @@ class ExperimentConfig:
                 f"evaluation.grid_classes {unknown} are outside of 0..{self.model.num_classes - 1}, "
                 "the network's classes"
             )
+        check_sampler(self.diffusion.process, self.sampling.sampler.kind)
         if self.sampling.guidance.kind != "none" and self.diffusion.class_dropout == 0:
             raise ValueError(
                 "sampling.guidance needs a network that has seen the null class: set diffusion.class_dropout "

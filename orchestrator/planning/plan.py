@@ -139,13 +139,10 @@ def sampling_hours(
 
 def network_evaluations(config: ExperimentConfig) -> int:
     """Images that go through the network for each that is sampled: two for a step with guidance."""
-    from dimr_model.diffusion import NoiseSchedule
     from dimr_model.sampling import evaluations_per_image
 
     sampling = config.sampling
-    return evaluations_per_image(
-        NoiseSchedule(config.diffusion.schedule), sampling.sampler, sampling.guidance
-    )
+    return evaluations_per_image(config.diffusion.make_process(), sampling.sampler, sampling.guidance)
 
 
 def previews(config: ExperimentConfig) -> int:

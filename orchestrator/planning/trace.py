@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from dimr_model import DiMR
-from dimr_model.diffusion import NoiseSchedule, multi_scale_loss
+from dimr_model.diffusion import multi_scale_loss
 from dimr_model.ema import EMA
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.optimizer import build_optimizer
@@ -146,7 +146,7 @@ def trace_step(config: ExperimentConfig) -> StepTrace:
         step, labels = (torch.ones(TRACED_BATCH, dtype=torch.int64) for _ in range(2))
         draws = Draws(clean, noise, step, labels)
         recorder.place = ELSEWHERE
-        losses = forward_losses(config, state, draws, NoiseSchedule(config.diffusion.schedule))
+        losses = forward_losses(config, state, draws, config.diffusion.make_process())
         loss = multi_scale_loss(losses, config.diffusion.multi_scale_loss).mean()
         recorder.place = BACKWARD
         loss.backward()

@@ -82,7 +82,7 @@ def _setup(run: RunData) -> dict[str, str]:
         "images": f"{run.images_seen:,} of {train.images:,}",
         "batch": f"{train.batch_size}",
         "learning rate": f"{train.learning_rate:g}",
-        "diffusion": f"{config.diffusion.schedule}, predicts {config.diffusion.prediction}",
+        "diffusion": config.diffusion.words,
         "workers": f"{max(1, train.workers)} {run.unit}{'s' if train.workers > 1 else ''}, {train.precision}",
         "seed": str(config.run.seed),
     }

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dimr_model import DiMR
-from dimr_model.diffusion import NoiseSchedule
 from dimr_model.sampling import balanced_labels, initial_noise, random_labels, step_noise
 from dimr_model.sampling import sample as solve
 from orchestrator.config.schema import ExperimentConfig
@@ -52,7 +51,7 @@ class ImageSampler:
                 self._model,
                 noise=initial_noise(config.run.seed, indices, shape).to(self._device),
                 labels=labels.to(self._device),
-                schedule=NoiseSchedule(config.diffusion.schedule),
+                schedule=config.diffusion.make_process(),
                 prediction=config.diffusion.prediction,
                 sampler=config.sampling.sampler,
                 guidance=config.sampling.guidance,

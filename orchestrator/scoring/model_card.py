@@ -18,6 +18,7 @@ from orchestrator.run.provenance import git_revision
 
 CARD_FILE = "README.md"
 SHOWN_CLASSES = 10
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon and AdamW"}
 
 
 def write_card(
@@ -44,8 +45,10 @@ def write_card(
         "images_seen": images_seen,
         "facts": _facts(config, dataset),
         "vae": config.sampling.vae if dataset.kind == "moments" else None,
-        "schedule": config.diffusion.schedule,
-        "prediction": config.diffusion.prediction,
+        "diffusion": ", ".join(
+            f'{key}="{value}"' if isinstance(value, str) else f"{key}={value}"
+            for key, value in config.diffusion.facts.items()
+        ),
         "sampler": config.sampling.sampler,
         "guidance": config.sampling.guidance,
         "shown_classes": shown + (f" and {rest} more" if rest > 0 else ""),
@@ -68,8 +71,9 @@ def _facts(config: ExperimentConfig, dataset: DatasetInfo) -> dict[str, str]:
         "size": f"{count_parameters(model):,} parameters, {count_macs(model) / 1e9:,.2f} GMAC a forward pass",
         "what is diffused": f"{dataset.kind}, {height}x{width}x{channels}",
         "trained on": f"{dataset.num_images:,} images of {dataset.source}",
+        "objective": config.diffusion.words,
         "training": f"{train.images:,} images in batches of {train.batch_size}, "
-        f"learning rate {train.learning_rate:g}, seed {config.run.seed}; "
+        f"{OPTIMIZERS[train.optimizer]}, learning rate {train.learning_rate:g}, seed {config.run.seed}; "
         f"moving average over {train.ema_horizon_images:,} images"
         + (f", or {train.ema_rampup:g} of those seen where that is less" if train.ema_rampup else ""),
         "code": f"revision {git_revision()}",

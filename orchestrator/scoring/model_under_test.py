@@ -50,6 +50,8 @@ def checkpoint_under_test(checkpoint: Checkpoint, config: ExperimentConfig) -> M
 def _describe(model: DiMR, found: FoundWeights) -> ModelUnderTest:
     # A released file does not tell the number of heads: the same weights with another are another network.
     network = json.loads(json.dumps(dataclasses.asdict(model.architecture)))
+    if not network["qk_norm"]:
+        del network["qk_norm"]  # Protocols and keys of networks without it are as before there was one.
     weights: dict[str, Any] = {"kind": found.kind, "sha256": _sha256(model), "network": network}
     if found.checkpoint is None:
         return ModelUnderTest(model, weights, None)

@@ -101,10 +101,12 @@ def _print_trials(
     # Here, because --help needs no torch.
     from dimr_model.complexity import count_macs, count_parameters
 
+    # Cells with the same config share a trial.
+    own = [cell for cell in cells if cell.config is not None and not cell.same_as]
     hours: dict[str, float] = {}
     columns = ["parameters", "MACs", "depths", "widths"]
     if options.scale == "paper":
-        hours = {cell.name: _hours(cell.config, options) for cell in cells if cell.config is not None}
+        hours = {cell.name: _hours(cell.config, options) for cell in own if cell.config is not None}
         columns += ["GPU-hours", "cost"] if options.price else ["GPU-hours"]
     table = Table(*(axis.name for axis in suite.axes), *columns, title=suite.title)
     for cell in cells:
@@ -124,8 +126,7 @@ def _print_trials(
         if cell.config is None:
             name = " ".join(option.name for option in cell.options)
             console.print(f"{name} is not possible: {cell.reason}", soft_wrap=True, highlight=False)
-    count = sum(cell.config is not None for cell in cells)
-    console.print(_summary(count, sum(hours.values()), config, options), soft_wrap=True)
+    console.print(_summary(len(own), sum(hours.values()), config, options), soft_wrap=True)
 
 
 def _summary(count: int, hours: float, config: ExperimentConfig, options: AblateOptions) -> str:

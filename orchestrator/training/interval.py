@@ -95,10 +95,11 @@ def mean_losses(
 
     Args:
         losses: ``[R, B]`` branch losses of this rank's samples.
-        steps: ``[B]`` diffusion steps of these samples, 1..1000.
+        steps: ``[B]`` diffusion steps of these samples, up to 1,000, whole or not.
         prefix: what the metrics' names begin with.
     """
-    num_branches, bins = losses.shape[0], (steps - 1) * NOISE_BINS // NUM_STEPS
+    num_branches = losses.shape[0]
+    bins = (steps.ceil().long().clamp_min(1) - 1) * NOISE_BINS // NUM_STEPS
     finest = losses[-1].double()
     by_noise = torch.zeros(NOISE_BINS, dtype=torch.float64, device=losses.device).index_add_(0, bins, finest)
     counts = torch.bincount(bins, minlength=NOISE_BINS).double()

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from dimr_model.diffusion import NoiseSchedule
 from orchestrator.checkpoints.outputs import crossed
 from orchestrator.checkpoints.saving import CheckpointWriter
 from orchestrator.checkpoints.selection import Checkpoint
@@ -73,7 +72,7 @@ class _Loop:
     ) -> None:
         self._config, self._info, self._state = config, info, state
         self._hooks, self._held_out = hooks, held_out
-        self._schedule = NoiseSchedule(config.diffusion.schedule)
+        self._schedule = config.diffusion.make_process()
         self._rank, self._share = dist.get_rank(), config.train.batch_size // dist.get_world_size()
         self._interval = Interval(config, info.num_images, state.device)
         self._stopwatch = Stopwatch(state.device)
@@ -193,6 +192,9 @@ def held_out_losses(
 ) -> dict[str, float]:
     """Losses of rows that are never trained on, at noise and diffusion steps that never change.
 
+    The steps are uniform and the losses unweighted, whatever training's are. They compare networks of the
+    same process, schedule and prediction.
+
     This is collective: every rank must call it.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
@@ -201,7 +203,7 @@ def held_out_losses(
     # of training's, because a compiled network is compiled anew for each size, and only so often.
     size = max(1, config.train.batch_size // world_size // config.train.micro_batches)
     largest_share = math.ceil(len(held_out.labels) / world_size)
-    schedule, dtype = NoiseSchedule(config.diffusion.schedule), next(state.model.parameters()).dtype
+    schedule, dtype = config.diffusion.make_process(), next(state.model.parameters()).dtype
     losses, steps = [], []
     for number in range(math.ceil(largest_share / size)):
         part = places[number * size : (number + 1) * size]

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from dimr_model import randomness
-from dimr_model.config import NUM_STEPS
-from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss, noise_level
+from dimr_model.diffusion import Process, branch_losses, multi_scale_loss, noise_level
 from dimr_model.ema import ema_decay
-from orchestrator.config.schema import ExperimentConfig
+from dimr_model.times import time_weights, training_steps
+from orchestrator.config.schema import DiffusionConfig, ExperimentConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.data.stream import Batch
 from orchestrator.precision import compute_precision
@@ -30,7 +30,7 @@ class Draws:
     noise: Tensor
     """``[B, C, H, W]`` float32."""
     step: Tensor
-    """``[B]`` int64 in 1..1000."""
+    """``[B]`` diffusion steps: int64 in 1..1000, or float64 where training's times are continuous."""
     labels: Tensor
     """``[B]`` int64; dropped ones are the null class."""
 
@@ -90,7 +90,7 @@ def draw(
             plus the sample's place in it.
         attempt: another attempt draws other numbers.
         held_out: whether this is for the held-out loss. It has other numbers than training, no image is
-            flipped, and no label is dropped.
+            flipped, no label is dropped, and times are uniform whatever training's are.
     """
     seed, places = config.run.seed, list(range(first, first + len(batch.labels)))
     use = "held-out/" if held_out else ""
@@ -103,16 +103,26 @@ def draw(
     labels = torch.from_numpy(batch.labels.astype(np.int64))
     dropout = 0.0 if held_out else config.diffusion.class_dropout
     dropped = randomness.uniform(seed, "class-dropout", places, attempt) < dropout
-    step = 1 + np.floor(randomness.uniform(seed, f"{use}diffusion-step", places, attempt) * NUM_STEPS).astype(
-        np.int64
-    )
+    uniform = torch.from_numpy(randomness.uniform(seed, f"{use}diffusion-step", places, attempt))
     return Draws(
         clean=clean,
         noise=torch.from_numpy(
             randomness.normal(seed, f"{use}training-noise", places, info.diffusion_shape, attempt)
         ),
-        step=torch.from_numpy(step),
+        step=_steps(DiffusionConfig() if held_out else config.diffusion, uniform),
         labels=torch.where(torch.from_numpy(dropped), config.model.null_class, labels),
+    )
+
+
+def _steps(diffusion: DiffusionConfig, uniform: Tensor) -> Tensor:
+    """Training's diffusion steps, of uniform numbers ``[B]``."""
+    return training_steps(
+        uniform,
+        diffusion.make_process(),
+        diffusion.time,
+        diffusion.time_mean,
+        diffusion.time_std,
+        diffusion.is_continuous,
     )
 
 
@@ -135,9 +145,7 @@ def _latents(info: DatasetInfo, stored: Tensor, noise: Tensor) -> Tensor:
     return info.scaling_factor * (mean + spread * noise)
 
 
-def forward_losses(
-    config: ExperimentConfig, state: TrainState, draws: Draws, schedule: NoiseSchedule
-) -> Tensor:
+def forward_losses(config: ExperimentConfig, state: TrainState, draws: Draws, schedule: Process) -> Tensor:
     """Unweighted branch losses ``[R, B]`` of the draws."""
     noisy = schedule.add_noise(draws.clean, draws.noise, draws.step)
     with compute_precision(config.train.precision, state.device):
@@ -146,8 +154,20 @@ def forward_losses(
     return branch_losses(predictions, target)
 
 
+def _weights(diffusion: DiffusionConfig, draws: Draws, process: Process) -> Tensor:
+    """What the draws' losses count, ``[B]`` float64."""
+    return time_weights(
+        process,
+        draws.step,
+        diffusion.prediction,
+        diffusion.loss_weight,
+        diffusion.min_snr_gamma,
+        diffusion.edm_sigma_data,
+    )
+
+
 def train_step(
-    config: ExperimentConfig, state: TrainState, draws: Draws, schedule: NoiseSchedule, stopwatch: Stopwatch
+    config: ExperimentConfig, state: TrainState, draws: Draws, schedule: Process, stopwatch: Stopwatch
 ) -> StepResult:
     """Do one step: forward, backward, clipped AdamW update, EMA.
 
@@ -161,7 +181,8 @@ def train_step(
         cast(FSDPModule, state.model).set_requires_gradient_sync(number == len(parts) - 1)
         with stopwatch.part("forward"):
             part_losses = forward_losses(config, state, part, schedule)
-            loss = multi_scale_loss(part_losses, config.diffusion.multi_scale_loss).mean() / len(parts)
+            sums = multi_scale_loss(part_losses, config.diffusion.multi_scale_loss)
+            loss = (sums * _weights(config.diffusion, part, schedule).to(sums)).mean() / len(parts)
         with stopwatch.part("backward"):
             loss.backward()
         losses.append(part_losses.detach())

@@ -71,3 +71,14 @@ def test_command_prints_the_family(capsys: pytest.CaptureFixture[str]) -> None:
     for parameters, _ in PUBLISHED.values():
         assert f"{parameters:,}" in printed
     assert len(re.findall(r"^DiMR-", printed, re.MULTILINE)) == len(VARIANTS)
+
+
+def test_qk_norm_adds_two_scales_as_long_as_a_head_is_wide_to_each_transformer_block() -> None:
+    for variant, config in VARIANTS.items():
+        normed = dataclasses.replace(config, qk_norm=True)
+        head = config.widths[0] // config.num_heads
+        assert count_parameters(normed) == PUBLISHED[variant][0] + 2 * head * config.built_depth(0)
+    # A multiplication of each element is no multiply-add of a matrix.
+    config = dataclasses.replace(VARIANTS["XL/2R-256"], qk_norm=True)
+    assert count_macs(config) == count_macs(VARIANTS["XL/2R-256"])
+    assert count_parameters(config) == 505_051_088

@@ -28,7 +28,7 @@ def test_what_is_right_has_no_mistake(name: str) -> None:
     [
         (["--sampling.sampler.kind", "unipcc"],
          "sampling.sampler.kind is 'unipcc', and must be one of: released, .* Did you mean unipc?"),
-        (["--sampling.sampler.kind=euler"], "must be one of: .*heun"),
+        (["--sampling.sampler.kind=plms"], "must be one of: .*heun"),
         (["--data.source", "mnist"], "Did you mean mnist5k?"),
         (["--train.workers", "two"], "train.workers is 'two', and must be a whole number"),
         (["--run.seed", "1.5"], "run.seed is 1.5, and must be a whole number"),

@@ -1,10 +1,13 @@
 """The presets named after the paper's models are the paper's models."""
 
+import dataclasses
+
 import pytest
 
 from dimr_model import VARIANTS
 from orchestrator.config.command_line import parse
-from orchestrator.config.presets import protocol_names
+from orchestrator.config.plain import flatten
+from orchestrator.config.presets import PRESETS, protocol_names
 
 PAPER = {
     "imagenet64_m3r": "M/3R-64",
@@ -25,6 +28,19 @@ def test_paper_presets_hold_the_papers_models(name: str, variant: str) -> None:
         ("vp_linear", 0) if at_64 else ("scaled_linear", 0.1)
     )
     assert (config.sampling.vae is None) == at_64
+
+
+def test_the_modern_preset_is_the_paper_s_network_with_another_recipe() -> None:
+    modern, paper = parse("Test.", "imagenet256_xl2r_modern", []), parse("Test.", "imagenet256_xl2r", [])
+    assert dataclasses.replace(modern.model, qk_norm=False) == paper.model
+    before, now = flatten(paper), flatten(modern)
+    changed = {key for key in now if now[key] != before[key]}
+    assert changed == {
+        "run.name", "model.qk_norm", "diffusion.process", "diffusion.prediction", "diffusion.time",
+        "train.images", "train.optimizer", "train.score_every_images", "sampling.sampler.kind",
+        "sampling.sampler.steps",
+    }  # fmt: skip
+    assert "NOBODY HAS RUN THIS" in (PRESETS / "imagenet256_xl2r_modern.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", protocol_names())

@@ -1,7 +1,11 @@
+import json
 from pathlib import Path
+
+import pytest
 
 from orchestrator.config.command_line import parse
 from orchestrator.config.plain import flatten
+from orchestrator.config.recipes import RECIPES, Recipe
 from orchestrator.config.reference import reference
 
 FILE = Path(__file__).resolve().parents[4] / "jobs" / "configs" / "REFERENCE.md"
@@ -23,3 +27,14 @@ def test_every_setting_is_in_it_with_what_it_means() -> None:
             assert meaning, line
             found.add(f"{section}.{name.strip('`')}")
     assert found == set(flatten(parse("Test.", "quickstart", [])))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_published_recipe_can_be_trained(recipe: Recipe) -> None:
+    arguments = [
+        part
+        for key, value in recipe.settings.items()
+        for part in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
+    config = flatten(parse("Test.", "imagenet256_xl2r", arguments))
+    assert {key: config[key] for key in recipe.settings} == recipe.settings

@@ -125,17 +125,54 @@ def test_every_setting_changes_the_key_of_samples_or_not_a_pixel_of_them(tmp_pat
         same_images.append(key)
     # They change only together with others. A VAE has tests of its own.
     assert set(impossible) <= {
-        "sampling.vae", "model.depths", "model.widths", "model.coarsest_blocks", "model.has_null_class",
-        "data.source",
+        "diffusion.time_shift", "sampling.vae", "model.depths", "model.widths", "model.coarsest_blocks",
+        "model.has_null_class", "data.source",
     }  # fmt: skip
     assert len(other_key) + len(same_images) > 90
     print(f"{len(other_key)} settings change the key, {len(same_images)} not a pixel")
     assert {
-        "run.seed", "model.num_heads", "diffusion.schedule", "diffusion.prediction", "sampling.sampler.kind",
+        "run.seed", "model.num_heads", "model.qk_norm", "diffusion.process", "diffusion.schedule",
+        "diffusion.prediction", "sampling.sampler.kind",
         "sampling.sampler.steps", "sampling.guidance.scale", "sampling.guidance.power", "sampling.labels",
         "sampling.guidance.interval", "sampling.precision", "sampling.batch_size",
     } <= set(other_key)  # fmt: skip
     assert {"run.name", "train.images", "evaluation.images", "sampling.actors"} <= set(same_images)
+
+
+def test_every_setting_of_a_flow_s_samples_is_in_their_key(tmp_path: Path) -> None:
+    def flow(**diffusion: Any) -> ExperimentConfig:
+        return tiny(
+            tmp_path, "data", model={"input_size": 8, "patch_size": 2}, sampling={"sampler": {"steps": 3}},
+            diffusion={"process": "flow", "prediction": "velocity", **diffusion},
+        )  # fmt: skip
+
+    first = flow()
+    tested = model_of(first)
+    expected, _ = ImageSampler(first, tested.model, None).sample(list(range(8)))
+    for change in ({"prediction": "v"}, {"prediction": "x"}, {"time_shift": 3.0}):
+        config = flow(**change)
+        assert name_of(config, tested) != name_of(first, tested), change
+        assert not torch.equal(ImageSampler(config, tested.model, None).sample(list(range(8)))[0], expected)
+    for change in ({"schedule": "vp_linear"}, {"time": "logit_normal"}, {"loss_weight": "edm"}):
+        config = flow(**change)
+        assert name_of(config, tested) == name_of(first, tested), change
+        assert torch.equal(ImageSampler(config, tested.model, None).sample(list(range(8)))[0], expected)
+
+
+def test_what_was_sampled_before_there_were_flows_is_found_again(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "data")
+    DiMR(config.model).save_pretrained(tmp_path / "exported")
+    protocol = sample_protocol(config, load_model_under_test(str(tmp_path / "exported"), config), None)
+    assert list(protocol) == [
+        "version", "weights", "images_seen", "sampler", "guidance", "schedule", "prediction", "labels",
+        "seed", "vae", "scaling_factor", "precision", "tf32", "batch_size", "rounding",
+    ]  # fmt: skip
+    assert list(protocol["sampler"]) == ["kind", "steps"]
+    assert list(protocol["weights"]["network"]) == [
+        "input_size", "channels", "num_classes", "depths", "widths", "num_heads", "patch_size",
+        "time_conditioning", "class_conditioning", "has_null_class", "mlp", "coarsest_blocks", "cascade",
+        "cascade_join", "branch_skips",
+    ]  # fmt: skip
 
 
 def test_the_scaling_factor_and_the_judges_are_part_of_the_key(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Suites: which cells there are, what they change, which are not possible and why."""
 
+import itertools
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from dimr_model.complexity import count_parameters
 from orchestrator.config.command_line import parse
+from orchestrator.config.plain import flatten
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.sweeps.suites import Cell, Suite, cells_of, load_suite, suite_names
@@ -67,6 +69,21 @@ def test_table_2_counts_the_papers_parameters_where_the_structure_is_known() -> 
     # The paper does not say how AdaLN-Zero's modulation is made; ours is near.
     assert counted[1] == pytest.approx(reported[1], rel=0.001)
     assert counted[2] == pytest.approx(reported[2], rel=0.01)
+
+
+def test_recipes_add_one_thing_after_another_and_share_the_seeds_trials_at_paper_scale() -> None:
+    nano, paper = cells("recipes"), cells("recipes", "paper")
+    assert len(nano) == len(paper) == 7 * 2 * 3
+    assert not [name for name, cell in nano.items() if cell.same_as or cell.config is None]
+    assert {cell.config.train.images for cell in nano.values() if cell.config} == {20_000}
+    assert len([cell for cell in paper.values() if not cell.same_as]) == 7 * 2
+    names = ["flow", "logit-normal", "min-SNR", "QK-norm", "Muon"]
+    settings = [flatten(nano[f"{name}-all-s0"].config) for name in names]  # type: ignore[arg-type]
+    added = [{k for k in now if now[k] != before[k]} for before, now in itertools.pairwise(settings)]
+    assert added == [{"diffusion.time"}, {"diffusion.loss_weight"}, {"model.qk_norm"}, {"train.optimizer"}]
+    for found in (nano, paper):
+        one, many = (count_parameters(found[f"Muon-{n}-s0"].config.model) for n in ("one", "all"))  # type: ignore[union-attr]
+        assert one == pytest.approx(many, rel=0.02)
 
 
 def test_numbers_that_the_text_does_not_have_are_said_to_be_not_available() -> None:
