@@ -25,10 +25,11 @@ def count_macs(config: DiMRConfig) -> int:
     The paper calls them Gflops (Table 1).
     """
     with torch.device("meta"):
-        model = DiMR(config).eval()
+        # Frozen, because the counter's hooks ask what needs a gradient for its function.
+        model = DiMR(config).eval().requires_grad_(False)
         size = (1, config.channels, config.input_size, config.input_size)
         noisy, labels = torch.empty(size), torch.empty(1, dtype=torch.int64)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
             model(noisy, torch.empty(1), labels)
     return int(counter.get_total_flops()) // 2
 

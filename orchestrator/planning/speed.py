@@ -20,8 +20,8 @@ LAUNCH_SECONDS = 2.5e-6
 SLOWER_THAN_ROOFLINE = {False: 1.75, True: 1.15}
 """Times the roofline that a step takes, without and with compiled blocks.
 
-On an H200 (torch 2.11, 2026-11-26) it was 1.76 (G/2R) and 1.75 (M/3R) without, and 1.14 (M/3R) with. Compilation
-makes operators fewer, but it is the roofline of those that are not compiled.
+On an H200 (torch 2.11, 2026-11-26) it was 1.76 (G/2R) and 1.75 (M/3R) without, and 1.14 (M/3R) with.
+Compilation makes operators fewer, but it is the roofline of those that are not compiled.
 """
 UPDATE_BYTES = 52
 """Memory traffic for each weight in an update: its gradient's norm and clipping, AdamW, EMA; in float32."""

@@ -18,6 +18,7 @@ from orchestrator.errors import UserError
 from orchestrator.memory import memory_advice
 from orchestrator.stalls import Life, call_in_time
 from orchestrator.training.hooks import DivergenceError, PreemptedError
+from orchestrator.training.placement import free_places
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
 
 MAX_ROLLBACKS = 2
@@ -82,6 +83,8 @@ def _fit_with_restarts(
     restarts, max_restarts = 0, job.config.train.max_restarts
     while True:
         try:
+            if restarts:
+                free_places()
             workers = cluster.wait_for_workers(job.config, leaving, restarts > 0, gpus_beside)
             return _fit(job, data_cpus, workers, life)
         # The latter two are of Ray Train's controller, which may die as well as a worker.

@@ -38,7 +38,8 @@ def kind_of(process: psutil.Process, command: int) -> str:
     if title.startswith("ray::"):
         return re.sub(r"[(\[].*|\d+", "", title)
     script = next((word for word in words[1:] if word.endswith(".py")), "")
-    return Path(script or title).name
+    # Ray counts the starts of its dashboard's processes.
+    return re.sub(r"-\d+$", "", Path(script or title).name)
 
 
 def processes_of(command: subprocess.Popen[str]) -> dict[str, list[psutil.Process]]:
