@@ -137,9 +137,10 @@ def _theirs(config: ExperimentConfig, pixels: Any) -> float:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torch_fidelity.utils import get_featuresdict_from_dataset
 
-    weights = weights_file(config.evaluation)
+    kind = config.evaluation.extractors[0]
+    weights = Path(weights_file(config.evaluation, kind))
     network: FeatureExtractorBase
-    if config.evaluation.extractor == "inception":
+    if kind == "inception":
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
         )

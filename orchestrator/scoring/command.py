@@ -49,11 +49,11 @@ def score(arguments: Sequence[str]) -> None:
         UserError: something that the user can mend; what was sampled before stays.
     """
     config, checkpoint = _parse("Sample images with a checkpoint and score them.", arguments)
-    from orchestrator.scoring.extractors import weights_file
+    from orchestrator.scoring.extractors import check_weights
     from orchestrator.scoring.model_under_test import load_model_under_test
 
     console, started = terminal(), time.perf_counter()
-    weights_file(config.evaluation)
+    check_weights(config.evaluation)
     tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
     uri = tracking_uri(config)
     with cluster.connect(config):
@@ -138,22 +138,36 @@ def reference(arguments: Sequence[str]) -> None:
     config = with_absolute_paths(config)
     if not options.out.endswith(".npz"):
         raise UserError(f"--out {options.out} must end in .npz")
-    from orchestrator.scoring.extractors import describe_extractor
+    from orchestrator.scoring.extractors import check_weights, describe_extractors
 
-    described = dataclasses.asdict(describe_extractor(config.evaluation))
+    _require_classifier_file(config)
+    check_weights(config.evaluation)
+    described = describe_extractors(config.evaluation)
     console = terminal()
     with cluster.connect(config):
         from orchestrator.scoring.real_images import open_images
-        from orchestrator.scoring.reference import make_reference
+        from orchestrator.scoring.reference import join_references, make_references
 
         images = open_images(absolute(options.images) or config.data.path, config)
-        made = make_reference(images, config, described, console)
-        storage.write_bytes(options.out, storage.read_bytes(made.path))
+        made = make_references(images, config, described, console)
+        sha256 = join_references(made, options.out)
     console.print(
-        f"Statistics of {made.about['images']} images: {options.out}, sha256 {made.sha256}", soft_wrap=True
+        f"Statistics of {made[0].about['images']} images in the features of "
+        f"{' and '.join(config.evaluation.extractors)}: {options.out}, sha256 {sha256}",
+        soft_wrap=True,
     )
     console.print(f"Use them with --evaluation.reference {options.out}", soft_wrap=True)
     print_logs(console)
+
+
+def _require_classifier_file(config: ExperimentConfig) -> None:
+    evaluation = config.evaluation
+    if "dataset_classifier" in evaluation.extractors and evaluation.dataset_classifier_weights is None:
+        raise UserError(
+            "A reference by dataset_classifier needs the classifier's file: name it with "
+            "--evaluation.dataset_classifier_weights (it lies in the `statistics` folder of its dataset), or "
+            "take it out of --evaluation.extractors."
+        )
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -195,10 +209,7 @@ def _print(config: ExperimentConfig, folder: str, console: Console) -> None:
 
     scored = read_metrics(folder)
     console.print(scores_table(scored, config.run.name))
-    first = next(iter(scored["metrics"].values()))
-    console.print(summary_of(first["protocol"]), soft_wrap=True, highlight=False)
-    for warning in scored["warnings"]:
-        console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
+    console.print(summary_of(scored["metrics"]), soft_wrap=True, highlight=False)
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
     for line in (
         f"Samples   {storage.join(folder, 'samples.png')}",

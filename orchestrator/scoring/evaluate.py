@@ -5,7 +5,8 @@ Images never pile up, and nothing that is finished is done twice.
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,10 +22,12 @@ from orchestrator.sampling.sampler import ImageSampler
 from orchestrator.sampling.sinks import class_indices, save_class_grid, save_first, write_npz
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.baselines import Baselines, load_baselines
-from orchestrator.scoring.dataset_classifier import TrainedClassifier, load_classifier
-from orchestrator.scoring.extractors import describe_extractor
+from orchestrator.scoring.classifier import TrainedClassifier
+from orchestrator.scoring.dataset_classifier import classifier_file, load_classifier
+from orchestrator.scoring.extractors import ExtractorDescription, describe_extractors, dimensions_of
 from orchestrator.scoring.features import collect
-from orchestrator.scoring.frechet import frechet_distance
+from orchestrator.scoring.frechet import FrechetDistance
+from orchestrator.scoring.jackknife import TENTHS
 from orchestrator.scoring.metrics import Collected, all_metrics
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.paper_numbers import paper_value
@@ -37,7 +40,7 @@ from orchestrator.scoring.protocol import (
     samples_name,
     shows_all_classes,
 )
-from orchestrator.scoring.reference import Reference, load_reference
+from orchestrator.scoring.reference import Reference, load_references
 from orchestrator.stalls import answer
 
 SAMPLES_FILE = "samples.png"
@@ -80,37 +83,61 @@ class Evaluation:
         return self.dataset.info.scaling_factor if self.dataset else None
 
 
-def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier | None]:
+@dataclass(frozen=True)
+class Judge:
+    """An extractor, and what samples are compared with in its features."""
+
+    described: ExtractorDescription
+    against: Baselines | Reference
+
+    @property
+    def reference(self) -> Reference:
+        """The real images."""
+        return self.against.real if isinstance(self.against, Baselines) else self.against
+
+
+def prepare(job: Evaluation) -> tuple[list[Judge], TrainedClassifier | None]:
     """What samples are compared with, made now where it is not kept from before.
 
+    The job's config must name the file of the dataset's classifier where that is an extractor.
+
     Raises:
-        UserError: the reference or the extractor is not as it must be, or the samples are too few.
+        UserError: the reference or an extractor is not as it must be, or the samples are too few.
     """
     require_enough_images(job.config)
     training = _start_classifier(job)
     references = _references(job)
+    judges = [
+        Judge(described, reference)
+        for described, reference in zip(describe_extractors(job.config.evaluation), references, strict=True)
+    ]
     if isinstance(training, ray.ObjectRef):
-        return references, answer(training, "classifier", job.config.cluster.stall_seconds)
-    return references, training
+        return judges, answer(training, "classifier", job.config.cluster.stall_seconds)
+    return judges, training
 
 
 def evaluate(job: Evaluation) -> EvaluationResult:
-    """Sample ``evaluation.images`` images, and compare them with real ones.
+    """Sample ``evaluation.images`` images, and compare them with real ones in the features of all extractors.
 
     Raises:
-        UserError: the reference, the extractor or an image is not as it must be; what was finished stays.
+        UserError: the reference, an extractor or an image is not as it must be; what was finished stays.
     """
-    config = job.config
     started = time.perf_counter()
-    references, classifier = prepare(job)
+    warnings = warnings_of(job.config)
+    for warning in warnings:
+        job.console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
+    job = _with_dataset_classifier(job)
+    config = job.config
+    judges, classifier = prepare(job)
     prepared = time.perf_counter()
-    judges: dict[str, Any] = {"extractor": asdict(describe_extractor(config.evaluation))}
+    facts: dict[str, Any] = {"extractors": [asdict(judge.described) for judge in judges]}
     if classifier is not None:
-        judges["classifier"] = classifier.about
-    made = sample_images(job, judges, classifier)
+        facts["classifier"] = classifier.about
+    made = sample_images(job, facts, classifier)
     sampled = time.perf_counter()
-    found = collect(made.work.parts, list(made.work.ranges))
-    measurements = _measure(job, references, found)
+    groups = min(TENTHS, config.evaluation.images)
+    found = collect(made.work.parts, list(made.work.ranges), config.evaluation.extractors, groups=groups)
+    measurements = [one for judge in judges for one in _measure(job, judge, found[judge.described.name])]
     if classifier is not None:
         measurements += _agreement(job, classifier, made)
     seconds = {
@@ -118,7 +145,6 @@ def evaluate(job: Evaluation) -> EvaluationResult:
         "sampling": sampled - prepared,
         "scoring": time.perf_counter() - sampled,
     }
-    warnings = _warnings(config, found.count, found.features.shape[1])
     return EvaluationResult(measurements, seconds, made, warnings)
 
 
@@ -128,8 +154,8 @@ def sample_images(
     """Sample what is missing of the images, extract their features, and write the sinks.
 
     Args:
-        judges: descriptions of the ``extractor`` and ``classifier``, as in the protocol; without an
-            extractor, images are only sampled.
+        judges: descriptions of the ``extractors`` and the ``classifier``, as in the protocol; without
+            extractors, images are only sampled.
         classifier: is asked about the samples, where there is one.
     """
     config, tested = job.config, job.tested
@@ -139,7 +165,8 @@ def sample_images(
     folder = storage.join(config.directory, "evaluations", name)
     ranges = ranges_of(config.evaluation.images, config.sampling.batch_size)
     network = classifier.network if classifier else None
-    work = Work(config, samples, tuple(ranges), folder, network, extract="extractor" in judges)
+    extractors = config.evaluation.extractors if "extractors" in judges else ()
+    work = Work(config, samples, tuple(ranges), folder, network, extractors)
     pipeline.run(work, "sample", job.console)
     pictures = {"final_samples": SAMPLES_FILE}
     save_first(config, work.parts, ranges, storage.join(folder, SAMPLES_FILE))
@@ -169,6 +196,30 @@ def _sample_classes(
     return [sampler.sample(class_indices(config, label))[0] for label in classes]
 
 
+def _with_dataset_classifier(job: Evaluation) -> Evaluation:
+    """The job with the file of the dataset's classifier, where that is an extractor; trained if need be."""
+    evaluation = job.config.evaluation
+    if "dataset_classifier" not in evaluation.extractors or evaluation.dataset_classifier_weights is not None:
+        return job
+    dataset = _dataset_of(job, "the extractor dataset_classifier", "take it out of --evaluation.extractors")
+    if len(dataset.info.class_names) < 2:
+        raise UserError(
+            f"The extractor dataset_classifier learns to tell a dataset's classes apart, and {dataset.path} "
+            "has only one. Take it out of --evaluation.extractors."
+        )
+    evaluation = replace(evaluation, dataset_classifier_weights=classifier_file(job.config, dataset))
+    return replace(job, config=replace(job.config, evaluation=evaluation))
+
+
+def _dataset_of(job: Evaluation, needed_by: str, otherwise: str) -> LatentDataset:
+    if job.dataset is None:
+        raise UserError(
+            f"There is no training dataset at {job.config.data.path}, and {needed_by} needs it. Name it with "
+            f"--data.path, or {otherwise}."
+        )
+    return job.dataset
+
+
 def _start_classifier(job: Evaluation) -> Any:
     """The dataset's classifier, or a Ray reference to it, or None where none is asked for.
 
@@ -177,20 +228,16 @@ def _start_classifier(job: Evaluation) -> Any:
     """
     if not job.config.evaluation.class_agreement:
         return None
-    if job.dataset is None:
-        raise UserError(
-            "evaluation.class_agreement needs the training dataset, and there is none at "
-            f"{job.config.data.path}. Name it with --data.path, or set --evaluation.class_agreement false."
-        )
-    if job.config.sampling.actors == 0 or job.dataset.info.kind == "moments":
-        return load_classifier(job.config, job.dataset)
-    return ray.remote(num_cpus=1)(load_classifier).remote(job.config, job.dataset)
+    dataset = _dataset_of(job, "evaluation.class_agreement", "set --evaluation.class_agreement false")
+    if job.config.sampling.actors == 0 or dataset.info.kind == "moments":
+        return load_classifier(job.config, dataset)
+    return ray.remote(num_cpus=1)(load_classifier).remote(job.config, dataset)
 
 
-def _references(job: Evaluation) -> Baselines | Reference:
+def _references(job: Evaluation) -> Sequence[Baselines | Reference]:
     path = job.config.evaluation.reference
     if path is not None:
-        return load_reference(path, job.config, job.console)
+        return load_references(path, job.config, job.console)
     if job.dataset is None:
         raise UserError(
             f"There is nothing to compare with: no dataset at {job.config.data.path}, and "
@@ -200,41 +247,43 @@ def _references(job: Evaluation) -> Baselines | Reference:
     return load_baselines(job.config, job.dataset, job.console)
 
 
-def _measure(job: Evaluation, references: Baselines | Reference, found: Collected) -> list[Measurement]:
-    config = job.config
-    reference = references.real if isinstance(references, Baselines) else references
-    extractor = asdict(describe_extractor(config.evaluation))
-    against = {"extractor": extractor, "reference": {**reference.about, "sha256": reference.sha256}}
+def _measure(job: Evaluation, judge: Judge, found: Collected) -> list[Measurement]:
+    config, reference, kind = job.config, judge.reference, judge.described.name
+    against = {
+        "extractor": asdict(judge.described),
+        "reference": {**reference.about, "sha256": reference.sha256},
+    }
     sampled = sample_protocol(config, job.tested, job.scaling_factor, found.count)
     protocol = {**sampled, "samples": found.count, **against}
-    name, is_fid = config.evaluation.extractor, config.evaluation.extractor == "inception"
     guided = config.sampling.guidance.kind != "none"
     measured = [
         Measurement(
             metric=metric.name,
             count=found.count,
-            extractor=name,
+            extractor=kind,
             images=job.tested.weights["kind"],
             value=metric.value,
+            error=metric.error,
             meaning=metric.meaning,
             protocol=protocol | ({"settings": metric.settings} if metric.settings else {}),
-            paper=paper_value(config.model, metric.name, guided, found.count, name),
+            paper=paper_value(config.model, metric.name, guided, found.count, kind),
         )
-        for metric in all_metrics(found, reference.target, is_fid)
+        for metric in all_metrics(found, reference.target, kind)
     ]
-    if isinstance(references, Baselines):
+    if isinstance(judge.against, Baselines):
         others = {
-            "real": (references.held_out, "the Fréchet distance of real images held out: the floor"),
-            "noise": (references.noise, "the same of Gaussian noise: the ceiling"),
+            "real": (judge.against.held_out, "the Fréchet distance of real images held out: the floor"),
+            "noise": (judge.against.noise, "the same of Gaussian noise: the ceiling"),
         }
+        distance = FrechetDistance(reference.target.gaussian)
         for images, (other, meaning) in others.items():
             measured.append(
                 Measurement(
-                    metric="fid" if is_fid else "fd",
+                    metric="fid" if kind == "inception" else "fd",
                     count=other.about["images"],
-                    extractor=name,
+                    extractor=kind,
                     images=images,
-                    value=frechet_distance(other.target.gaussian, reference.target.gaussian),
+                    value=distance(other.target.gaussian),
                     meaning=meaning,
                     protocol={"images": {**other.about, "sha256": other.sha256}, **against},
                 )
@@ -272,15 +321,19 @@ def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) 
     ]
 
 
-def _warnings(config: ExperimentConfig, count: int, dimensions: int) -> list[str]:
-    """What a reader of the scores must know of ``count`` samples with features of so many dimensions."""
-    found, shows_all = [], shows_all_classes(config, count)
-    if count <= dimensions:
+def warnings_of(config: ExperimentConfig) -> list[str]:
+    """What a reader of the scores must know; it is known before anything is sampled."""
+    found, count = [], config.evaluation.images
+    shows_all = shows_all_classes(config, count)
+    for kind in config.evaluation.extractors:
+        dimensions = dimensions_of(kind)
+        if count > dimensions:
+            continue
         found.append(
             f"{count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} "
-            "dimensions needs: it is singular, and the Fréchet distance is far above what more samples would "
-            f"give. Compare it only with distances of as many samples (the name says {count_name(count)})"
-            + ("; KID is unbiased at any count." if shows_all else ".")
+            f"dimensions needs, and {kind} has so many: it is singular, and the Fréchet distance is far "
+            "above what more samples would give. Compare it only with distances of as many samples (the name "
+            f"says {count_name(count)})" + ("; KID is unbiased at any count." if shows_all else ".")
         )
     if not shows_all:
         classes = config.model.num_classes
@@ -293,9 +346,12 @@ def _warnings(config: ExperimentConfig, count: int, dimensions: int) -> list[str
 
 
 def plain(measurements: list[Measurement]) -> dict[str, Any]:
-    """Measurements as in metrics.json: name -> value, meaning, protocol, and the paper's number if any."""
-    kept = ("value", "meaning", "protocol")
+    """Measurements as in metrics.json: name -> value, meaning, protocol.
+
+    Those that have them also have their standard ``error``, and the paper's number.
+    """
+    kept = ("value", "error", "meaning", "protocol", "paper")
     return {
-        m.name: {name: getattr(m, name) for name in kept} | ({"paper": m.paper} if m.paper else {})
+        m.name: {name: getattr(m, name) for name in kept if getattr(m, name) not in (None, "")}
         for m in measurements
     }

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dimr_model import DiMR
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, ExtractorKind
 from orchestrator.errors import UserError
 from orchestrator.run.terminal import ImageProgress
 from orchestrator.sampling.parts import Parts, Range
@@ -61,7 +61,8 @@ class Work:
     folder: str
     """Where parts and images are written."""
     classifier: Classifier | None = None
-    extract: bool = True
+    extractors: tuple[ExtractorKind, ...] = ()
+    """Whose features are kept of each image."""
     keep_below: float = 0.0
     """Images to which the classifier gives a lower probability of their class stay in the parts."""
     keep_small: bool = False
@@ -80,7 +81,8 @@ class Work:
     def for_writer(self, use_gpu: bool) -> tuple[Any, ...]:
         """The arguments of a :class:`FeatureWriter`; the network stays behind."""
         return (
-            self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below, self.keep_small
+            self.config, self.folder, self.classifier, self.extractors, use_gpu, self.keep_below,
+            self.keep_small,
         )  # fmt: skip
 
 
@@ -181,7 +183,7 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
         StalledError: no range was finished in time.
     """
     sampling, evaluation = work.config.sampling, work.config.evaluation
-    use_gpu = evaluation.extractor_use_gpu and (work.extract or work.classifier is not None)
+    use_gpu = evaluation.extractor_use_gpu and (bool(work.extractors) or work.classifier is not None)
     stages: list[tuple[Any, tuple[Any, ...], int, bool]]
     if isinstance(work.images, Samples):
         stages = [

@@ -9,6 +9,9 @@ from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.scoring.reference_files import check_reference
 
+NEED_NO_CHECK = {"efficientnet_lite0"}
+"""Extractors whose weights come with a package; torch is not loaded to look at them."""
+
 
 def require_reference(path: str, config: ExperimentConfig) -> None:
     """Check that what ``evaluation.reference`` names is there and can be compared with.
@@ -41,15 +44,16 @@ def require_enough_images(config: ExperimentConfig) -> None:
 
 
 def require_all(config: ExperimentConfig) -> None:
-    """Find, or fetch, the extractor's weights and the reference.
+    """Find, or fetch, the extractors' weights and the reference, and see that they are what they must be.
 
     Raises:
-        UserError: one of them is not there, or there are to be too few samples.
+        UserError: one of them is not there, or of another kind, or there are to be too few samples.
     """
     require_enough_images(config)
     if config.evaluation.reference is not None:
         require_reference(config.evaluation.reference, config)
-    if config.evaluation.extractor == "inception":
-        from orchestrator.scoring.extractors import weights_file
+    if NEED_NO_CHECK.issuperset(config.evaluation.extractors):
+        return
+    from orchestrator.scoring.extractors import check_weights
 
-        weights_file(config.evaluation)
+    check_weights(config.evaluation)
