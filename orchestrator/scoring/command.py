@@ -1,6 +1,6 @@
 """The command line of jobs/evaluate.py.
 
-It samples and scores a checkpoint, only samples, makes a reference, or sweeps guidance.
+It samples and scores a checkpoint, only samples, makes a reference, sweeps guidance, or scores a VAE.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from orchestrator.scoring.options import (
     GuidanceSweepOptions,
     ReferenceOptions,
     SampleOptions,
+    VAEOptions,
 )
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
@@ -34,7 +35,7 @@ Options = TypeVar("Options", bound=CheckpointOptions)
 def main() -> None:
     """Run the subcommand of the command line; without one, sample and score."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
-        "score": score, "sample": sample, "reference": reference, "sweep": sweep,
+        "score": score, "sample": sample, "reference": reference, "sweep": sweep, "vae": vae,
     }  # fmt: skip
     arguments = sys.argv[1:]
     name = arguments.pop(0) if arguments and arguments[0] in commands else "score"
@@ -160,11 +161,35 @@ def reference(arguments: Sequence[str]) -> None:
     print_logs(console)
 
 
+def vae(arguments: Sequence[str]) -> None:
+    """Compare real images with what the VAE makes of them: the floor of what its latents allow.
+
+    Raises:
+        UserError: there is no VAE, there are no images, or they cannot be read; what is finished stays.
+    """
+    config, options = parse_with(VAEOptions, "Score a VAE on real images.", None, arguments)
+    config = with_absolute_paths(config)
+    from orchestrator.scoring.extractors import check_weights
+
+    _require_classifier_file(config)
+    check_weights(config.evaluation)
+    console = terminal()
+    with cluster.connect(config):
+        from orchestrator.scoring.real_images import open_images
+        from orchestrator.scoring.vae_score import score_vae
+
+        images = open_images(absolute(options.images) or config.data.path, config)
+        folder, numbers = score_vae(config, images, console)
+    console.print(scores_table({"metrics": numbers}, f"{config.sampling.vae} on {images.count} images"))
+    console.print(f"Metrics   {storage.join(folder, 'metrics.json')}", soft_wrap=True, highlight=False)
+    print_logs(console)
+
+
 def _require_classifier_file(config: ExperimentConfig) -> None:
     evaluation = config.evaluation
     if "dataset_classifier" in evaluation.extractors and evaluation.dataset_classifier_weights is None:
         raise UserError(
-            "A reference by dataset_classifier needs the classifier's file: name it with "
+            "The extractor dataset_classifier needs its file here: name it with "
             "--evaluation.dataset_classifier_weights (it lies in the `statistics` folder of its dataset), or "
             "take it out of --evaluation.extractors."
         )

@@ -26,7 +26,7 @@ from orchestrator.scoring.classifier import (
 from orchestrator.scoring.features import FEATURES_FOLDER, SMALL
 from orchestrator.scoring.held_out import held_out_mask
 from orchestrator.scoring.pipeline import Work
-from orchestrator.scoring.real_images import ImageReader, dataset_images
+from orchestrator.scoring.real_images import ImageReader, RealImages, dataset_images
 from orchestrator.scoring.reference import about
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def classifier_file(config: ExperimentConfig, dataset: LatentDataset) -> str:
 
 
 def _read(work: Work) -> Iterator[Columns]:
-    assert not isinstance(work.images, pipeline.Samples)
+    assert isinstance(work.images, RealImages)
     reader = ImageReader(work.images, work.config)
     for piece in work.ranges:
         columns = reader.read(piece)

@@ -27,7 +27,6 @@ from orchestrator.scoring.dataset_classifier import classifier_file, load_classi
 from orchestrator.scoring.extractors import ExtractorDescription, describe_extractors, dimensions_of
 from orchestrator.scoring.features import collect
 from orchestrator.scoring.frechet import FrechetDistance
-from orchestrator.scoring.jackknife import TENTHS
 from orchestrator.scoring.metrics import Collected, all_metrics
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.paper_numbers import paper_value
@@ -135,8 +134,8 @@ def evaluate(job: Evaluation) -> EvaluationResult:
         facts["classifier"] = classifier.about
     made = sample_images(job, facts, classifier)
     sampled = time.perf_counter()
-    groups = min(TENTHS, config.evaluation.images)
-    found = collect(made.work.parts, list(made.work.ranges), config.evaluation.extractors, groups=groups)
+    images, extractors = config.evaluation.images, config.evaluation.extractors
+    found = collect(made.work.parts, list(made.work.ranges), extractors, tenths_of=images)
     measurements = [one for judge in judges for one in _measure(job, judge, found[judge.described.name])]
     if classifier is not None:
         measurements += _agreement(job, classifier, made)
@@ -346,12 +345,5 @@ def warnings_of(config: ExperimentConfig) -> list[str]:
 
 
 def plain(measurements: list[Measurement]) -> dict[str, Any]:
-    """Measurements as in metrics.json: name -> value, meaning, protocol.
-
-    Those that have them also have their standard ``error``, and the paper's number.
-    """
-    kept = ("value", "error", "meaning", "protocol", "paper")
-    return {
-        m.name: {name: getattr(m, name) for name in kept if getattr(m, name) not in (None, "")}
-        for m in measurements
-    }
+    """Measurements as in metrics.json, by their names."""
+    return {one.name: one.plain() for one in measurements}

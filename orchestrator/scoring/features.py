@@ -18,6 +18,7 @@ from orchestrator.sampling.sinks import IMAGES_FOLDER
 from orchestrator.scoring.classifier import Classifier, shrink
 from orchestrator.scoring.extractors import load_extractor
 from orchestrator.scoring.frechet import FeatureStatistics
+from orchestrator.scoring.jackknife import TENTHS
 from orchestrator.scoring.metrics import Collected
 
 FEATURES_FOLDER = "features"
@@ -102,21 +103,20 @@ def collect(
     select: Choose | None = None,
     keep: Choose | None = None,
     *,
-    groups: int = 1,
+    tenths_of: int | None = None,
 ) -> dict[ExtractorKind, Collected]:
     """Statistics of the features of all ranges, and the features themselves, for each extractor.
 
     Args:
         select: which of a part's rows count; None: all.
         keep: of which rows the features are handed back one by one; None: of those that count.
-        groups: into how many parts of consecutive images the statistics are divided.
+        tenths_of: the number of images, where the statistics of each tenth of them are wanted.
     """
-    count = pieces[-1].stop
     found = {kind: _Collecting(kind) for kind in extractors}
     for columns in parts.read(pieces):
         counted = slice(None) if select is None else select(columns)
         kept = counted if keep is None else keep(columns)
-        group = columns["index"][counted] * groups // count if groups > 1 else None
+        group = None if tenths_of is None else columns["index"][counted] * TENTHS // tenths_of
         for one in found.values():
             one.add(columns, counted, kept, group)
     return {kind: one.finish() for kind, one in found.items()}

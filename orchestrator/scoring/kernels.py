@@ -28,7 +28,8 @@ def gaussian_kernel(first: Array, second: Array) -> Array:
 
 def cubic_kernel(first: Array, second: Array) -> Array:
     """KID's: (x.y / D + 1)^3, Bińkowski et al. 2018, "Demystifying MMD GANs"."""
-    return (first @ second.T / first.shape[1] + 1) ** 3
+    base = first @ second.T / first.shape[1] + 1
+    return base * base * base  # many times faster than a power
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from orchestrator.sampling.sent_model import SentModel
 from orchestrator.scoring.classifier import Classifier
 from orchestrator.scoring.features import FEATURES_FOLDER, FeatureWriter
 from orchestrator.scoring.real_images import ImageReader, RealImages
+from orchestrator.scoring.reconstruction import Reconstructions, Reconstructor
 from orchestrator.stalls import InTime
 from orchestrator.tracking.gauges import show_progress
 
@@ -56,7 +57,7 @@ class Work:
     """Images to turn into parts."""
 
     config: ExperimentConfig
-    images: Samples | RealImages
+    images: Samples | RealImages | Reconstructions
     ranges: tuple[Range, ...]
     folder: str
     """Where parts and images are written."""
@@ -95,7 +96,7 @@ def run(work: Work, what: str, console: Console) -> None:
     missing = work.missing()
     places = sum(piece.stop - piece.start for piece in work.ranges)
     done = places - sum(piece.stop - piece.start for piece in missing)
-    images = work.images.count if isinstance(work.images, RealImages) else places
+    images = places if isinstance(work.images, Samples) else work.images.count
     if not missing:
         return
     awaited = "the sampling processes" if isinstance(work.images, Samples) else "the reading processes"
@@ -110,6 +111,8 @@ def run(work: Work, what: str, console: Console) -> None:
 def _source(work: Work, use_gpu: bool) -> Callable[[Range], dict[str, Any]]:
     if isinstance(work.images, RealImages):
         return ImageReader(work.images, work.config, use_gpu).read
+    if isinstance(work.images, Reconstructions):
+        return Reconstructor(work.images, work.config, use_gpu).read
     sampler = ImageSampler(work.config, work.images.network(), work.images.scaling_factor)
     return lambda piece: sampler(list(range(piece.start, piece.stop)))
 

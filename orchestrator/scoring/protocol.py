@@ -46,6 +46,14 @@ class Measurement:
     error: float | None = None
     """Its standard error, where it is known; the protocol's settings say how."""
 
+    def plain(self) -> dict[str, Any]:
+        """As in metrics.json: its value, meaning and protocol.
+
+        Where it has them, also its standard ``error`` and the paper's number.
+        """
+        kept = ("value", "error", "meaning", "protocol", "paper")
+        return {name: getattr(self, name) for name in kept if getattr(self, name) not in (None, "")}
+
     @property
     def name(self) -> str:
         """The whole name, such as ``fid50k_inception_ema`` or ``class_agreement_1k_ema``."""

@@ -154,8 +154,9 @@ def _check_npz(path: str, config: ExperimentConfig, resolution: int | None) -> N
         if headers["mu"][0] != (INCEPTION_DIMENSIONS,) or (others and ADM_IMAGES not in headers):
             raise UserError(
                 f"{path} holds statistics of Inception's features, of {headers['mu'][0][0]} dimensions, "
-                f"without images, and evaluation.extractors is {_listed(config)}. Set "
-                "--evaluation.extractors '[inception]', or another --evaluation.reference: images, or a dataset."
+                "without images, and evaluation.extractors is "
+                f"[{', '.join(config.evaluation.extractors)}]. Set --evaluation.extractors '[inception]', or "
+                "another --evaluation.reference: images, or a dataset."
             )
     elif ADM_IMAGES not in headers:
         raise UserError(
@@ -193,10 +194,6 @@ def _check_ours(
                 f"The reference {path} is of {size}x{size} images and the network samples "
                 f"{resolution}x{resolution}. Make one of that resolution."
             )
-
-
-def _listed(config: ExperimentConfig) -> str:
-    return f"[{', '.join(config.evaluation.extractors)}]"
 
 
 def _require_arrays(path: str, headers: dict[str, Any], names: tuple[str, ...]) -> None:
