@@ -345,9 +345,9 @@ class EvaluationConfig:
 
     images: int = 50_000
     """Samples to make and score; the metric's name carries their number (fid50k)."""
-    extractors: tuple[ExtractorKind, ...] = ()
-    """Networks in whose features images are compared, all in one pass; empty: inception, FID's own. dinov2
-    gives FD-DINOv2, clip CMMD; the three are downloaded once. efficientnet_lite0 ships in a package.
+    extractors: tuple[ExtractorKind, ...] = ("inception",)
+    """Networks in whose features images are compared, all in one pass. inception is FID's own, dinov2 gives
+    FD-DINOv2, clip CMMD; the three are downloaded once. efficientnet_lite0 ships in a package.
     dataset_classifier is trained on the dataset's own classes. Sweeps make the first one's distance small."""
     extractor: ExtractorKind | None = None
     """One extractor alone, as configs of older versions say it; it becomes the list `extractors`."""
@@ -378,6 +378,8 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         self._read_the_older_name()
+        if not self.extractors:
+            raise ValueError("evaluation.extractors must name at least one, such as [inception]")
         if len(set(self.extractors)) < len(self.extractors):
             raise ValueError(
                 f"evaluation.extractors {', '.join(self.extractors)} names one twice; its numbers would be "
@@ -389,14 +391,16 @@ class EvaluationConfig:
             raise ValueError("evaluation.extractor_actors must be at least 1")
 
     def _read_the_older_name(self) -> None:
-        """Make the list of what is said by either name, so that the code knows one."""
-        if self.extractor is not None and self.extractors not in ((), (self.extractor,)):
+        """Make the list of what is said by the older name, so that the code knows one."""
+        if self.extractor is None:
+            return
+        if self.extractors not in (EvaluationConfig.extractors, (self.extractor,)):
             raise ValueError(
                 f"evaluation.extractor {self.extractor} and evaluation.extractors "
                 f"[{', '.join(self.extractors)}] are two names of one setting. Give the list alone, such as "
                 f"--evaluation.extractors '[{self.extractor}]'."
             )
-        object.__setattr__(self, "extractors", self.extractors or (self.extractor or "inception",))
+        object.__setattr__(self, "extractors", (self.extractor,))
         object.__setattr__(self, "extractor", None)
 
 

@@ -22,6 +22,8 @@ Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 DATASET_FILE = "dataset.json"
+VAE_FOLDER = "vae"
+"""Folder of run.root with scores of VAEs."""
 
 
 @dataclass(frozen=True)

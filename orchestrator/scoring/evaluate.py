@@ -24,12 +24,10 @@ from orchestrator.scoring import pipeline
 from orchestrator.scoring.baselines import Baselines, load_baselines
 from orchestrator.scoring.classifier import TrainedClassifier
 from orchestrator.scoring.dataset_classifier import classifier_file, load_classifier
-from orchestrator.scoring.extractors import ExtractorDescription, describe_extractors, dimensions_of
+from orchestrator.scoring.extractors import describe_extractors
 from orchestrator.scoring.features import collect
-from orchestrator.scoring.frechet import FrechetDistance
-from orchestrator.scoring.metrics import Collected, all_metrics
+from orchestrator.scoring.judge import Judge, warnings_of
 from orchestrator.scoring.model_under_test import ModelUnderTest
-from orchestrator.scoring.paper_numbers import paper_value
 from orchestrator.scoring.pipeline import Samples, Work
 from orchestrator.scoring.prerequisites import require_enough_images
 from orchestrator.scoring.protocol import (
@@ -37,7 +35,6 @@ from orchestrator.scoring.protocol import (
     count_name,
     sample_protocol,
     samples_name,
-    shows_all_classes,
 )
 from orchestrator.scoring.reference import Reference, load_references
 from orchestrator.stalls import answer
@@ -82,19 +79,6 @@ class Evaluation:
         return self.dataset.info.scaling_factor if self.dataset else None
 
 
-@dataclass(frozen=True)
-class Judge:
-    """An extractor, and what samples are compared with in its features."""
-
-    described: ExtractorDescription
-    against: Baselines | Reference
-
-    @property
-    def reference(self) -> Reference:
-        """The real images."""
-        return self.against.real if isinstance(self.against, Baselines) else self.against
-
-
 def prepare(job: Evaluation) -> tuple[list[Judge], TrainedClassifier | None]:
     """What samples are compared with, made now where it is not kept from before.
 
@@ -136,7 +120,11 @@ def evaluate(job: Evaluation) -> EvaluationResult:
     sampled = time.perf_counter()
     images, extractors = config.evaluation.images, config.evaluation.extractors
     found = collect(made.work.parts, list(made.work.ranges), extractors, tenths_of=images)
-    measurements = [one for judge in judges for one in _measure(job, judge, found[judge.described.name])]
+    measurements = [
+        one
+        for judge in judges
+        for one in judge.measure(config, job.tested, job.scaling_factor, found[judge.described.name])
+    ]
     if classifier is not None:
         measurements += _agreement(job, classifier, made)
     seconds = {
@@ -246,50 +234,6 @@ def _references(job: Evaluation) -> Sequence[Baselines | Reference]:
     return load_baselines(job.config, job.dataset, job.console)
 
 
-def _measure(job: Evaluation, judge: Judge, found: Collected) -> list[Measurement]:
-    config, reference, kind = job.config, judge.reference, judge.described.name
-    against = {
-        "extractor": asdict(judge.described),
-        "reference": {**reference.about, "sha256": reference.sha256},
-    }
-    sampled = sample_protocol(config, job.tested, job.scaling_factor, found.count)
-    protocol = {**sampled, "samples": found.count, **against}
-    guided = config.sampling.guidance.kind != "none"
-    measured = [
-        Measurement(
-            metric=metric.name,
-            count=found.count,
-            extractor=kind,
-            images=job.tested.weights["kind"],
-            value=metric.value,
-            error=metric.error,
-            meaning=metric.meaning,
-            protocol=protocol | ({"settings": metric.settings} if metric.settings else {}),
-            paper=paper_value(config.model, metric.name, guided, found.count, kind),
-        )
-        for metric in all_metrics(found, reference.target, kind)
-    ]
-    if isinstance(judge.against, Baselines):
-        others = {
-            "real": (judge.against.held_out, "the Fréchet distance of real images held out: the floor"),
-            "noise": (judge.against.noise, "the same of Gaussian noise: the ceiling"),
-        }
-        distance = FrechetDistance(reference.target.gaussian)
-        for images, (other, meaning) in others.items():
-            measured.append(
-                Measurement(
-                    metric="fid" if kind == "inception" else "fd",
-                    count=other.about["images"],
-                    extractor=kind,
-                    images=images,
-                    value=distance(other.target.gaussian),
-                    meaning=meaning,
-                    protocol={"images": {**other.about, "sha256": other.sha256}, **against},
-                )
-            )
-    return measured
-
-
 def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) -> list[Measurement]:
     count = job.config.evaluation.images
     agreed = sum(
@@ -318,30 +262,6 @@ def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) 
             protocol={"images": f"{classifier.held_out} held-out real images", **facts},
         ),
     ]
-
-
-def warnings_of(config: ExperimentConfig) -> list[str]:
-    """What a reader of the scores must know; it is known before anything is sampled."""
-    found, count = [], config.evaluation.images
-    shows_all = shows_all_classes(config, count)
-    for kind in config.evaluation.extractors:
-        dimensions = dimensions_of(kind)
-        if count > dimensions:
-            continue
-        found.append(
-            f"{count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} "
-            f"dimensions needs, and {kind} has so many: it is singular, and the Fréchet distance is far "
-            "above what more samples would give. Compare it only with distances of as many samples (the name "
-            f"says {count_name(count)})" + ("; KID is unbiased at any count." if shows_all else ".")
-        )
-    if not shows_all:
-        classes = config.model.num_classes
-        found.append(
-            f"{count} samples with balanced labels show only the first {count} of {classes} classes. The "
-            "real images show all of them, so every distance, KID too, tells of the classes rather than of "
-            f"the samples. Take at least {classes}, or set --sampling.labels random."
-        )
-    return found
 
 
 def plain(measurements: list[Measurement]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.compatibility import describe_vae
 from orchestrator.errors import UserError
-from orchestrator.run.folder import METRICS_FILE, write_text
+from orchestrator.run.folder import METRICS_FILE, VAE_FOLDER, write_text
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.extractors import ExtractorDescription, describe_extractors
 from orchestrator.scoring.features import collect
@@ -21,9 +22,6 @@ from orchestrator.scoring.protocol import VERSION, Measurement, distance_name
 from orchestrator.scoring.real_images import RealImages
 from orchestrator.scoring.reconstruction import METHOD, WINDOW, Reconstructions
 from orchestrator.scoring.reference import about, make_references
-
-FOLDER = "vae"
-"""Below run.root."""
 
 
 def score_vae(config: ExperimentConfig, images: RealImages, console: Console) -> tuple[str, dict[str, Any]]:
@@ -70,7 +68,7 @@ def _folder(
     judges = [dataclasses.asdict(one) for one in described]
     key = json.dumps([facts, looked_at, judges], sort_keys=True)
     name = f"{facts['vae']['name'].replace('/', '-')}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    return storage.join(config.run.root, FOLDER, name)
+    return storage.join(config.run.root, VAE_FOLDER, name)
 
 
 def _of_pairs(work: pipeline.Work, protocol: dict[str, Any]) -> list[Measurement]:
@@ -79,9 +77,13 @@ def _of_pairs(work: pipeline.Work, protocol: dict[str, Any]) -> list[Measurement
         "psnr": "peak signal-to-noise ratio in decibels, the mean over images; higher is better",
         "ssim": "structural similarity, the mean over images; higher is better",
     }
-    parts, found = list(work.parts.read(list(work.ranges))), []
+    of_parts: dict[str, list[npt.NDArray[Any]]] = {metric: [] for metric in meanings}
+    for columns in work.parts.read(list(work.ranges)):
+        for metric, seen in of_parts.items():
+            seen.append(columns[metric])
+    found = []
     for metric, meaning in meanings.items():
-        values = np.concatenate([columns[metric] for columns in parts])
+        values = np.concatenate(of_parts[metric])
         error = float(values.std(ddof=1) / np.sqrt(len(values)))
         found.append(
             Measurement(
