@@ -128,7 +128,7 @@ def _config(folder: str, extractor: str) -> ExperimentConfig:
         model=network,
         train=TrainConfig(images=1024),
         sampling=SamplingConfig(use_gpu=False),
-        evaluation=EvaluationConfig(extractor=extractor, extractor_weights=weights),  # type: ignore[arg-type]
+        evaluation=EvaluationConfig(extractors=(extractor,), extractor_weights=weights),  # type: ignore[arg-type]
     )
 
 
@@ -182,7 +182,7 @@ def _ours(config: ExperimentConfig, folder: str, actors: int, count: int) -> flo
     images = open_images(f"{config.run.root}/images.npz", config)
     skipped = max(1, actors)
     ranges = list(images.ranges)[: skipped + -(-count // IMAGES_PER_RANGE)]
-    work = Work(config, images, tuple(ranges), folder)
+    work = Work(config, images, tuple(ranges), folder, extractors=config.evaluation.extractors)
     for _ in run_on_actors(work, ranges) if actors else run_here(work, ranges):
         pass
     return images_per_second(work, skipped)
