@@ -21,7 +21,8 @@ def entry(
     whole = {
         "samples": 1000, "seed": 0, "weights": {"kind": "ema"}, "sampler": {"kind": "ddim", "steps": 10},
         "guidance": {"kind": "none"}, "vae": VAE, "batch_size": 4,
-        **({"extractor": extractor, "reference": {"sha256": extractor["name"]}} if extractor else {}), **protocol,
+        **({"extractor": extractor, "reference": {"sha256": extractor["name"]}} if extractor else {}),
+        **protocol,
     }  # fmt: skip
     known = {} if error is None else {"error": error}
     return {"value": value, "meaning": "distance", "protocol": whole, **known}
