@@ -5,7 +5,7 @@ Images never pile up, and nothing that is finished is done twice.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from orchestrator.scoring.features import collect
 from orchestrator.scoring.judge import Judge, warnings_of
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.pipeline import Samples, Work
-from orchestrator.scoring.prerequisites import require_enough_images
+from orchestrator.scoring.prerequisites import require_classes, require_enough_images
 from orchestrator.scoring.protocol import (
     Measurement,
     count_name,
@@ -189,12 +189,11 @@ def _with_dataset_classifier(job: Evaluation) -> Evaluation:
     if "dataset_classifier" not in evaluation.extractors or evaluation.dataset_classifier_weights is not None:
         return job
     dataset = _dataset_of(job, "the extractor dataset_classifier", "take it out of --evaluation.extractors")
-    if len(dataset.info.class_names) < 2:
-        raise UserError(
-            f"The extractor dataset_classifier learns to tell a dataset's classes apart, and {dataset.path} "
-            "has only one. Take it out of --evaluation.extractors."
-        )
-    evaluation = replace(evaluation, dataset_classifier_weights=classifier_file(job.config, dataset))
+    require_classes(job.config, dataset)
+    file = _on_a_cpu_of_its_own(classifier_file, job, dataset)
+    if isinstance(file, ray.ObjectRef):
+        file = answer(file, "classifier", job.config.cluster.stall_seconds)
+    evaluation = replace(evaluation, dataset_classifier_weights=file)
     return replace(job, config=replace(job.config, evaluation=evaluation))
 
 
@@ -216,9 +215,14 @@ def _start_classifier(job: Evaluation) -> Any:
     if not job.config.evaluation.class_agreement:
         return None
     dataset = _dataset_of(job, "evaluation.class_agreement", "set --evaluation.class_agreement false")
+    return _on_a_cpu_of_its_own(load_classifier, job, dataset)
+
+
+def _on_a_cpu_of_its_own(make: Callable[..., Any], job: Evaluation, dataset: LatentDataset) -> Any:
+    """What ``make`` gives for the job's config and a dataset, or with actors a Ray reference to it."""
     if job.config.sampling.actors == 0 or dataset.info.kind == "moments":
-        return load_classifier(job.config, dataset)
-    return ray.remote(num_cpus=1)(load_classifier).remote(job.config, dataset)
+        return make(job.config, dataset)
+    return ray.remote(num_cpus=1)(make).remote(job.config, dataset)
 
 
 def _references(job: Evaluation) -> Sequence[Baselines | Reference]:

@@ -6,6 +6,7 @@ Importing this does not import torch.
 from orchestrator import storage
 from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.scoring.reference_files import check_reference
 
@@ -40,6 +41,19 @@ def require_enough_images(config: ExperimentConfig) -> None:
         raise UserError(
             f"evaluation.images {config.evaluation.images} are too few for a score, which takes at least "
             f"{FEWEST_IMAGES}. Set --evaluation.images, or only sample: jobs/evaluate.py sample."
+        )
+
+
+def require_classes(config: ExperimentConfig, dataset: LatentDataset) -> None:
+    """Check that the dataset has classes where its classifier is an extractor.
+
+    Raises:
+        UserError: it has one alone.
+    """
+    if "dataset_classifier" in config.evaluation.extractors and len(dataset.info.class_names) < 2:
+        raise UserError(
+            f"The extractor dataset_classifier learns to tell a dataset's classes apart, and {dataset.path} "
+            "has only one. Take it out of --evaluation.extractors."
         )
 
 
