@@ -28,7 +28,8 @@ def indistinguishable(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[
         for name, entry in one["metrics"].items():
             if is_distance(name) and "error" in entry:
                 alike = {key: value for key, value in entry["protocol"].items() if key not in OF_A_ROW}
-                told = f"{run.name} after {one['images_seen'] or 0:,} images"
+                seed = entry["protocol"]["seed"]
+                told = f"{run.name} after {one['images_seen'] or 0:,} images with seed {seed}"
                 groups.setdefault((name, json.dumps(alike, sort_keys=True)), []).append((told, entry))
     return [_ranked(name, rows) for (name, _), rows in groups.items() if len(rows) > 1]
 

@@ -49,8 +49,8 @@ def said(*runs: RunData) -> list[str]:
 def test_what_chance_could_have_made_is_said_for_each_space() -> None:
     lite0, classifier = said(run("one", 100, 5), run("two", 103, 6), run("three", 150, 5.1))
     assert "the smallest is 100 ± 2, of one" in lite0
-    assert "cannot be told apart from two after 64 images (103 ± 2): chance" in lite0
-    assert "cannot be told apart from three after 64 images (5.1 ± 0.1)" in classifier
+    assert "cannot be told apart from two after 64 images with seed 0 (103 ± 2): chance" in lite0
+    assert "cannot be told apart from three after 64 images with seed 0 (5.1 ± 0.1)" in classifier
     (lite0, _) = said(run("one", 100, 5), run("two", 120, 6))
     assert "All others differ from it by more than chance makes in 95 of 100 cases" in lite0
 
