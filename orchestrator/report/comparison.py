@@ -8,13 +8,15 @@ from orchestrator.report.reading import RunData
 from orchestrator.scoring.jackknife import can_be_told_apart
 from orchestrator.scoring.protocol import is_distance
 
+PLUS_MINUS = "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"
 OF_A_ROW = ("weights", "images_seen", "seed", "settings", "guidance", "sampler", "vae", "scaling_factor")
 """Parts of a protocol in which scores may differ that are ranked; all others must be the same."""
 
 
 def value_text(entry: dict[str, Any]) -> str:
-    """A number of ``metrics.json``, with its standard error where it has one."""
-    return f"{entry['value']:.4g}" + (f" ± {entry['error']:.2g}" if "error" in entry else "")
+    """A number of ``metrics.json``, with its standard error where it has one; no line is broken between."""
+    error = f"{PLUS_MINUS}{entry['error']:.2g}" if "error" in entry else ""
+    return f"{entry['value']:.4g}{error}"
 
 
 def indistinguishable(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:

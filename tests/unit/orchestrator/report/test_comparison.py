@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.report.comparison import indistinguishable
+from orchestrator.report.comparison import PLUS_MINUS, indistinguishable
 from orchestrator.report.page import render
 from orchestrator.report.reading import RunData, _vaes
 from tests.configs import tiny
@@ -43,7 +43,7 @@ def run(name: str, lite0: float, classifier: float, **protocol: Any) -> RunData:
 
 
 def said(*runs: RunData) -> list[str]:
-    return indistinguishable([(one, one.final) for one in runs])
+    return [text.replace(PLUS_MINUS, " ± ") for text in indistinguishable([(one, one.final) for one in runs])]
 
 
 def test_what_chance_could_have_made_is_said_for_each_space() -> None:
@@ -65,7 +65,7 @@ def test_the_page_has_a_row_for_each_space_and_the_vaes_floor() -> None:
     floor = {**entry(42.5, 0.5, LITE0), "meaning": "the floor"}
     del floor["protocol"]["samples"]
     one = dataclasses.replace(run("one", 100, 5), vaes=[{"metrics": {"rfd500_efficientnet_lite0": floor}}])
-    page = render([one, run("two", 103, 6)], [])
+    page = render([one, run("two", 103, 6)], []).replace(PLUS_MINUS, " ± ")
     assert "<td>100 ± 2</td>" in page and "<td>5 ± 0.1</td>" in page
     assert page.count("<td>dataset_classifier</td>") == 2
     assert "floor by the VAE" in page and page.count("<td>42.5 ± 0.5</td>") == 1
