@@ -27,7 +27,7 @@ def tiny(root: Path, path: str, /, **sections: dict[str, Any]) -> ExperimentConf
             "checkpoint_every_images": 32, "preview_every_images": 0,
         },
         "sampling": {"sampler": {"steps": 2}, "batch_size": 4, "actors": 0, "use_gpu": False},
-        "evaluation": {"images": 12, "extractor": "efficientnet_lite0"},
+        "evaluation": {"images": 12, "extractors": ["efficientnet_lite0"]},
     }  # fmt: skip
     for section, values in sections.items():
         plain[section] = {**plain.get(section, {}), **values}

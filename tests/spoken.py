@@ -20,13 +20,13 @@ OURS = tuple(
         r"(Starting Ray on this machine|Connecting to the Ray cluster at \S+)\.",
         r"Warning: Ray did not start \(.*\)\. It is tried again\.",
         r"Continuing \S+ from \d+ images\.",
-        r"Extracting \w+ features of \d+ real images\.",
+        r"Extracting [\w ]+ features of \d+ real images\.",
         r"Training a classifier on \d+ images\.",
         r"Waiting for the previews, exports and scores of the checkpoints\.",
         # The progress of a part.
-        r"(train|reference|sample): waiting for [\w ]+",
-        r"(train|reference|sample) \d+/\d+ images \(\d+%\).*",
-        r"(train|reference|sample) [━╸╺ ]+ *\d+/\d+( .*)?",
+        r"(train|reference|sample|reconstruct): waiting for [\w ]+",
+        r"(train|reference|sample|reconstruct) \d+/\d+ images \(\d+%\).*",
+        r"(train|reference|sample|reconstruct) [━╸╺ ]+ *\d+/\d+( .*)?",
         # The summary.
         r" *\S+ after \d+ images",
         r"[┏┡└┃│].*",
@@ -34,6 +34,7 @@ OURS = tuple(
         r"Took +prepare \d+ s, train .*, total \d+ s",
         r"MLflow +(MLFLOW_SERVER|open http).*",
         # What asks for something, or says that nothing is asked for.
+        r"Warning: \d+ samples .*",
         r"Note: .* submit it with .*",
         r"Warning: Training failed and is started again from the newest checkpoint \(\d of \d times\)\..*",
     )

@@ -81,14 +81,21 @@ def sample(
     measure_sampling(variant, batch_size, steps, images, repeats, use_gpu, Console(width=160))
 
 
-def score(extractor: str = "inception", images: int = 200, repeats: int = 2) -> None:
+def score(extractor: str = "inception", images: int = 200, repeats: int = 2, spaces: bool = False) -> None:
     """Measure feature extraction against torch-fidelity alone, and two extractor actors against one.
 
     Args:
         extractor: inception (its architecture; weights do not change the speed) or efficientnet_lite0.
-        images: images per measurement, a multiple of 100.
+        images: images per measurement, a multiple of 100 (of 20 with spaces).
         repeats: measurements per case, taken in turns; the median counts.
+        spaces: instead of that, one pass with three extractors against a pass for each, on images that are
+            read and on images that are sampled.
     """
+    if spaces:
+        from orchestrator.benchmarks.spaces import measure_spaces
+
+        measure_spaces(images, repeats, Console(width=160))
+        return
     from orchestrator.benchmarks.score import measure_scoring
 
     measure_scoring(extractor, images, repeats, Console(width=160))

@@ -236,7 +236,7 @@ def _measure_images(device: torch.device, console: Console) -> None:
     pictures = torch.randint(0, 256, (IMAGES, 3, 256, 256), dtype=torch.uint8)
     table = Table("", "images/s", title="Images of 256x256, float32")
     with tempfile.TemporaryDirectory() as folder:
-        embedded = parse("", "quickstart", []).evaluation
+        weights = Path(weights_file(parse("", "quickstart", []).evaluation, "efficientnet_lite0"))
         ways: dict[str, tuple[int, Callable[[], Any]]] = {
             "Stable Diffusion's decoder": (len(latents), lambda: decode_latents(vae, latents)),
         }
@@ -245,7 +245,7 @@ def _measure_images(device: torch.device, console: Console) -> None:
                 "Inception, from and to the CPU",
                 Inception(untrained_inception(Path(folder) / "i.pth"), device),
             ),
-            ("EfficientNet-Lite0, from and to the CPU", EfficientNetLite0(weights_file(embedded), device)),
+            ("EfficientNet-Lite0, from and to the CPU", EfficientNetLite0(weights, device)),
         ):
             ways[name] = (IMAGES, lambda network=network: network(pictures))  # type: ignore[misc]
         for name, (count, run) in ways.items():

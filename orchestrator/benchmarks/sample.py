@@ -136,7 +136,7 @@ def _pipeline(config: ExperimentConfig, model: DiMR, folder: str) -> float:
     """
     size = config.sampling.batch_size
     ranges = ranges_of(config.evaluation.images + size, size)
-    work = Work(config, Samples(model, None), tuple(ranges), folder, extract=False)
+    work = Work(config, Samples(model, None), tuple(ranges), folder)
     for _ in run_on_actors(work, ranges):
         pass
     return images_per_second(work, skipped=1)

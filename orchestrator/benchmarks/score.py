@@ -128,7 +128,7 @@ def _config(folder: str, extractor: str) -> ExperimentConfig:
         model=network,
         train=TrainConfig(images=1024),
         sampling=SamplingConfig(use_gpu=False),
-        evaluation=EvaluationConfig(extractor=extractor, extractor_weights=weights),  # type: ignore[arg-type]
+        evaluation=EvaluationConfig(extractors=(extractor,), extractor_weights=weights),  # type: ignore[arg-type]
     )
 
 
@@ -137,9 +137,10 @@ def _theirs(config: ExperimentConfig, pixels: Any) -> float:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     from torch_fidelity.utils import get_featuresdict_from_dataset
 
-    weights = weights_file(config.evaluation)
+    kind = config.evaluation.extractors[0]
+    weights = Path(weights_file(config.evaluation, kind))
     network: FeatureExtractorBase
-    if config.evaluation.extractor == "inception":
+    if kind == "inception":
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(weights)
         )
@@ -181,7 +182,7 @@ def _ours(config: ExperimentConfig, folder: str, actors: int, count: int) -> flo
     images = open_images(f"{config.run.root}/images.npz", config)
     skipped = max(1, actors)
     ranges = list(images.ranges)[: skipped + -(-count // IMAGES_PER_RANGE)]
-    work = Work(config, images, tuple(ranges), folder)
+    work = Work(config, images, tuple(ranges), folder, extractors=config.evaluation.extractors)
     for _ in run_on_actors(work, ranges) if actors else run_here(work, ranges):
         pass
     return images_per_second(work, skipped)

@@ -101,7 +101,14 @@ def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
             *_files(config.data, "classes"),
         ),
         train=changed(config.train, "init_from"),
-        evaluation=changed(config.evaluation, "reference", "extractor_weights"),
+        evaluation=changed(
+            config.evaluation,
+            "reference",
+            "extractor_weights",
+            "dinov2_weights",
+            "clip_weights",
+            "dataset_classifier_weights",
+        ),
         # A VAE's name can be one on the hub.
         sampling=changed(config.sampling, *(["vae"] if vae and Path(vae).expanduser().is_dir() else [])),
     )

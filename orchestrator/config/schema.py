@@ -34,7 +34,7 @@ SourceKind = Literal[
     "none",
 ]
 Precision = Literal["fp32", "bf16"]
-ExtractorKind = Literal["inception", "efficientnet_lite0"]
+ExtractorKind = Literal["inception", "dinov2", "clip", "efficientnet_lite0", "dataset_classifier"]
 
 
 def holds_credentials(setting: object) -> bool:
@@ -425,13 +425,22 @@ class EvaluationConfig:
 
     images: int = 50_000
     """Samples to make and score; the metric's name carries their number (fid50k)."""
-    extractor: ExtractorKind = "inception"
-    """inception is FID's own network, downloaded once. efficientnet_lite0 ships in a package; its distance is
-    not called FID."""
+    extractors: tuple[ExtractorKind, ...] = ("inception",)
+    """Networks in whose features images are compared, all in one pass. inception is FID's own, dinov2 gives
+    FD-DINOv2, clip CMMD; the three are downloaded once. efficientnet_lite0 ships in a package.
+    dataset_classifier is trained on the dataset's own classes. Sweeps make the first one's distance small."""
+    extractor: ExtractorKind | None = None
+    """One extractor alone, as configs of older versions say it; it becomes the list `extractors`."""
     extractor_weights: str | None = may_change(None)
     """File with Inception's weights, where they cannot be downloaded."""
+    dinov2_weights: str | None = may_change(None)
+    """File with DINOv2's weights, ViT-L/14, likewise."""
+    clip_weights: str | None = may_change(None)
+    """File with CLIP's weights, ViT-L/14 at 336 pixels, likewise."""
+    dataset_classifier_weights: str | None = may_change(None)
+    """File of a dataset's classifier, from a `statistics` folder; null: that of data.path, trained once."""
     extractor_actors: int = may_change(1)
-    """Feature-extracting processes, one CPU or one GPU each."""
+    """Feature-extracting processes, one CPU or one GPU each. Each holds all extractors."""
     extractor_use_gpu: bool = may_change(False)
     """Give each feature-extracting process a GPU."""
     reference: str | None = may_change(None)
@@ -448,10 +457,31 @@ class EvaluationConfig:
     for."""
 
     def __post_init__(self) -> None:
+        self._read_the_older_name()
+        if not self.extractors:
+            raise ValueError("evaluation.extractors must name at least one, such as [inception]")
+        if len(set(self.extractors)) < len(self.extractors):
+            raise ValueError(
+                f"evaluation.extractors {', '.join(self.extractors)} names one twice; its numbers would be "
+                "the same. Name each once."
+            )
         if self.images < 2:
             raise ValueError(f"evaluation.images {self.images} must be at least 2")
         if self.extractor_actors < 1:
             raise ValueError("evaluation.extractor_actors must be at least 1")
+
+    def _read_the_older_name(self) -> None:
+        """Make the list of what is said by the older name, so that the code knows one."""
+        if self.extractor is None:
+            return
+        if self.extractors not in (EvaluationConfig.extractors, (self.extractor,)):
+            raise ValueError(
+                f"evaluation.extractor {self.extractor} and evaluation.extractors "
+                f"[{', '.join(self.extractors)}] are two names of one setting. Give the list alone, such as "
+                f"--evaluation.extractors '[{self.extractor}]'."
+            )
+        object.__setattr__(self, "extractors", (self.extractor,))
+        object.__setattr__(self, "extractor", None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ class PretrainedClassifier:
         if self.name == EMBEDDED:
             from orchestrator.scoring.efficientnet import embedded_network
 
-            return embedded_network(weights_file(EvaluationConfig(extractor=EMBEDDED)))
+            return embedded_network(Path(weights_file(EvaluationConfig(), EMBEDDED)))
         try:
             network = timm.create_model(
                 self.name, pretrained=self.weights is None, checkpoint_path=self.weights or ""

@@ -89,7 +89,7 @@ def judge_samples(
     protocol = sample_protocol(config, model.tested, samples.scaling_factor)
     folder = storage.join(config.directory, "distortion", samples_name(protocol, **key))
     ranges = tuple(ranges_of(images, config.sampling.batch_size))
-    work = Work(config, samples, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
+    work = Work(config, samples, ranges, folder, judge.classifier, keep_below=threshold)
     pipeline.run(work, model.name, console)
     pairing = f"seed {config.run.seed}, labels {config.sampling.labels}"
     return _verdicts(model.name, pairing, work, protocol | {"samples": images})
@@ -119,7 +119,7 @@ def judge_real(
     ranges = tuple(found.ranges[place] for place in chosen)
     key = about(found, config) | {"classifier": judge.about, "threshold": threshold}
     folder = cache_path(config, key, "judged")
-    work = Work(config, found, ranges, folder, judge.classifier, extract=False, keep_below=threshold)
+    work = Work(config, found, ranges, folder, judge.classifier, keep_below=threshold)
     pipeline.run(work, "real images", console)
     which = held_out or ("held out of the classifier's training" if is_part else "the training dataset's own")
     protocol = {"source": source.info.source, "fingerprint": found.fingerprint, "part": which}

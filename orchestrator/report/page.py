@@ -11,6 +11,7 @@ import jinja2
 
 from orchestrator.artifacts import millions
 from orchestrator.config.plain import flatten
+from orchestrator.report.comparison import indistinguishable, value_text
 from orchestrator.report.plots import Plot, curves, precision_and_recall
 from orchestrator.report.reading import RunData, SweepData
 from orchestrator.scoring.protocol import KINDS_OF_WEIGHTS, count_name
@@ -103,30 +104,53 @@ def _listed(values: Sequence[int]) -> str:
 
 
 def _score_rows(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[dict[str, str]]:
+    """Make a row for each extractor that looked at a set of samples."""
     found = []
     for run, one in scored:
         metrics = {name: entry for name, entry in one["metrics"].items() if "samples" in entry["protocol"]}
-        if not metrics:
-            continue
-        protocol = next(iter(metrics.values()))["protocol"]
-        guidance = protocol["guidance"]
-        row = {
-            "run": run.name,
-            "images seen": f"{one['images_seen'] or 0:,}",
-            "weights": protocol["weights"]["kind"],
-            "samples": f"{protocol['samples']:,}",
-            "sampler": f"{protocol['sampler']['kind']}, {protocol['sampler']['steps']} steps",
-            "guidance": guidance["kind"] + (f" {guidance['scale']:g}" if "scale" in guidance else ""),
-            "seed": str(protocol["seed"]),
-        }
-        extractor = protocol["extractor"]["name"] if "extractor" in protocol else ""
-        row["features of"] = extractor
-        for name, entry in metrics.items():
-            paper = f" (the paper's: {entry['paper']})" if entry.get("paper") else ""
-            row[_bare(name, protocol["samples"], extractor)] = f"{entry['value']:.4g}{paper}"
-        found.append(row)
+        extractors = dict.fromkeys(filter(None, map(_extractor_of, metrics.values())))
+        for number, extractor in enumerate(extractors or {"": None}):
+            # What no extractor measured stands in the first row.
+            mine = {
+                name: entry
+                for name, entry in metrics.items()
+                if _extractor_of(entry) == extractor or (number == 0 and not _extractor_of(entry))
+            }
+            if mine:
+                found.append(_score_row(run, one["images_seen"] or 0, extractor, mine))
     columns = list(dict.fromkeys(column for row in found for column in row))
     return [{column: row.get(column, "") for column in columns} for row in found]
+
+
+def _score_row(run: RunData, images_seen: int, extractor: str, metrics: dict[str, Any]) -> dict[str, str]:
+    protocol = next(iter(metrics.values()))["protocol"]
+    guidance = protocol["guidance"]
+    row = {
+        "run": run.name,
+        "images seen": f"{images_seen:,}",
+        "weights": protocol["weights"]["kind"],
+        "samples": f"{protocol['samples']:,}",
+        "sampler": f"{protocol['sampler']['kind']}, {protocol['sampler']['steps']} steps",
+        "guidance": guidance["kind"] + (f" {guidance['scale']:g}" if "scale" in guidance else ""),
+        "seed": str(protocol["seed"]),
+        "features of": extractor,
+    }
+    for name, entry in metrics.items():
+        paper = f" (the paper's: {entry['paper']})" if entry.get("paper") else ""
+        row[_bare(name, protocol["samples"], extractor)] = f"{value_text(entry)}{paper}"
+    floors = [
+        value_text(entry)
+        for vae in run.vaes
+        for entry in vae["metrics"].values()
+        if extractor and entry["protocol"].get("extractor") == protocol.get("extractor")
+    ]
+    if floors:
+        row["floor by the VAE"] = ", ".join(floors)
+    return row
+
+
+def _extractor_of(entry: dict[str, Any]) -> str:
+    return str(entry["protocol"].get("extractor", {}).get("name", ""))
 
 
 def _bare(name: str, samples: int, extractor: str) -> str:
@@ -142,19 +166,25 @@ def _notes(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:
         for warning in one.get("warnings", []):
             warned.setdefault(warning, []).append(run.name)
     said = [f"{', '.join(dict.fromkeys(names))}: {warning}" for warning, names in warned.items()]
+    said += indistinguishable(scored)
     said += [
-        f"{name}: {entry['value']:.4g}, {entry['meaning']}"
-        for _, one in scored
-        for name, entry in one["metrics"].items()
+        f"{name}: {value_text(entry)}, {entry['meaning']}"
+        for run, one in scored
+        for measured in (one, *run.vaes)
+        for name, entry in measured["metrics"].items()
         if "samples" not in entry["protocol"]
     ]
-    values: dict[str, set[str]] = {}
+    # Extractors are compared with themselves: each has features and statistics of its own.
+    values: dict[tuple[str, str], set[str]] = {}
     for _, one in scored:
         for entry in one["metrics"].values():
             if {"samples", "reference"} <= entry["protocol"].keys():
                 for key, value in entry["protocol"].items():
-                    values.setdefault(key, set()).add(json.dumps(value, sort_keys=True))
-    differing = [key for key, found in values.items() if len(found) > 1 and key not in NOT_OF_THE_METHOD]
+                    alike = values.setdefault((_extractor_of(entry), key), set())
+                    alike.add(json.dumps(value, sort_keys=True))
+    differing = dict.fromkeys(
+        key for (_, key), found in values.items() if len(found) > 1 and key not in NOT_OF_THE_METHOD
+    )
     if differing:
         said.insert(
             0,

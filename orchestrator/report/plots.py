@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.artifacts import line_style
 from orchestrator.report.reading import RunData, Series
-from orchestrator.scoring.protocol import KINDS_OF_WEIGHTS
+from orchestrator.scoring.protocol import is_distance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ def curves(runs: Sequence[RunData]) -> dict[str, Plot]:
     wanted: dict[str, tuple[str, str, Callable[[str], bool]]] = {
         "Training loss": ("loss", "log", lambda key: key == "loss/total"),
         "Loss on held-out images": ("loss", "log", lambda key: key == "held_out/loss/total"),
-        "Distance as training goes on": ("distance of the samples", "log", is_distance),
+        "Distance as training goes on": ("distance of the samples", "log", _is_distance),
         "Gradient norm": ("norm before clipping", "log", lambda key: key == "train/gradient_norm"),
         "Speed": ("images/s", "linear", lambda key: key == "train/images_per_second"),
     }
@@ -40,10 +40,8 @@ def curves(runs: Sequence[RunData]) -> dict[str, Plot]:
     return found
 
 
-def is_distance(key: str) -> bool:
-    """Whether a metric is a Fréchet distance of samples, of any number and by any extractor."""
-    name = key.removeprefix("eval/")
-    return key.startswith("eval/") and name.startswith(("fid", "fd")) and name.endswith(KINDS_OF_WEIGHTS)
+def _is_distance(key: str) -> bool:
+    return key.startswith("eval/") and is_distance(key.removeprefix("eval/"))
 
 
 def precision_and_recall(runs: Sequence[RunData]) -> Plot | None:

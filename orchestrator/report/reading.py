@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.plain import from_dict
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.run.folder import METRICS_FILE, read_metrics
+from orchestrator.run.folder import METRICS_FILE, VAE_FOLDER, read_metrics
 from orchestrator.sweeps.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
 from orchestrator.tracking.journal import JOURNAL_FILE, holds_values, newest_status, read_records
 
@@ -54,6 +54,8 @@ class RunData:
     """Plots of guidance sweeps."""
     studies: list[dict[str, Any]]
     """Content of distortion.json of each study of this run."""
+    vaes: list[dict[str, Any]] = field(default_factory=list)
+    """Content of metrics.json of each score of this run's VAE."""
 
     @property
     def parameters(self) -> int:
@@ -136,6 +138,7 @@ def read_run(folder: str) -> RunData:
             if storage.is_file(storage.join(folder, "sweeps", name, "guidance.png"))
         ],
         studies=list(_studies(folder, config.run.name)),
+        vaes=list(_vaes(folder, read_metrics(folder))),
     )
 
 
@@ -172,6 +175,16 @@ def _studies(folder: str, run: str) -> Iterable[dict[str, Any]]:
             study = json.loads(storage.read_bytes(file))
             if run in study["runs"]:
                 yield study
+
+
+def _vaes(folder: str, scored: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """The scores, beside the run, of the VAE that decoded its samples."""
+    mine = [entry["protocol"].get("vae") for entry in scored.get("metrics", {}).values()]
+    root = folder.rstrip("/").rpartition("/")[0]
+    for name in _names(root, VAE_FOLDER):
+        found = read_metrics(storage.join(root, VAE_FOLDER, name))
+        if any(entry["protocol"]["vae"] in mine for entry in found.get("metrics", {}).values()):
+            yield found
 
 
 def is_sweep(folder: str) -> bool:

@@ -29,7 +29,7 @@ from orchestrator.run.terminal import (
 )
 from orchestrator.run.time_left import TimeLeft
 from orchestrator.run.worker_messages import Follow, RemoteHooks, ask
-from orchestrator.scoring.prerequisites import require_all
+from orchestrator.scoring.prerequisites import require_all, require_classes
 from orchestrator.signals import Stopper, run_in_thread
 from orchestrator.stalls import Patience
 from orchestrator.storage.lease import holding
@@ -60,6 +60,7 @@ def run_experiment(
     warn_of_temporary_folder(config, console)
     dataset = open_or_prepare_dataset(config, console)
     require_all(config)
+    require_classes(config, dataset)
     held_out = open_held_out(config)
     _check_initial_weights(config)
     uri = tracking_uri(config)

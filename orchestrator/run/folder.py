@@ -12,7 +12,7 @@ from orchestrator import storage
 from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
 from orchestrator.config.command_line import names_config, parse_with
 from orchestrator.config.mistakes import did_you_mean_path
-from orchestrator.config.plain import flatten, from_dict, to_yaml
+from orchestrator.config.plain import flatten, from_dict, to_dict, to_yaml
 from orchestrator.config.schema import ExperimentConfig, RunConfig, keys_that_may_change
 from orchestrator.errors import UserError
 from orchestrator.run.inputs import Input, differences, inputs_of, read_inputs, write_inputs
@@ -22,6 +22,8 @@ Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 DATASET_FILE = "dataset.json"
+VAE_FOLDER = "vae"
+"""Folder of run.root with scores of VAEs."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def _config_beside(weights: str) -> dict[str, Any]:
             f"No {CONFIG_FILE} lies with {weights}; say which it was trained with: --config NAME or a YAML "
             "file."
         )
-    plain: dict[str, Any] = yaml.safe_load(storage.read_bytes(storage.join(path, CONFIG_FILE)))
+    # Read as a whole, so that the command line changes what is said by today's names.
+    plain = to_dict(from_dict(yaml.safe_load(storage.read_bytes(storage.join(path, CONFIG_FILE)))))
     plain["run"] |= _place(path, is_checkpoint=MARKER in files)
     return plain
 

@@ -171,12 +171,16 @@ def counting_all(time_left: TimeLeft) -> Iterator[None]:
 
 
 def scores_table(scored: dict[str, Any], title: str) -> Table:
-    """The table of what ``metrics.json`` holds; the paper's numbers, if any, are in a column of their own."""
+    """The table of what ``metrics.json`` holds, with standard errors behind a ±.
+
+    The paper's numbers, if any, are in a column of their own.
+    """
     has_paper = any("paper" in entry for entry in scored["metrics"].values())
     table = Table("metric", "value", *(["the paper's"] if has_paper else []), "what it is", title=title)
     for name, entry in scored["metrics"].items():
         paper = [entry.get("paper", "")] if has_paper else []
-        table.add_row(name, f"{entry['value']:.4g}", *paper, entry["meaning"])
+        error = f" ± {entry['error']:.2g}" if "error" in entry else ""
+        table.add_row(name, f"{entry['value']:.4g}{error}", *paper, entry["meaning"])
     return table
 
 

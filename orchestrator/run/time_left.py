@@ -1,6 +1,6 @@
 """How long the rest of an experiment will take, told from what was measured so far."""
 
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, ExtractorKind
 
 PARTS = ("train", "reference", "sample")
 FORWARD_AND_BACKWARD = 3
@@ -8,11 +8,17 @@ FORWARD_AND_BACKWARD = 3
 SAMPLING_IS_FASTER = 2.0
 """How many times as fast as in training a network call is in sampling, whose batches are larger and wait for
 nobody. Of the quickstart, measured on two CPU cores."""
-EXTRACTED_PER_SECOND = {
+EXTRACTED_PER_SECOND: dict[tuple[ExtractorKind, bool], float] = {
     ("efficientnet_lite0", False): 125.0,
     ("efficientnet_lite0", True): 2000.0,
     ("inception", False): 10.0,
     ("inception", True): 400.0,
+    ("dinov2", False): 0.5,
+    ("dinov2", True): 200.0,
+    ("clip", False): 0.2,
+    ("clip", True): 80.0,
+    ("dataset_classifier", False): 2000.0,
+    ("dataset_classifier", True): 2000.0,
 }
 """(Extractor, on a GPU) -> images/s of one process: rough, until the first of them are measured."""
 START_AGAIN = 0.5
@@ -59,8 +65,9 @@ class TimeLeft:
             return self._rates[part]
         evaluation, sampling, train = self._config.evaluation, self._config.sampling, self._config.train
         if part == "reference":
-            each = EXTRACTED_PER_SECOND[evaluation.extractor, evaluation.extractor_use_gpu]
-            return each * (evaluation.extractor_actors if sampling.actors else 1)
+            on_gpu = evaluation.extractor_use_gpu
+            seconds = sum(1 / EXTRACTED_PER_SECOND[kind, on_gpu] for kind in evaluation.extractors)
+            return (evaluation.extractor_actors if sampling.actors else 1) / seconds
         if "train" not in self._rates:
             return float("inf")  # Nothing is known of the network's speed.
         calls = sampling.sampler.steps * (1 if sampling.guidance.kind == "none" else 2)

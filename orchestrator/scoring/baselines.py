@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import numpy.typing as npt
 from rich.console import Console
 
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, ExtractorKind
 from orchestrator.data.format import LatentDataset
 from orchestrator.sampling.parts import Columns
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.cache import cache_path, get_or_make
-from orchestrator.scoring.extractors import describe_extractor
+from orchestrator.scoring.extractors import describe_extractors
 from orchestrator.scoring.features import FEATURES_FOLDER, collect
 from orchestrator.scoring.frechet import FeatureStatistics
 from orchestrator.scoring.held_out import held_out_mask, held_out_order
@@ -24,9 +25,10 @@ from orchestrator.scoring.pipeline import Work
 from orchestrator.scoring.real_images import RealImages, dataset_images, noise_images
 from orchestrator.scoring.reference import (
     Reference,
-    about,
+    base_of,
+    facts_of,
     kept,
-    make_reference,
+    make_references,
     read_reference,
     write_reference,
 )
@@ -45,55 +47,67 @@ class Baselines:
     noise: Reference
 
 
-def load_baselines(config: ExperimentConfig, dataset: LatentDataset, console: Console) -> Baselines:
-    """The baselines' statistics from the cache, or made now, whatever number of images is to be scored.
+def load_baselines(config: ExperimentConfig, dataset: LatentDataset, console: Console) -> list[Baselines]:
+    """Each extractor's baselines from the cache, or made now, whatever number of images is to be scored.
 
-    Held-out and noise images are as many as will be scored, but no more than there are held-out ones.
+    One pass over the images makes what is missing for all of them. Held-out and noise images are as many as
+    will be scored, but no more than there are held-out ones.
     """
-    images, described = dataset_images(dataset, config), asdict(describe_extractor(config.evaluation))
-    facts = about(images, config) | {"extractor": described}
-    base = cache_path(config, facts, f"{described['name']}-controls")
-    files = {name: f"{base}-{name}.npz" for name in ("real", "held_out")}
+    images, described = dataset_images(dataset, config), describe_extractors(config.evaluation)
+    facts = {one.name: facts_of(images, config, one) for one in described}
+    bases = {kind: cache_path(config, about, f"{kind}-controls") for kind, about in facts.items()}
+    files = {f"{base}-{part}.npz": kind for kind, base in bases.items() for part in ("real", "held_out")}
 
-    def make() -> None:
-        logger.info("Extracting %s features of %d real images.", described["name"], images.count)
-        work = Work(config, images, images.ranges, base)
+    def make(missing: Sequence[str]) -> None:
+        kinds = tuple(dict.fromkeys(files[file] for file in missing))
+        logger.info("Extracting %s features of %d real images.", " and ".join(kinds), images.count)
+        work = Work(
+            config, images, images.ranges, base_of(images, config, described, kinds), extractors=kinds
+        )
         pipeline.run(work, "reference", console)
-        write_reference(files["real"], _real(work, images), facts | {"part": "four fifths, at random"})
-        write_reference(files["held_out"], _held_out(work, images), facts | {"part": "held out"})
-        storage.delete_folder(storage.join(base, FEATURES_FOLDER))
+        real, held_out = _real(work, images), _held_out(work, images)
+        for kind in kinds:
+            parts = {"part": "four fifths, at random"}, {"part": "held out"}
+            write_reference(f"{bases[kind]}-real.npz", real[kind], facts[kind] | parts[0])
+            write_reference(f"{bases[kind]}-held_out.npz", held_out[kind], facts[kind] | parts[1])
+        storage.delete_folder(storage.join(work.folder, FEATURES_FOLDER))
 
-    real, held_out = get_or_make(base, list(files.values()), make, read_reference)
-    held_out = _first(held_out, config.evaluation.images)
+    made = get_or_make(base_of(images, config, described, tuple(facts)), list(files), make, read_reference)
+    held_out = [_first(reference, config.evaluation.images) for reference in made[1::2]]
     channels = dataset.info.diffusion_shape[0] if dataset.info.kind == "pixels" else 3
-    noise = noise_images(held_out.about["images"], images, channels)
-    return Baselines(real, held_out, make_reference(noise, config, described, console))
+    noise = noise_images(held_out[0].about["images"], images, channels)
+    of_noise = make_references(noise, config, described, console)
+    return [Baselines(*three) for three in zip(made[::2], held_out, of_noise, strict=True)]
 
 
-def _real(work: Work, images: RealImages) -> Collected:
+def _real(work: Work, images: RealImages) -> dict[ExtractorKind, Collected]:
     held_out, is_kept = held_out_mask(images.count), kept(images.count)
 
     def counted(columns: Columns) -> npt.NDArray[Any]:
         return ~held_out[columns["index"]]
 
-    return collect(
-        work.parts, list(images.ranges), counted, lambda columns: is_kept(columns) & counted(columns)
-    )
+    def both(columns: Columns) -> npt.NDArray[Any]:
+        return is_kept(columns) & counted(columns)
+
+    return collect(work.parts, list(images.ranges), work.extractors, counted, both)
 
 
-def _held_out(work: Work, images: RealImages) -> Collected:
+def _held_out(work: Work, images: RealImages) -> dict[ExtractorKind, Collected]:
     """The held-out images' features in their random order, so that any number of them is a fair sample."""
     order = held_out_order(images.count)[:MOST_HELD_OUT]
     place = np.full(images.count, -1)
     place[order] = np.arange(len(order))
-    places, features = [], []
-    for columns in work.parts.read(list(images.ranges)):
+    places: list[npt.NDArray[Any]] = []
+
+    def chosen(columns: Columns) -> npt.NDArray[Any]:
         found = place[columns["index"]]
         places.append(found[found >= 0])
-        features.append(columns["features"][found >= 0])
+        return found >= 0
+
+    found = collect(work.parts, list(images.ranges), work.extractors, chosen)
     # An image that could not be decoded is in no part.
-    ordered = np.concatenate(features)[np.argsort(np.concatenate(places))]
-    return Collected(ordered, FeatureStatistics.of(ordered))
+    ordered = np.argsort(np.concatenate(places))
+    return {kind: Collected(one.features[ordered], parts=one.parts) for kind, one in found.items()}
 
 
 def _first(reference: Reference, count: int) -> Reference:

@@ -36,18 +36,18 @@ def cache_path(config: ExperimentConfig, facts: dict[str, Any], name: str) -> st
 
 
 def get_or_make(
-    base: str, files: Sequence[str], make: Callable[[], None], read: Callable[[str], Made]
+    base: str, files: Sequence[str], make: Callable[[Sequence[str]], None], read: Callable[[str], Made]
 ) -> list[Made]:
-    """What ``read`` gives for each of ``files``; where one is missing, ``make`` writes them all first.
+    """What ``read`` gives for each of ``files``. Those that are missing are written by ``make`` first.
 
     One process makes them, in the folder ``base``. Others wait, and use what it has made.
     """
 
-    def missing() -> bool:
-        return not all(storage.is_file(file) for file in files)
+    def missing() -> list[str]:
+        return [file for file in files if not storage.is_file(file)]
 
     if missing():
         with holding(base, "statistics", "--run.root", waits=True):
-            if missing():
-                make()
+            if still := missing():
+                make(still)
     return [read(file) for file in files]

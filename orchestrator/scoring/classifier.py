@@ -1,16 +1,23 @@
 """Classifiers that tell whether a sample shows the class asked for; one is trained on the dataset itself."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimr_model import randomness
+from orchestrator import storage
+from orchestrator.errors import UserError
+from orchestrator.images import to_rgb
 
+LAYER = "features"
+DIMENSIONS = 128
 EPOCHS = 12
 BATCH_SIZE = 50
 LEARNING_RATE = 2e-3
@@ -37,7 +44,7 @@ class SmallClassifier(nn.Module):
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for width_in, width_out in ((channels, 32), (32, 64), (64, 128)):
+        for width_in, width_out in ((channels, 32), (32, 64), (64, DIMENSIONS)):
             layers += [
                 nn.Conv2d(width_in, width_out, 3, padding=1),
                 nn.BatchNorm2d(width_out),
@@ -45,11 +52,15 @@ class SmallClassifier(nn.Module):
                 nn.MaxPool2d(2),
             ]
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(128, num_classes)
+        self.head = nn.Linear(DIMENSIONS, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, C, H, W]`` in [-1, 1] -> logits ``[B, num_classes]``."""
-        return self.head(self.features(images).mean(dim=(2, 3)))
+        return self.head(self.pooled(images))
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """``[B, C, H, W]`` in [-1, 1] -> what the linear layer takes: means of channels ``[B, 128]``."""
+        return self.features(images).mean(dim=(2, 3))
 
     def load(self, use_gpu: bool) -> Classify:
         """Give its own method: the network is too small for a GPU to matter."""
@@ -59,6 +70,65 @@ class SmallClassifier(nn.Module):
     def probabilities(self, images: Tensor) -> Tensor:
         """uint8 ``[B, C, H, W]`` -> probabilities ``[B, num_classes]``."""
         return self(to_unit_range(shrink(images))).softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A small classifier and how often it is right on images it has not seen."""
+
+    network: SmallClassifier
+    held_out_accuracy: float
+    trained_on: int
+    held_out: int
+    sha256: str
+    """Hash of its file."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is to be known of it: part of the protocol of what it says."""
+        return {
+            "name": f"small convolutional network trained on {self.trained_on} images of the dataset",
+            "sha256": self.sha256,
+        }
+
+
+def read_classifier(file: str) -> TrainedClassifier:
+    """The classifier in a file that :mod:`orchestrator.scoring.dataset_classifier` wrote.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        stored = safetensors.torch.load(storage.read_bytes(file))
+        right, held_out, trained_on, channels = (
+            int(stored.pop(name)) for name in ("right", "held_out", "trained_on", "channels")
+        )
+        network = SmallClassifier(channels, len(stored["head.bias"]))
+        network.load_state_dict(stored)
+    except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"{file} cannot be read as a dataset's classifier ({type(error).__name__}). Name another with "
+            "--evaluation.dataset_classifier_weights, or leave that out: one is trained on data.path."
+        ) from error
+    return TrainedClassifier(network.eval(), right / held_out, trained_on, held_out, storage.sha256_of(file))
+
+
+class ClassifierFeatures:
+    """The extractor: what a dataset's classifier has seen before it decides. It is too small for a GPU."""
+
+    def __init__(self, network: SmallClassifier) -> None:
+        self._network = network
+        self._channels = network.features[0].in_channels
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """uint8 ``[B, C, H, W]`` -> ``features [B, 128]`` float32."""
+        pixels = to_unit_range(shrink(images))
+        if self._channels == 1:
+            pixels = pixels.mean(dim=1, keepdim=True)  # Grey images come with three channels from a folder.
+        elif self._channels == 3:
+            pixels = to_rgb(pixels)
+        return {"features": self._network.pooled(pixels)}
 
 
 def shrink(images: Tensor) -> Tensor:

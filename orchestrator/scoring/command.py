@@ -1,6 +1,6 @@
 """The command line of jobs/evaluate.py.
 
-It samples and scores a checkpoint, only samples, makes a reference, or sweeps guidance.
+It samples and scores a checkpoint, only samples, makes a reference, sweeps guidance, or scores a VAE.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from orchestrator.scoring.options import (
     GuidanceSweepOptions,
     ReferenceOptions,
     SampleOptions,
+    VAEOptions,
 )
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
@@ -34,7 +35,7 @@ Options = TypeVar("Options", bound=CheckpointOptions)
 def main() -> None:
     """Run the subcommand of the command line; without one, sample and score."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
-        "score": score, "sample": sample, "reference": reference, "sweep": sweep,
+        "score": score, "sample": sample, "reference": reference, "sweep": sweep, "vae": vae,
     }  # fmt: skip
     arguments = sys.argv[1:]
     name = arguments.pop(0) if arguments and arguments[0] in commands else "score"
@@ -49,11 +50,11 @@ def score(arguments: Sequence[str]) -> None:
         UserError: something that the user can mend; what was sampled before stays.
     """
     config, checkpoint = _parse("Sample images with a checkpoint and score them.", arguments)
-    from orchestrator.scoring.extractors import weights_file
+    from orchestrator.scoring.extractors import check_weights
     from orchestrator.scoring.model_under_test import load_model_under_test
 
     console, started = terminal(), time.perf_counter()
-    weights_file(config.evaluation)
+    check_weights(config.evaluation)
     tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
     uri = tracking_uri(config)
     with cluster.connect(config):
@@ -138,22 +139,60 @@ def reference(arguments: Sequence[str]) -> None:
     config = with_absolute_paths(config)
     if not options.out.endswith(".npz"):
         raise UserError(f"--out {options.out} must end in .npz")
-    from orchestrator.scoring.extractors import describe_extractor
+    from orchestrator.scoring.extractors import check_weights, describe_extractors
 
-    described = dataclasses.asdict(describe_extractor(config.evaluation))
+    _require_classifier_file(config)
+    check_weights(config.evaluation)
+    described = describe_extractors(config.evaluation)
     console = terminal()
     with cluster.connect(config):
         from orchestrator.scoring.real_images import open_images
-        from orchestrator.scoring.reference import make_reference
+        from orchestrator.scoring.reference import join_references, make_references
 
         images = open_images(absolute(options.images) or config.data.path, config)
-        made = make_reference(images, config, described, console)
-        storage.write_bytes(options.out, storage.read_bytes(made.path))
+        made = make_references(images, config, described, console)
+        sha256 = join_references(made, options.out)
     console.print(
-        f"Statistics of {made.about['images']} images: {options.out}, sha256 {made.sha256}", soft_wrap=True
+        f"Statistics of {made[0].about['images']} images in the features of "
+        f"{' and '.join(config.evaluation.extractors)}: {options.out}, sha256 {sha256}",
+        soft_wrap=True,
     )
     console.print(f"Use them with --evaluation.reference {options.out}", soft_wrap=True)
     print_logs(console)
+
+
+def vae(arguments: Sequence[str]) -> None:
+    """Compare real images with what the VAE makes of them: the floor of what its latents allow.
+
+    Raises:
+        UserError: there is no VAE, there are no images, or they cannot be read; what is finished stays.
+    """
+    config, options = parse_with(VAEOptions, "Score a VAE on real images.", None, arguments)
+    config = with_absolute_paths(config)
+    from orchestrator.scoring.extractors import check_weights
+
+    _require_classifier_file(config)
+    check_weights(config.evaluation)
+    console = terminal()
+    with cluster.connect(config):
+        from orchestrator.scoring.real_images import open_images
+        from orchestrator.scoring.vae_score import score_vae
+
+        images = open_images(absolute(options.images) or config.data.path, config)
+        folder, numbers = score_vae(config, images, console)
+    console.print(scores_table({"metrics": numbers}, f"{config.sampling.vae} on {images.count} images"))
+    console.print(f"Metrics   {storage.join(folder, 'metrics.json')}", soft_wrap=True, highlight=False)
+    print_logs(console)
+
+
+def _require_classifier_file(config: ExperimentConfig) -> None:
+    evaluation = config.evaluation
+    if "dataset_classifier" in evaluation.extractors and evaluation.dataset_classifier_weights is None:
+        raise UserError(
+            "The extractor dataset_classifier needs its file here: name it with "
+            "--evaluation.dataset_classifier_weights (it lies in the `statistics` folder of its dataset), or "
+            "take it out of --evaluation.extractors."
+        )
 
 
 def sweep(arguments: Sequence[str]) -> None:
@@ -195,10 +234,7 @@ def _print(config: ExperimentConfig, folder: str, console: Console) -> None:
 
     scored = read_metrics(folder)
     console.print(scores_table(scored, config.run.name))
-    first = next(iter(scored["metrics"].values()))
-    console.print(summary_of(first["protocol"]), soft_wrap=True, highlight=False)
-    for warning in scored["warnings"]:
-        console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
+    console.print(summary_of(scored["metrics"]), soft_wrap=True, highlight=False)
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
     for line in (
         f"Samples   {storage.join(folder, 'samples.png')}",

@@ -2,10 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -18,38 +16,29 @@ from orchestrator.data.format import LatentDataset
 from orchestrator.sampling.parts import Columns
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.cache import cache_path, get_or_make
-from orchestrator.scoring.classifier import SmallClassifier, class_agreement, shrink, train_classifier
+from orchestrator.scoring.classifier import (
+    TrainedClassifier,
+    class_agreement,
+    read_classifier,
+    shrink,
+    train_classifier,
+)
 from orchestrator.scoring.features import FEATURES_FOLDER, SMALL
 from orchestrator.scoring.held_out import held_out_mask
 from orchestrator.scoring.pipeline import Work
-from orchestrator.scoring.real_images import ImageReader, dataset_images
+from orchestrator.scoring.real_images import ImageReader, RealImages, dataset_images
 from orchestrator.scoring.reference import about
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainedClassifier:
-    """A small classifier and how often it is right on images it has not seen."""
-
-    network: SmallClassifier
-    held_out_accuracy: float
-    trained_on: int
-    held_out: int
-    sha256: str
-    """Hash of its file."""
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What is to be known of it: part of the protocol of what it says."""
-        return {
-            "name": f"small convolutional network trained on {self.trained_on} images of the dataset",
-            "sha256": self.sha256,
-        }
-
-
 def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> TrainedClassifier:
-    """The dataset's classifier from the cache, or trained now on the images that are not held out.
+    """The dataset's classifier; see :func:`classifier_file`."""
+    return read_classifier(classifier_file(config, dataset))
+
+
+def classifier_file(config: ExperimentConfig, dataset: LatentDataset) -> str:
+    """The file of a dataset's classifier in the cache, or trained now on the images that are not held out.
 
     Where a VAE must decode the images, the actors of the evaluation do it.
     """
@@ -58,8 +47,8 @@ def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> Trained
     base = cache_path(config, about(images, config), "classifier")
     file = f"{base}.safetensors"
 
-    def make() -> None:
-        work = Work(config, images, images.ranges, base, extract=False, keep_small=True)
+    def make(missing: Sequence[str]) -> None:
+        work = Work(config, images, images.ranges, base, keep_small=True)
         is_decoded = dataset.info.kind == "moments"
         if is_decoded:
             pipeline.run(work, "classifier", Console(quiet=True))
@@ -67,11 +56,11 @@ def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> Trained
         if is_decoded:
             storage.delete_folder(storage.join(base, FEATURES_FOLDER))
 
-    return get_or_make(base, [file], make, lambda path: _read_file(path, len(dataset.info.class_names)))[0]
+    return get_or_make(base, [file], make, lambda path: path)[0]
 
 
 def _read(work: Work) -> Iterator[Columns]:
-    assert not isinstance(work.images, pipeline.Samples)
+    assert isinstance(work.images, RealImages)
     reader = ImageReader(work.images, work.config)
     for piece in work.ranges:
         columns = reader.read(piece)
@@ -105,14 +94,3 @@ def _train(pieces: Iterator[Columns], dataset: LatentDataset, file: str) -> None
         }
     tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
     storage.write_bytes(file, safetensors.torch.save(tensors))
-
-
-def _read_file(file: str, num_classes: int) -> TrainedClassifier:
-    stored = safetensors.torch.load(storage.read_bytes(file))
-    right, count, trained_on, channels = (
-        int(stored.pop(name)) for name in ("right", "held_out", "trained_on", "channels")
-    )
-    network = SmallClassifier(channels, num_classes)
-    network.load_state_dict(stored)
-    sha256 = storage.sha256_of(file)
-    return TrainedClassifier(network.eval(), right / count, trained_on, count, sha256)

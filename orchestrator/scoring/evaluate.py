@@ -5,7 +5,8 @@ Images never pile up, and nothing that is finished is done twice.
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,23 +22,21 @@ from orchestrator.sampling.sampler import ImageSampler
 from orchestrator.sampling.sinks import class_indices, save_class_grid, save_first, write_npz
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.baselines import Baselines, load_baselines
-from orchestrator.scoring.dataset_classifier import TrainedClassifier, load_classifier
-from orchestrator.scoring.extractors import describe_extractor
+from orchestrator.scoring.classifier import TrainedClassifier
+from orchestrator.scoring.dataset_classifier import classifier_file, load_classifier
+from orchestrator.scoring.extractors import describe_extractors
 from orchestrator.scoring.features import collect
-from orchestrator.scoring.frechet import frechet_distance
-from orchestrator.scoring.metrics import Collected, all_metrics
+from orchestrator.scoring.judge import Judge, warnings_of
 from orchestrator.scoring.model_under_test import ModelUnderTest
-from orchestrator.scoring.paper_numbers import paper_value
 from orchestrator.scoring.pipeline import Samples, Work
-from orchestrator.scoring.prerequisites import require_enough_images
+from orchestrator.scoring.prerequisites import require_classes, require_enough_images
 from orchestrator.scoring.protocol import (
     Measurement,
     count_name,
     sample_protocol,
     samples_name,
-    shows_all_classes,
 )
-from orchestrator.scoring.reference import Reference, load_reference
+from orchestrator.scoring.reference import Reference, load_references
 from orchestrator.stalls import answer
 
 SAMPLES_FILE = "samples.png"
@@ -80,37 +79,52 @@ class Evaluation:
         return self.dataset.info.scaling_factor if self.dataset else None
 
 
-def prepare(job: Evaluation) -> tuple[Baselines | Reference, TrainedClassifier | None]:
+def prepare(job: Evaluation) -> tuple[list[Judge], TrainedClassifier | None]:
     """What samples are compared with, made now where it is not kept from before.
 
+    The job's config must name the file of the dataset's classifier where that is an extractor.
+
     Raises:
-        UserError: the reference or the extractor is not as it must be, or the samples are too few.
+        UserError: the reference or an extractor is not as it must be, or the samples are too few.
     """
     require_enough_images(job.config)
     training = _start_classifier(job)
     references = _references(job)
+    judges = [
+        Judge(described, reference)
+        for described, reference in zip(describe_extractors(job.config.evaluation), references, strict=True)
+    ]
     if isinstance(training, ray.ObjectRef):
-        return references, answer(training, "classifier", job.config.cluster.stall_seconds)
-    return references, training
+        return judges, answer(training, "classifier", job.config.cluster.stall_seconds)
+    return judges, training
 
 
 def evaluate(job: Evaluation) -> EvaluationResult:
-    """Sample ``evaluation.images`` images, and compare them with real ones.
+    """Sample ``evaluation.images`` images, and compare them with real ones in the features of all extractors.
 
     Raises:
-        UserError: the reference, the extractor or an image is not as it must be; what was finished stays.
+        UserError: the reference, an extractor or an image is not as it must be; what was finished stays.
     """
-    config = job.config
     started = time.perf_counter()
-    references, classifier = prepare(job)
+    warnings = warnings_of(job.config)
+    for warning in warnings:
+        job.console.print(f"Warning: {warning}", soft_wrap=True, style="yellow", highlight=False)
+    job = _with_dataset_classifier(job)
+    config = job.config
+    judges, classifier = prepare(job)
     prepared = time.perf_counter()
-    judges: dict[str, Any] = {"extractor": asdict(describe_extractor(config.evaluation))}
+    facts: dict[str, Any] = {"extractors": [asdict(judge.described) for judge in judges]}
     if classifier is not None:
-        judges["classifier"] = classifier.about
-    made = sample_images(job, judges, classifier)
+        facts["classifier"] = classifier.about
+    made = sample_images(job, facts, classifier)
     sampled = time.perf_counter()
-    found = collect(made.work.parts, list(made.work.ranges))
-    measurements = _measure(job, references, found)
+    images, extractors = config.evaluation.images, config.evaluation.extractors
+    found = collect(made.work.parts, list(made.work.ranges), extractors, tenths_of=images)
+    measurements = [
+        one
+        for judge in judges
+        for one in judge.measure(config, job.tested, job.scaling_factor, found[judge.described.name])
+    ]
     if classifier is not None:
         measurements += _agreement(job, classifier, made)
     seconds = {
@@ -118,7 +132,6 @@ def evaluate(job: Evaluation) -> EvaluationResult:
         "sampling": sampled - prepared,
         "scoring": time.perf_counter() - sampled,
     }
-    warnings = _warnings(config, found.count, found.features.shape[1])
     return EvaluationResult(measurements, seconds, made, warnings)
 
 
@@ -128,8 +141,8 @@ def sample_images(
     """Sample what is missing of the images, extract their features, and write the sinks.
 
     Args:
-        judges: descriptions of the ``extractor`` and ``classifier``, as in the protocol; without an
-            extractor, images are only sampled.
+        judges: descriptions of the ``extractors`` and the ``classifier``, as in the protocol; without
+            extractors, images are only sampled.
         classifier: is asked about the samples, where there is one.
     """
     config, tested = job.config, job.tested
@@ -139,7 +152,8 @@ def sample_images(
     folder = storage.join(config.directory, "evaluations", name)
     ranges = ranges_of(config.evaluation.images, config.sampling.batch_size)
     network = classifier.network if classifier else None
-    work = Work(config, samples, tuple(ranges), folder, network, extract="extractor" in judges)
+    extractors = config.evaluation.extractors if "extractors" in judges else ()
+    work = Work(config, samples, tuple(ranges), folder, network, extractors)
     pipeline.run(work, "sample", job.console)
     pictures = {"final_samples": SAMPLES_FILE}
     save_first(config, work.parts, ranges, storage.join(folder, SAMPLES_FILE))
@@ -169,6 +183,29 @@ def _sample_classes(
     return [sampler.sample(class_indices(config, label))[0] for label in classes]
 
 
+def _with_dataset_classifier(job: Evaluation) -> Evaluation:
+    """The job with the file of the dataset's classifier, where that is an extractor; trained if need be."""
+    evaluation = job.config.evaluation
+    if "dataset_classifier" not in evaluation.extractors or evaluation.dataset_classifier_weights is not None:
+        return job
+    dataset = _dataset_of(job, "the extractor dataset_classifier", "take it out of --evaluation.extractors")
+    require_classes(job.config, dataset)
+    file = _on_a_cpu_of_its_own(classifier_file, job, dataset)
+    if isinstance(file, ray.ObjectRef):
+        file = answer(file, "classifier", job.config.cluster.stall_seconds)
+    evaluation = replace(evaluation, dataset_classifier_weights=file)
+    return replace(job, config=replace(job.config, evaluation=evaluation))
+
+
+def _dataset_of(job: Evaluation, needed_by: str, otherwise: str) -> LatentDataset:
+    if job.dataset is None:
+        raise UserError(
+            f"There is no training dataset at {job.config.data.path}, and {needed_by} needs it. Name it with "
+            f"--data.path, or {otherwise}."
+        )
+    return job.dataset
+
+
 def _start_classifier(job: Evaluation) -> Any:
     """The dataset's classifier, or a Ray reference to it, or None where none is asked for.
 
@@ -177,20 +214,21 @@ def _start_classifier(job: Evaluation) -> Any:
     """
     if not job.config.evaluation.class_agreement:
         return None
-    if job.dataset is None:
-        raise UserError(
-            "evaluation.class_agreement needs the training dataset, and there is none at "
-            f"{job.config.data.path}. Name it with --data.path, or set --evaluation.class_agreement false."
-        )
-    if job.config.sampling.actors == 0 or job.dataset.info.kind == "moments":
-        return load_classifier(job.config, job.dataset)
-    return ray.remote(num_cpus=1)(load_classifier).remote(job.config, job.dataset)
+    dataset = _dataset_of(job, "evaluation.class_agreement", "set --evaluation.class_agreement false")
+    return _on_a_cpu_of_its_own(load_classifier, job, dataset)
 
 
-def _references(job: Evaluation) -> Baselines | Reference:
+def _on_a_cpu_of_its_own(make: Callable[..., Any], job: Evaluation, dataset: LatentDataset) -> Any:
+    """What ``make`` gives for the job's config and a dataset, or with actors a Ray reference to it."""
+    if job.config.sampling.actors == 0 or dataset.info.kind == "moments":
+        return make(job.config, dataset)
+    return ray.remote(num_cpus=1)(make).remote(job.config, dataset)
+
+
+def _references(job: Evaluation) -> Sequence[Baselines | Reference]:
     path = job.config.evaluation.reference
     if path is not None:
-        return load_reference(path, job.config, job.console)
+        return load_references(path, job.config, job.console)
     if job.dataset is None:
         raise UserError(
             f"There is nothing to compare with: no dataset at {job.config.data.path}, and "
@@ -198,48 +236,6 @@ def _references(job: Evaluation) -> Baselines | Reference:
             "--evaluation.reference, or the dataset with --data.path."
         )
     return load_baselines(job.config, job.dataset, job.console)
-
-
-def _measure(job: Evaluation, references: Baselines | Reference, found: Collected) -> list[Measurement]:
-    config = job.config
-    reference = references.real if isinstance(references, Baselines) else references
-    extractor = asdict(describe_extractor(config.evaluation))
-    against = {"extractor": extractor, "reference": {**reference.about, "sha256": reference.sha256}}
-    sampled = sample_protocol(config, job.tested, job.scaling_factor, found.count)
-    protocol = {**sampled, "samples": found.count, **against}
-    name, is_fid = config.evaluation.extractor, config.evaluation.extractor == "inception"
-    guided = config.sampling.guidance.kind != "none"
-    measured = [
-        Measurement(
-            metric=metric.name,
-            count=found.count,
-            extractor=name,
-            images=job.tested.weights["kind"],
-            value=metric.value,
-            meaning=metric.meaning,
-            protocol=protocol | ({"settings": metric.settings} if metric.settings else {}),
-            paper=paper_value(config.model, metric.name, guided, found.count, name),
-        )
-        for metric in all_metrics(found, reference.target, is_fid)
-    ]
-    if isinstance(references, Baselines):
-        others = {
-            "real": (references.held_out, "the Fréchet distance of real images held out: the floor"),
-            "noise": (references.noise, "the same of Gaussian noise: the ceiling"),
-        }
-        for images, (other, meaning) in others.items():
-            measured.append(
-                Measurement(
-                    metric="fid" if is_fid else "fd",
-                    count=other.about["images"],
-                    extractor=name,
-                    images=images,
-                    value=frechet_distance(other.target.gaussian, reference.target.gaussian),
-                    meaning=meaning,
-                    protocol={"images": {**other.about, "sha256": other.sha256}, **against},
-                )
-            )
-    return measured
 
 
 def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) -> list[Measurement]:
@@ -272,30 +268,6 @@ def _agreement(job: Evaluation, classifier: TrainedClassifier, made: SampleSet) 
     ]
 
 
-def _warnings(config: ExperimentConfig, count: int, dimensions: int) -> list[str]:
-    """What a reader of the scores must know of ``count`` samples with features of so many dimensions."""
-    found, shows_all = [], shows_all_classes(config, count)
-    if count <= dimensions:
-        found.append(
-            f"{count} samples are fewer than the {dimensions + 1} that a covariance of {dimensions} "
-            "dimensions needs: it is singular, and the Fréchet distance is far above what more samples would "
-            f"give. Compare it only with distances of as many samples (the name says {count_name(count)})"
-            + ("; KID is unbiased at any count." if shows_all else ".")
-        )
-    if not shows_all:
-        classes = config.model.num_classes
-        found.append(
-            f"{count} samples with balanced labels show only the first {count} of {classes} classes. The "
-            "real images show all of them, so every distance, KID too, tells of the classes rather than of "
-            f"the samples. Take at least {classes}, or set --sampling.labels random."
-        )
-    return found
-
-
 def plain(measurements: list[Measurement]) -> dict[str, Any]:
-    """Measurements as in metrics.json: name -> value, meaning, protocol, and the paper's number if any."""
-    kept = ("value", "meaning", "protocol")
-    return {
-        m.name: {name: getattr(m, name) for name in kept} | ({"paper": m.paper} if m.paper else {})
-        for m in measurements
-    }
+    """Measurements as in metrics.json, by their names."""
+    return {one.name: one.plain() for one in measurements}

@@ -1,6 +1,6 @@
 """The last stage of the pipeline: it turns images into parts on disk, and collects what lies in them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, ExtractorKind
 from orchestrator.images import to_png
 from orchestrator.sampling.grids import GRID_IMAGES
 from orchestrator.sampling.parts import Columns, Parts, Range
@@ -18,10 +18,12 @@ from orchestrator.sampling.sinks import IMAGES_FOLDER
 from orchestrator.scoring.classifier import Classifier, shrink
 from orchestrator.scoring.extractors import load_extractor
 from orchestrator.scoring.frechet import FeatureStatistics
+from orchestrator.scoring.jackknife import TENTHS
 from orchestrator.scoring.metrics import Collected
 
 FEATURES_FOLDER = "features"
 SMALL = "small"
+NOT_KEPT = {"image", "start", "stop"}
 Choose = Callable[[Columns], npt.NDArray[np.bool_]]
 """A part's columns -> which of its rows are meant."""
 
@@ -32,7 +34,7 @@ class FeatureWriter:
     Args:
         folder: the evaluation's folder. Parts lie in ``features/``, parquet files of images in ``images/``.
         classifier: says how likely each image shows the class asked for, and which class is most likely.
-        extract: False leaves features out.
+        extractors: whose features are kept of each image; all of them look at it in one pass.
         use_gpu: whether this process was given a GPU.
         keep_below: images to which the classifier gives a lower probability stay in their part.
         keep_small: whether all images stay in their part, as small as the dataset's classifier takes them.
@@ -43,13 +45,13 @@ class FeatureWriter:
         config: ExperimentConfig,
         folder: str,
         classifier: Classifier | None,
-        extract: bool,
+        extractors: Sequence[ExtractorKind],
         use_gpu: bool,
         keep_below: float = 0.0,
         keep_small: bool = False,
     ) -> None:
         torch.set_num_threads(1)
-        self._extractor = load_extractor(config.evaluation, use_gpu) if extract else None
+        self._extractors = {kind: load_extractor(config.evaluation, kind, use_gpu) for kind in extractors}
         self._classify = classifier.load(use_gpu) if classifier else None
         self._keep_below, self._keep_small = keep_below, keep_small
         self._save = bool(config.evaluation.save)
@@ -57,11 +59,15 @@ class FeatureWriter:
         self._parts = Parts(storage.join(folder, FEATURES_FOLDER))
 
     def write(self, piece: Range, batch: dict[str, npt.NDArray[Any]]) -> None:
-        """Write the part of a range from its ``index``, ``image`` and ``label``; then the range is done."""
+        """Write the part of a range from its ``index``, ``image`` and ``label``; then the range is done.
+
+        Other columns of the batch, a number for each image, are kept as they are.
+        """
         images = torch.from_numpy(np.array(batch["image"]))
         columns: Columns = {name: np.asarray(batch[name], np.int64) for name in ("index", "label")}
-        if self._extractor is not None:
-            columns |= {name: values.numpy() for name, values in self._extractor(images).items()}
+        columns |= {name: np.asarray(batch[name]) for name in batch.keys() - columns.keys() - NOT_KEPT}
+        for kind, extractor in self._extractors.items():
+            columns |= {_column(kind, name): found.numpy() for name, found in extractor(images).items()}
         if self._classify is not None:
             probabilities = self._classify(images).numpy()
             asked = probabilities[np.arange(len(images)), columns["label"]]
@@ -91,23 +97,57 @@ class FeatureWriter:
 
 
 def collect(
-    parts: Parts, pieces: list[Range], select: Choose | None = None, keep: Choose | None = None
-) -> Collected:
-    """Statistics of the features of all ranges, and the features themselves.
+    parts: Parts,
+    pieces: list[Range],
+    extractors: Sequence[ExtractorKind],
+    select: Choose | None = None,
+    keep: Choose | None = None,
+    *,
+    tenths_of: int | None = None,
+) -> dict[ExtractorKind, Collected]:
+    """Statistics of the features of all ranges, and the features themselves, for each extractor.
 
     Args:
         select: which of a part's rows count; None: all.
         keep: of which rows the features are handed back one by one; None: of those that count.
+        tenths_of: the number of images, where the statistics of each tenth of them are wanted.
     """
-    rows: dict[str, list[npt.NDArray[Any]]] = {"features": [], "logits": []}
-    sums: dict[str, FeatureStatistics] = {}
+    found = {kind: _Collecting(kind) for kind in extractors}
     for columns in parts.read(pieces):
         counted = slice(None) if select is None else select(columns)
         kept = counted if keep is None else keep(columns)
-        for name in rows.keys() & columns.keys():
-            rows[name].append(columns[name][kept])
-        for name in {"features", "spatial"} & columns.keys():
-            part = FeatureStatistics.of(columns[name][counted])
-            sums[name] = sums[name] + part if name in sums else part
-    logits = np.concatenate(rows["logits"]) if rows["logits"] else None
-    return Collected(np.concatenate(rows["features"]), sums["features"], sums.get("spatial"), logits)
+        group = None if tenths_of is None else columns["index"][counted] * TENTHS // tenths_of
+        for one in found.values():
+            one.add(columns, counted, kept, group)
+    return {kind: one.finish() for kind, one in found.items()}
+
+
+class _Collecting:
+    """What is collected of one extractor, part by part."""
+
+    def __init__(self, kind: ExtractorKind) -> None:
+        self._kind = kind
+        self._rows: dict[str, list[npt.NDArray[Any]]] = {"features": [], "logits": []}
+        self._sums: dict[str, dict[int, FeatureStatistics]] = {"features": {}, "spatial": {}}
+
+    def add(self, columns: Columns, counted: Any, kept: Any, group: npt.NDArray[Any] | None) -> None:
+        for name, rows in self._rows.items():
+            if (column := _column(self._kind, name)) in columns:
+                rows.append(columns[column][kept])
+        for name, sums in self._sums.items():
+            if (column := _column(self._kind, name)) not in columns:
+                continue
+            features = columns[column][counted]
+            for number in [0] if group is None else np.unique(group).tolist():
+                part = FeatureStatistics.of(features if group is None else features[group == number])
+                sums[number] = sums[number] + part if number in sums else part
+
+    def finish(self) -> Collected:
+        parts = {name: tuple(sums[number] for number in sorted(sums)) for name, sums in self._sums.items()}
+        logits = np.concatenate(self._rows["logits"]) if self._rows["logits"] else None
+        return Collected(np.concatenate(self._rows["features"]), parts["features"], parts["spatial"], logits)
+
+
+def _column(kind: ExtractorKind, name: str) -> str:
+    """The column of a part that holds what an extractor calls ``name``."""
+    return f"{kind}.{name}"

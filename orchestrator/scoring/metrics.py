@@ -1,8 +1,9 @@
-"""Numbers from features, by torch-fidelity's formulas.
+"""Numbers from the features of one extractor, with the error that chance may have made.
 
-They are Fréchet distances, KID, precision and recall, and the Inception Score.
+KID, precision, recall and the Inception Score are computed by torch-fidelity's functions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from orchestrator.scoring.frechet import FeatureStatistics, Gaussian, frechet_distance
+from orchestrator.config.schema import ExtractorKind
+from orchestrator.scoring import jackknife
+from orchestrator.scoring.frechet import FeatureStatistics, FrechetDistance, Gaussian
+from orchestrator.scoring.kernels import (
+    CMMD_SCALE,
+    CMMD_SIGMA,
+    Kernel,
+    KernelSums,
+    cubic_kernel,
+    gaussian_kernel,
+    kernel_sums,
+)
+from orchestrator.scoring.neighbours import NEIGHBOURS, density_and_coverage
 
 KID_SUBSETS = 100
 MAX_KID_SUBSET_SIZE = 1000
@@ -23,21 +36,36 @@ DISTANCES_AT_ONCE = 10_000
 
 @dataclass(frozen=True)
 class Collected:
-    """What was extracted from a set of images."""
+    """What one extractor made of a set of images."""
 
     features: npt.NDArray[np.float32]
     """Features ``[N, D]``, in the order of the images."""
-    statistics: FeatureStatistics
-    """Statistics of ``features``."""
-    spatial: FeatureStatistics | None = None
-    """Statistics of Inception's spatial features."""
+    parts: tuple[FeatureStatistics, ...]
+    """Statistics of ``features``: of each tenth of the images, or of all of them in one."""
+    spatial_parts: tuple[FeatureStatistics, ...] = ()
+    """The same of Inception's spatial features."""
     logits: npt.NDArray[np.float32] | None = None
     """Inception's logits ``[N, 1008]``, without the last layer's bias."""
 
     @property
+    def statistics(self) -> FeatureStatistics:
+        """Statistics of all features."""
+        return jackknife.sum_of(self.parts)
+
+    @property
+    def spatial(self) -> FeatureStatistics | None:
+        """Statistics of all spatial features."""
+        return jackknife.sum_of(self.spatial_parts) if self.spatial_parts else None
+
+    @property
     def count(self) -> int:
         """The number of images, N."""
-        return self.statistics.count
+        return sum(part.count for part in self.parts)
+
+    @property
+    def groups(self) -> list[npt.NDArray[np.float32]]:
+        """The features of each of ``parts``; all of them must have been kept."""
+        return np.split(self.features, np.cumsum([part.count for part in self.parts])[:-1])
 
 
 @dataclass(frozen=True)
@@ -58,25 +86,40 @@ class Metric:
     value: float
     meaning: str
     settings: dict[str, Any]
+    error: float | None = None
+    """Its standard error, where the images are enough to tell."""
 
 
-def all_metrics(samples: Collected, target: Target, is_fid: bool) -> list[Metric]:
-    """All metrics that the features of ``samples`` allow.
-
-    Args:
-        is_fid: whether the features are Inception's, so that the distance may be called FID.
-    """
-    distance = frechet_distance(samples.statistics.gaussian(), target.gaussian)
-    meaning = "Fréchet distance of the samples to real images; lower is better"
-    found = [Metric("fid" if is_fid else "fd", distance, meaning, {})]
-    if samples.spatial is not None and target.spatial is not None:
+def all_metrics(samples: Collected, target: Target, extractor: ExtractorKind) -> list[Metric]:
+    """All metrics that the features of ``samples`` allow; the extractor's own distance comes first."""
+    name = "fid" if extractor == "inception" else "fd"
+    found = _frechet(name, samples.parts, target.gaussian, "Fréchet distance of the samples to real images")
+    if samples.spatial_parts and target.spatial is not None:
         # sFID: Nash et al. 2021, "Generating images with sparse representations".
-        spatial = frechet_distance(samples.spatial.gaussian(), target.spatial)
-        found.append(Metric("sfid", spatial, "the same of features that keep positions; lower is better", {}))
+        found += _frechet(
+            "sfid", samples.spatial_parts, target.spatial, "the same of features with positions"
+        )
     if samples.logits is not None:
         found.append(_inception_score(samples.logits))
     if target.features is not None:
-        found += [_kid(samples.features, target.features), *_prc(samples.features, target.features)]
+        found.append(_kid(samples, target.features))
+        found += _prc(samples.features, target.features)
+        found += _density_and_coverage(samples.features, target.features)
+        if extractor == "clip":
+            found.insert(0, _cmmd(samples, target.features))
+    return found
+
+
+def _frechet(name: str, parts: Sequence[FeatureStatistics], target: Gaussian, meaning: str) -> list[Metric]:
+    distance, whole = FrechetDistance(target), jackknife.sum_of(parts).gaussian()
+    settings, error = {}, None
+    if len(parts) > 1:
+        error = jackknife.error_of_distance(parts, distance)
+        settings = {"error": jackknife.METHOD}
+    found = [Metric(name, distance(whole), f"{meaning}; lower is better", settings, error)]
+    if name != "sfid" and (at_infinity := jackknife.distance_at_infinity(parts, distance)) is not None:
+        text = "what it would be with infinitely many samples, by a line in 1/count"
+        found.append(Metric(f"{name}_infinity", at_infinity, text, {"fitted": jackknife.FITTED}))
     return found
 
 
@@ -90,17 +133,41 @@ def _inception_score(logits: npt.NDArray[np.float32]) -> Metric:
     return Metric("is", found["inception_score_mean"], meaning, settings)
 
 
-def _kid(samples: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> Metric:
+def _kid(samples: Collected, real: npt.NDArray[np.float32]) -> Metric:
     from torch_fidelity.metric_kid import kid_features_to_metric
 
     # The squared MMD under the kernel (x.y / D + 1)^3: Bińkowski et al. 2018, "Demystifying MMD GANs".
-    size = min(MAX_KID_SUBSET_SIZE, len(samples), len(real))
-    settings = {"kid_subsets": KID_SUBSETS, "kid_subset_size": size, "rng_seed": SEED}
+    size = min(MAX_KID_SUBSET_SIZE, samples.count, len(real))
+    settings: dict[str, Any] = {"kid_subsets": KID_SUBSETS, "kid_subset_size": size, "rng_seed": SEED}
     found = kid_features_to_metric(
-        torch.from_numpy(samples), torch.from_numpy(real), verbose=False, **settings
+        torch.from_numpy(samples.features), torch.from_numpy(real), verbose=False, **settings
     )
     meaning = "Kernel distance of the samples to real images, unbiased for any count; lower is better"
-    return Metric("kid", found["kernel_inception_distance_mean"], meaning, {**settings, "real": len(real)})
+    error = None
+    if len(samples.parts) > 1:
+        error = _error(_sums(samples, real, cubic_kernel), unbiased=True)
+        settings["error"] = f"{jackknife.METHOD}, of the distance of all of them at once"
+    value = found["kernel_inception_distance_mean"]
+    return Metric("kid", value, meaning, {**settings, "real": len(real)}, error)
+
+
+def _cmmd(samples: Collected, real: npt.NDArray[np.float32]) -> Metric:
+    sums = _sums(samples, real, gaussian_kernel)
+    settings: dict[str, Any] = {"sigma": CMMD_SIGMA, "scale": CMMD_SCALE, "real": len(real)}
+    error = None
+    if len(samples.parts) > 1:
+        error, settings["error"] = CMMD_SCALE * _error(sums, unbiased=False), jackknife.METHOD
+    meaning = "CMMD: kernel distance of the samples to real images; lower is better"
+    return Metric("cmmd", CMMD_SCALE * sums.mmd(unbiased=False), meaning, settings, error)
+
+
+def _sums(samples: Collected, real: npt.NDArray[np.float32], kernel: Kernel) -> KernelSums:
+    return kernel_sums(samples.groups, real, kernel)
+
+
+def _error(sums: KernelSums, *, unbiased: bool) -> float:
+    places = range(len(sums.counts))
+    return jackknife.standard_error([sums.mmd(unbiased=unbiased, without=place) for place in places])
 
 
 def _prc(samples: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> list[Metric]:
@@ -116,4 +183,16 @@ def _prc(samples: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> lis
     return [
         Metric("precision", found["precision"], "fraction of samples that lie among real images", settings),
         Metric("recall", found["recall"], "fraction of real images that samples lie around", settings),
+    ]
+
+
+def _density_and_coverage(samples: npt.NDArray[np.float32], real: npt.NDArray[np.float32]) -> list[Metric]:
+    neighbours = min(NEIGHBOURS, len(real) - 1)
+    density, coverage = density_and_coverage(samples, real, neighbours)
+    settings = {"neighbors": neighbours, "real": len(real)}
+    return [
+        Metric(
+            "density", density, "real images around a sample, 1 as for real ones; higher is better", settings
+        ),
+        Metric("coverage", coverage, "fraction of real images with a sample near them", settings),
     ]

@@ -84,7 +84,7 @@ def _score(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
     protocol = one["protocol"]
     return {
         "name": name,
-        "value": f"{one['value']:.4g}",
+        "value": f"{one['value']:.4g}" + (f" ± {one['error']:.2g}" if "error" in one else ""),
         "samples": f"{protocol['samples']:,}" if "samples" in protocol else "",
         "meaning": one["meaning"] + (f" (the paper: {one['paper']})" if "paper" in one else ""),
     }

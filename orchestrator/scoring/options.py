@@ -65,6 +65,15 @@ class ReferenceOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VAEOptions:
+    """The options of scoring a VAE."""
+
+    images: str | None = None
+    """Images to encode and decode, all of them: a folder, an .npz with arr_0, or a dataset of pixels; by
+    default data.path."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuidanceSweepOptions(CheckpointOptions):
     """The options of a guidance sweep."""
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dimr_model import DiMR
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, ExtractorKind
 from orchestrator.errors import UserError
 from orchestrator.run.terminal import ImageProgress
 from orchestrator.sampling.parts import Parts, Range
@@ -27,6 +27,7 @@ from orchestrator.sampling.sent_model import SentModel
 from orchestrator.scoring.classifier import Classifier
 from orchestrator.scoring.features import FEATURES_FOLDER, FeatureWriter
 from orchestrator.scoring.real_images import ImageReader, RealImages
+from orchestrator.scoring.reconstruction import Reconstructions, Reconstructor
 from orchestrator.stalls import InTime
 from orchestrator.tracking.gauges import show_progress
 
@@ -56,12 +57,13 @@ class Work:
     """Images to turn into parts."""
 
     config: ExperimentConfig
-    images: Samples | RealImages
+    images: Samples | RealImages | Reconstructions
     ranges: tuple[Range, ...]
     folder: str
     """Where parts and images are written."""
     classifier: Classifier | None = None
-    extract: bool = True
+    extractors: tuple[ExtractorKind, ...] = ()
+    """Whose features are kept of each image."""
     keep_below: float = 0.0
     """Images to which the classifier gives a lower probability of their class stay in the parts."""
     keep_small: bool = False
@@ -80,7 +82,8 @@ class Work:
     def for_writer(self, use_gpu: bool) -> tuple[Any, ...]:
         """The arguments of a :class:`FeatureWriter`; the network stays behind."""
         return (
-            self.config, self.folder, self.classifier, self.extract, use_gpu, self.keep_below, self.keep_small
+            self.config, self.folder, self.classifier, self.extractors, use_gpu, self.keep_below,
+            self.keep_small,
         )  # fmt: skip
 
 
@@ -93,7 +96,7 @@ def run(work: Work, what: str, console: Console) -> None:
     missing = work.missing()
     places = sum(piece.stop - piece.start for piece in work.ranges)
     done = places - sum(piece.stop - piece.start for piece in missing)
-    images = work.images.count if isinstance(work.images, RealImages) else places
+    images = places if isinstance(work.images, Samples) else work.images.count
     if not missing:
         return
     awaited = "the sampling processes" if isinstance(work.images, Samples) else "the reading processes"
@@ -108,6 +111,8 @@ def run(work: Work, what: str, console: Console) -> None:
 def _source(work: Work, use_gpu: bool) -> Callable[[Range], dict[str, Any]]:
     if isinstance(work.images, RealImages):
         return ImageReader(work.images, work.config, use_gpu).read
+    if isinstance(work.images, Reconstructions):
+        return Reconstructor(work.images, work.config, use_gpu).read
     sampler = ImageSampler(work.config, work.images.network(), work.images.scaling_factor)
     return lambda piece: sampler(list(range(piece.start, piece.stop)))
 
@@ -181,7 +186,7 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
         StalledError: no range was finished in time.
     """
     sampling, evaluation = work.config.sampling, work.config.evaluation
-    use_gpu = evaluation.extractor_use_gpu and (work.extract or work.classifier is not None)
+    use_gpu = evaluation.extractor_use_gpu and (bool(work.extractors) or work.classifier is not None)
     stages: list[tuple[Any, tuple[Any, ...], int, bool]]
     if isinstance(work.images, Samples):
         stages = [

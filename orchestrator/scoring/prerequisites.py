@@ -6,8 +6,12 @@ Importing this does not import torch.
 from orchestrator import storage
 from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.scoring.reference_files import check_reference
+
+NEED_NO_CHECK = {"efficientnet_lite0"}
+"""Extractors whose weights come with a package; torch is not loaded to look at them."""
 
 
 def require_reference(path: str, config: ExperimentConfig) -> None:
@@ -40,16 +44,30 @@ def require_enough_images(config: ExperimentConfig) -> None:
         )
 
 
-def require_all(config: ExperimentConfig) -> None:
-    """Find, or fetch, the extractor's weights and the reference.
+def require_classes(config: ExperimentConfig, dataset: LatentDataset) -> None:
+    """Check that the dataset has classes where its classifier is an extractor.
 
     Raises:
-        UserError: one of them is not there, or there are to be too few samples.
+        UserError: it has one alone.
+    """
+    if "dataset_classifier" in config.evaluation.extractors and len(dataset.info.class_names) < 2:
+        raise UserError(
+            f"The extractor dataset_classifier learns to tell a dataset's classes apart, and {dataset.path} "
+            "has only one. Take it out of --evaluation.extractors."
+        )
+
+
+def require_all(config: ExperimentConfig) -> None:
+    """Find, or fetch, the extractors' weights and the reference, and see that they are what they must be.
+
+    Raises:
+        UserError: one of them is not there, or of another kind, or there are to be too few samples.
     """
     require_enough_images(config)
     if config.evaluation.reference is not None:
         require_reference(config.evaluation.reference, config)
-    if config.evaluation.extractor == "inception":
-        from orchestrator.scoring.extractors import weights_file
+    if NEED_NO_CHECK.issuperset(config.evaluation.extractors):
+        return
+    from orchestrator.scoring.extractors import check_weights
 
-        weights_file(config.evaluation)
+    check_weights(config.evaluation)

@@ -3,10 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, ExtractorKind
 from orchestrator.data.compatibility import describe_vae
 from orchestrator.sampling.decoder import ROUNDING
 from orchestrator.scoring.model_under_test import ModelUnderTest
@@ -42,6 +43,16 @@ class Measurement:
     protocol: dict[str, Any]
     paper: str = ""
     """What the paper reports for this model under this protocol, if it does."""
+    error: float | None = None
+    """Its standard error, where it is known; the protocol's settings say how."""
+
+    def plain(self) -> dict[str, Any]:
+        """As in metrics.json: its value, meaning and protocol.
+
+        Where it has them, also its standard ``error`` and the paper's number.
+        """
+        kept = ("value", "error", "meaning", "protocol", "paper")
+        return {name: getattr(self, name) for name in kept if getattr(self, name) not in (None, "")}
 
     @property
     def name(self) -> str:
@@ -59,6 +70,18 @@ class Measurement:
     def is_of_samples(self) -> bool:
         """Whether it was measured on samples, rather than on real images or noise."""
         return "samples" in self.protocol
+
+
+def distance_name(extractor: ExtractorKind) -> str:
+    """The metric that is an extractor's own distance: only Inception's Fréchet distance may be called FID."""
+    return {"inception": "fid", "clip": "cmmd"}.get(extractor, "fd")
+
+
+def is_distance(name: str) -> bool:
+    """Whether a name, with a count or without, is that of an extractor's own distance of samples."""
+    return re.fullmatch(rf"(fid|fd|cmmd)(\d+k?)?_.+_({'|'.join(KINDS_OF_WEIGHTS)})", name) is not None and (
+        "infinity" not in name
+    )
 
 
 def count_name(count: int) -> str:
@@ -128,10 +151,17 @@ def samples_name(protocol: dict[str, Any], **kept: Any) -> str:
     return f"{first}-{sampler['kind']}{sampler['steps']}-{strength}-{digest}"
 
 
-def summary_of(protocol: dict[str, Any]) -> str:
-    """The protocol of a score in a line or two, for the terminal."""
-    guidance, weights = protocol["guidance"], protocol["weights"]
-    reference, extractor = protocol["reference"], protocol["extractor"]
+def summary_of(metrics: dict[str, Any]) -> str:
+    """How scores were measured, in a line or two for the terminal.
+
+    Args:
+        metrics: as in ``metrics.json``.
+    """
+    protocols = [one["protocol"] for one in metrics.values()]
+    protocol = protocols[0]
+    guidance, weights, reference = protocol["guidance"], protocol["weights"], protocol["reference"]
+    extractors = {one["extractor"]["name"]: one["extractor"] for one in protocols if "extractor" in one}
+    features = " and ".join(f"{name} {one['weights_sha256'][:8]}" for name, one in extractors.items())
     strength = "without guidance"
     if guidance["kind"] != "none":
         first, last = guidance["interval"]
@@ -141,6 +171,6 @@ def summary_of(protocol: dict[str, Any]) -> str:
         f"{protocol['samples']} samples, {weights['kind']} weights {weights['sha256'][:8]}{seen}, sampler "
         f"{protocol['sampler']['kind']} with {protocol['sampler']['steps']} steps, {strength}, labels "
         f"{protocol['labels'].split(':')[0]}, seed {protocol['seed']}, {protocol['precision']}; features of "
-        f"{extractor['name']} {extractor['weights_sha256'][:8]}; {reference['images']} real images of "
-        f"{reference['source']}, {reference['sha256'][:8]}"
+        f"{features}; {reference.get('images', 'statistics of')} real images of {reference['source']}, "
+        f"{reference['sha256'][:8]}"
     )

@@ -7,6 +7,7 @@ of some of the images, for KID, precision and recall, and ``about``, which says 
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,12 @@ from rich.console import Console
 
 from dimr_model import randomness
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig, ExtractorKind
 from orchestrator.data.compatibility import describe_vae
 from orchestrator.errors import UserError
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.cache import cache_path, get_or_make
-from orchestrator.scoring.extractors import ExtractorDescription, describe_extractor
+from orchestrator.scoring.extractors import ExtractorDescription, describe_extractors
 from orchestrator.scoring.features import FEATURES_FOLDER, Choose, collect
 from orchestrator.scoring.frechet import Gaussian
 from orchestrator.scoring.metrics import Collected, Target
@@ -29,7 +30,7 @@ from orchestrator.scoring.pipeline import Work
 from orchestrator.scoring.prerequisites import require_reference
 from orchestrator.scoring.protocol import VERSION
 from orchestrator.scoring.real_images import RealImages, image_resolution, open_images
-from orchestrator.scoring.reference_files import ADM_IMAGES, read_arrays, read_headers
+from orchestrator.scoring.reference_files import ADM_IMAGES, by_space, read_arrays, read_headers
 
 MAX_KEPT_FEATURES = 10_000
 """As many as ADM's reference files hold images for precision and recall."""
@@ -47,37 +48,64 @@ class Reference:
     path: str
 
 
-def load_reference(path: str, config: ExperimentConfig, console: Console) -> Reference:
-    """The reference that ``evaluation.reference`` names; where it names images, their statistics are made.
+def load_references(path: str, config: ExperimentConfig, console: Console) -> list[Reference]:
+    """What ``evaluation.reference`` names, for each extractor. Of images, statistics are made.
 
     Raises:
-        UserError: there is none, or it was made with another extractor or at another resolution.
+        UserError: there is none, or it was made with other extractors or at another resolution.
     """
     require_reference(path, config)
-    described = dataclasses.asdict(describe_extractor(config.evaluation))
+    described = describe_extractors(config.evaluation)
     if not path.endswith(".npz"):
-        return make_reference(open_images(path, config), config, described, console)
+        return make_references(open_images(path, config), config, described, console)
     content = _read_npz(path)
-    if "about" in content:
-        return _checked(_from_npz(path, content), config, described, path)
+    found = [_from_npz(path, arrays) for arrays in by_space(content).values()]
+    if found:
+        stored = {one.about["extractor"]["name"]: one for one in found}
+        # Before anything is sampled, require_reference() has seen that there is one for each.
+        return [_checked(stored[one.name], config, one, path) for one in described]
     return _from_adm(path, content, config, described, console)
 
 
-def make_reference(
-    images: RealImages, config: ExperimentConfig, described: dict[str, Any], console: Console
-) -> Reference:
-    """Statistics of all of ``images``, read from their file where they were made before."""
-    facts = about(images, config) | {"extractor": described}
-    folder = cache_path(config, facts, described["name"])
+def make_references(
+    images: RealImages, config: ExperimentConfig, described: Sequence[ExtractorDescription], console: Console
+) -> list[Reference]:
+    """Statistics of all of ``images`` for each extractor, from the files of those that were made before.
 
-    def make() -> None:
-        work = Work(config, images, images.ranges, folder)
+    One pass over the images makes all that are missing.
+    """
+    facts = {one.name: facts_of(images, config, one) for one in described}
+    files = {f"{cache_path(config, facts[one.name], one.name)}.npz": one.name for one in described}
+
+    def make(missing: Sequence[str]) -> None:
+        kinds = tuple(files[file] for file in missing)
+        work = Work(
+            config, images, images.ranges, base_of(images, config, described, kinds), extractors=kinds
+        )
         pipeline.run(work, "reference", console)
-        found = collect(work.parts, list(images.ranges), keep=kept(images.count))
-        write_reference(f"{folder}.npz", found, facts)
-        storage.delete_folder(storage.join(folder, FEATURES_FOLDER))
+        found = collect(work.parts, list(images.ranges), kinds, keep=kept(images.count))
+        for file, kind in zip(missing, kinds, strict=True):
+            write_reference(file, found[kind], facts[kind])
+        storage.delete_folder(storage.join(work.folder, FEATURES_FOLDER))
 
-    return get_or_make(folder, [f"{folder}.npz"], make, read_reference)[0]
+    base = base_of(images, config, described, tuple(facts))
+    return get_or_make(base, list(files), make, read_reference)
+
+
+def facts_of(images: RealImages, config: ExperimentConfig, described: ExtractorDescription) -> dict[str, Any]:
+    """What an extractor's statistics of images are made from."""
+    return about(images, config) | {"extractor": dataclasses.asdict(described)}
+
+
+def base_of(
+    images: RealImages,
+    config: ExperimentConfig,
+    described: Sequence[ExtractorDescription],
+    kinds: Sequence[ExtractorKind],
+) -> str:
+    """The folder in which one pass over images makes the statistics of ``kinds``."""
+    judges = [dataclasses.asdict(one) for one in described if one.name in kinds]
+    return cache_path(config, about(images, config) | {"extractors": judges}, "pass")
 
 
 def kept(count: int) -> Choose:
@@ -115,6 +143,26 @@ def write_reference(path: str, found: Collected, facts: dict[str, Any]) -> None:
     storage.write_bytes(path, content.getvalue())
 
 
+def join_references(references: Sequence[Reference], path: str) -> str:
+    """Write statistics of the same images by several extractors into one file; returns its hash.
+
+    The arrays of each have its name before them, ``dinov2.mu``. A single extractor's keep ADM's names.
+    """
+    if len(references) == 1:
+        content = storage.read_bytes(references[0].path)
+    else:
+        arrays: dict[str, Any] = {
+            f"{one.about['extractor']['name']}.{name}": array
+            for one in references
+            for name, array in read_arrays(one.path).items()
+        }
+        stream = io.BytesIO()
+        np.savez(stream, allow_pickle=False, **arrays)
+        content = stream.getvalue()
+    storage.write_bytes(path, content)
+    return storage.sha256_of(path)
+
+
 def read_reference(path: str) -> Reference:
     """Statistics that :func:`write_reference` wrote.
 
@@ -127,8 +175,8 @@ def read_reference(path: str) -> Reference:
 def _read_npz(path: str) -> dict[str, npt.NDArray[Any]]:
     # Images are read by those who need them.
     content = read_arrays(path, but=ADM_IMAGES)
-    for name in ("mu", "sigma"):
-        if name in content and not np.isfinite(content[name]).all():
+    for name, array in content.items():
+        if name.rpartition(".")[2] in ("mu", "sigma") and not np.isfinite(array).all():
             raise UserError(f"{name} in {path} is not finite. Fetch or make it again.")
     return content
 
@@ -147,29 +195,34 @@ def _from_npz(path: str, content: dict[str, npt.NDArray[Any]]) -> Reference:
 
 
 def _from_adm(
-    path: str, content: dict[str, npt.NDArray[Any]], config: ExperimentConfig, described: dict[str, Any],
-    console: Console,
-) -> Reference:  # fmt: skip
-    """ADM's statistics as they are; KID, precision and recall take the features of the images beside them."""
-    if "mu" not in content:
-        return make_reference(open_images(path, config), config, described, console)
-    if described["name"] != "inception" or len(content["mu"]) != described["dimensions"]:
-        raise UserError(
-            f"{path} holds statistics of Inception's features and evaluation.extractor is "
-            f"{described['name']}. Set --evaluation.extractor inception, or another --evaluation.reference."
-        )
-    facts: dict[str, Any] = {"source": path, "statistics_by": "ADM's TensorFlow Inception"}
-    features = None
-    if ADM_IMAGES in read_headers(path):
+    path: str, content: dict[str, npt.NDArray[Any]], config: ExperimentConfig,
+    described: Sequence[ExtractorDescription], console: Console,
+) -> list[Reference]:  # fmt: skip
+    """ADM's statistics as they are, for Inception.
+
+    KID, precision and recall take the features of the images beside them, and so do all numbers of other
+    extractors.
+    """
+    made: dict[ExtractorKind, Reference] = {}
+    has_images = ADM_IMAGES in read_headers(path)
+    if has_images:
         images = open_images(path, config)
-        features = make_reference(images, config, described, console).target.features
-        facts["kind"] = "ADM's statistics; KID, precision and recall against its images"
-        facts |= {"images": images.count, "resolution": images.resolution}
-    else:
-        facts["kind"] = "statistics without images; no KID, precision or recall"
-        console.print(f"{path} holds no images, so there is no KID, precision or recall.", soft_wrap=True)
-    target = Target(_gaussian(content, ""), _gaussian(content, "_s") if "mu_s" in content else None, features)
-    return Reference(target, facts, storage.sha256_of(path), path)
+        references = make_references(images, config, described, console)
+        made = {one.name: reference for one, reference in zip(described, references, strict=True)}
+    if "mu" in content and any(one.name == "inception" for one in described):
+        facts: dict[str, Any] = {"source": path, "statistics_by": "ADM's TensorFlow Inception"}
+        features = None
+        if has_images:
+            features = made["inception"].target.features
+            facts["kind"] = "ADM's statistics; KID, precision and recall against its images"
+            facts |= {"images": images.count, "resolution": images.resolution}
+        else:
+            facts["kind"] = "statistics without images; no KID, precision or recall"
+            console.print(f"{path} holds no images, so there is no KID, precision or recall.", soft_wrap=True)
+        spatial = _gaussian(content, "_s") if "mu_s" in content else None
+        target = Target(_gaussian(content, ""), spatial, features)
+        made["inception"] = Reference(target, facts, storage.sha256_of(path), path)
+    return [made[one.name] for one in described]
 
 
 def _gaussian(content: dict[str, npt.NDArray[Any]], suffix: str) -> Gaussian:
@@ -177,18 +230,18 @@ def _gaussian(content: dict[str, npt.NDArray[Any]], suffix: str) -> Gaussian:
 
 
 def _checked(
-    reference: Reference, config: ExperimentConfig, described: dict[str, Any], path: str
+    reference: Reference, config: ExperimentConfig, described: ExtractorDescription, path: str
 ) -> Reference:
-    stored = reference.about["extractor"]
+    stored, here = reference.about["extractor"], dataclasses.asdict(described)
     differing = [
-        f"{name} (there {stored.get(name)}, here {described[name]})"
-        for name in (field.name for field in dataclasses.fields(ExtractorDescription))
-        if stored.get(name) != described[name]
+        f"{name} (there {stored.get(name)}, here {value})"
+        for name, value in here.items()
+        if stored.get(name) != value
     ]
     if differing:
         raise UserError(
-            f"The reference {path} was made with another extractor: {', '.join(differing)}. "
-            "Set --evaluation.extractor to its, or make it again."
+            f"The reference {path} was made with another {described.name}: {', '.join(differing)}. Name the "
+            "weights that it was made with, or make it again."
         )
     if reference.about["resolution"] != image_resolution(config):
         raise UserError(

@@ -3,11 +3,11 @@
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ READ_AT_ONCE = 16
 HEADER_BYTES = 1 << 16
 MOST_NAMED = 5
 INCEPTION_DIMENSIONS = 2048
+ABOUT = "about"
+"""The array with which a file of ours says what its statistics were made from."""
+Value = TypeVar("Value")
 NPZ_ERRORS = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, RuntimeError)
 
 
@@ -127,32 +130,33 @@ def read_headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     return headers
 
 
+def by_space(names: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    """What an ``.npz`` of ours holds of each extractor, by the arrays' names there; nothing where it is none.
+
+    An extractor that is alone in the file has no name before its arrays, and is called ``""``.
+    """
+    found: dict[str, dict[str, Value]] = {}
+    for name, value in names.items():
+        space, _, inner = name.rpartition(".")
+        found.setdefault(space, {})[inner] = value
+    return {space: inner for space, inner in found.items() if ABOUT in inner}
+
+
 def _check_npz(path: str, config: ExperimentConfig, resolution: int | None) -> None:
     headers = read_headers(path)
-    extractor = config.evaluation.extractor
-    if "about" in headers:
-        _require_arrays(path, headers, ("mu", "sigma", "features"))
-        with npz_errors(path):
-            about = json.loads(str(read_arrays(path, only="about")["about"]))
-            made_with, size = about["extractor"]["name"], about["resolution"]
-        if made_with != extractor:
-            raise UserError(
-                f"The reference {path} was made with another extractor: name (there {made_with}, here "
-                f"{extractor}). Set --evaluation.extractor to its, or make it again."
-            )
-        if resolution not in (None, size):
-            raise UserError(
-                f"The reference {path} is of {size}x{size} images and the network samples "
-                f"{resolution}x{resolution}. Make one of that resolution."
-            )
+    spaces = by_space(headers)
+    if spaces:
+        _check_ours(path, config, resolution, spaces)
         return
+    others = [kind for kind in config.evaluation.extractors if kind != "inception"]
     if "mu" in headers or "sigma" in headers:
         _require_arrays(path, headers, ("mu", "sigma"))
-        if extractor != "inception" or headers["mu"][0] != (INCEPTION_DIMENSIONS,):
+        if headers["mu"][0] != (INCEPTION_DIMENSIONS,) or (others and ADM_IMAGES not in headers):
             raise UserError(
-                f"{path} holds statistics of Inception's features, of {headers['mu'][0][0]} dimensions, and "
-                f"evaluation.extractor is {extractor}. Set --evaluation.extractor inception, or another "
-                "--evaluation.reference."
+                f"{path} holds statistics of Inception's features, of {headers['mu'][0][0]} dimensions, "
+                "without images, and evaluation.extractors is "
+                f"[{', '.join(config.evaluation.extractors)}]. Set --evaluation.extractors '[inception]', or "
+                "another --evaluation.reference: images, or a dataset."
             )
     elif ADM_IMAGES not in headers:
         raise UserError(
@@ -164,6 +168,32 @@ def _check_npz(path: str, config: ExperimentConfig, resolution: int | None) -> N
         size = require_images(path, *headers[ADM_IMAGES])
         if resolution is not None:
             require_resolution(path, size, resolution)
+
+
+def _check_ours(
+    path: str, config: ExperimentConfig, resolution: int | None, spaces: dict[str, dict[str, Any]]
+) -> None:
+    found: dict[str, int] = {}
+    for space, headers in spaces.items():
+        _require_arrays(path, headers, ("mu", "sigma", "features"))
+        name = ".".join(filter(None, (space, ABOUT)))
+        with npz_errors(path):
+            about = json.loads(str(read_arrays(path, only=name)[name]))
+            found[about["extractor"]["name"]] = about["resolution"]
+    missing = [kind for kind in config.evaluation.extractors if kind not in found]
+    if missing:
+        raise UserError(
+            f"The reference {path} has statistics of {' and '.join(found)}, and none of "
+            f"{' or '.join(missing)}, which evaluation.extractors asks for. Set --evaluation.extractors "
+            f"'[{', '.join(found)}]', name the images themselves as --evaluation.reference, or make the file "
+            "again with `python jobs/evaluate.py reference`."
+        )
+    for size in found.values():
+        if resolution not in (None, size):
+            raise UserError(
+                f"The reference {path} is of {size}x{size} images and the network samples "
+                f"{resolution}x{resolution}. Make one of that resolution."
+            )
 
 
 def _require_arrays(path: str, headers: dict[str, Any], names: tuple[str, ...]) -> None:

@@ -15,8 +15,10 @@ from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.run.terminal import print_logs
 from orchestrator.scoring.evaluate import Evaluation, evaluate
+from orchestrator.scoring.jackknife import can_be_told_apart
 from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
 from orchestrator.scoring.options import GuidanceSweepOptions
+from orchestrator.scoring.protocol import is_distance
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ class GuidanceResult:
     images: int
     metrics: dict[str, float]
     """Metrics, with no count in their names, such as fid_inception_ema."""
+    error: float | None = None
+    """The standard error of the distance."""
 
 
 def run_guidance_sweep(
@@ -84,8 +88,8 @@ def run_guidance_sweep(
 
 
 def distance(result: GuidanceResult) -> float:
-    """What the sweep makes small: FID, or the embedded extractor's distance."""
-    return next(value for name, value in result.metrics.items() if name.startswith(("fid_", "fd_")))
+    """What the sweep makes small: the distance by the first extractor."""
+    return next(value for name, value in result.metrics.items() if is_distance(name))
 
 
 def refine(best: Setting, tried: list[Setting]) -> list[Setting]:
@@ -137,8 +141,10 @@ def _evaluated(
             evaluation=dataclasses.replace(config.evaluation, images=images),
         )
         scored = evaluate(Evaluation(point, tested, dataset, console))
-        metrics = {m.name_without_count: m.value for m in scored.measurements if m.is_of_samples}
-        found.append(GuidanceResult(setting, images, metrics))
+        of_samples = [m for m in scored.measurements if m.is_of_samples]
+        metrics = {m.name_without_count: m.value for m in of_samples}
+        error = next(m.error for m in of_samples if is_distance(m.name))
+        found.append(GuidanceResult(setting, images, metrics, error))
     return found
 
 
@@ -178,7 +184,7 @@ def plot(found: list[GuidanceResult], title: str) -> "Figure":
         )
         label = f"{images:,} samples, steps {interval[0]:g} to {interval[1]:g}"
         axes.plot(*zip(*points, strict=True), **line_style(number), label=label)
-    name = next(name for name in found[0].metrics if name.startswith(("fid_", "fd_")))
+    name = next(filter(is_distance, found[0].metrics))
     axes.set(xlabel="guidance scale (1 is none)", ylabel=name.rpartition("_")[0], title=title)
     axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
@@ -222,5 +228,20 @@ def _print(found: list[GuidanceResult], folder: str, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    as_good = [o.setting.text for o in found if o.images == most and _is_as_good(o, best)]
+    if as_good:
+        console.print(
+            f"It cannot be told apart from {', '.join(as_good)}: they differ by less than chance makes in 95 "
+            "of 100 cases. More samples may tell.",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print(f"Table and plot: {folder}", soft_wrap=True, highlight=False)
     print_logs(console)
+
+
+def _is_as_good(other: GuidanceResult, best: GuidanceResult) -> bool:
+    """Whether another setting's distance differs from the best one's by no more than chance makes."""
+    if other is best or other.error is None or best.error is None:
+        return False
+    return not can_be_told_apart(distance(other), other.error, distance(best), best.error)

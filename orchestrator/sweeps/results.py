@@ -19,9 +19,9 @@ class Finalist:
     seed: int
     measurements: list[Measurement]
 
-    def values(self) -> dict[str, float]:
-        """Metric -> value."""
-        return {m.metric: m.value for m in self.measurements}
+    def values(self) -> dict[tuple[str, str | None], float]:
+        """Metric and extractor, None for those without one -> value."""
+        return {(m.metric, m.extractor): m.value for m in self.measurements if m.is_of_samples}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from orchestrator.artifacts import csv_of, millions
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.folder import write_text
 from orchestrator.run.terminal import print_logs
-from orchestrator.scoring.protocol import count_name
+from orchestrator.scoring.protocol import count_name, distance_name
 from orchestrator.sweeps.plots import write_plots
 from orchestrator.sweeps.results import TrialResult
 from orchestrator.sweeps.suites import TABLE_FILE, Suite
@@ -23,7 +23,8 @@ TABLE_FILES = (TABLE_FILE, "table.md", "table.json")
 def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
     """The rows of the table as column -> value, None where there is nothing."""
     quick, full = count_name(config.train.score_images), count_name(config.evaluation.images)
-    distance = _distance_name(config)
+    first, *others = config.evaluation.extractors
+    distance = distance_name(first)
     paper = sorted({key for result in results for key in result.cell.paper} - {"source"})
     rows = []
     for result in results:
@@ -33,10 +34,15 @@ def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) 
         row |= {"parameters": result.parameters, "macs": result.macs, "status": result.status}
         row["images_seen"] = result.scores[-1][0] if result.scores else None
         row[f"{distance}{quick}"] = result.distance
-        for name in (distance, *suite.metrics):
-            values = [final.values()[name] for final in result.finals if name in final.values()]
-            row[f"{name}{full}_mean"] = statistics.mean(values) if values else None
-            row[f"{name}{full}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+        # Columns without an extractor's name are the first one's.
+        columns = {(name, first): f"{name}{full}" for name in (distance, *suite.metrics)}
+        columns |= {(distance_name(kind), kind): f"{distance_name(kind)}{full}_{kind}" for kind in others}
+        for (name, kind), column in columns.items():
+            found = [final.values() for final in result.finals]
+            values = [one.get((name, kind), one.get((name, None))) for one in found]
+            known = [value for value in values if value is not None]
+            row[f"{column}_mean"] = statistics.mean(known) if known else None
+            row[f"{column}_deviation"] = statistics.stdev(known) if len(known) > 1 else None
         row["seeds"] = len(result.finals) or None
         row |= {f"paper_{key}": result.cell.paper.get(key) for key in paper}
         if paper:
@@ -54,7 +60,7 @@ def write_results(
     for file in TABLE_FILES:
         tracker.log_artifact.remote(file)
     tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
-    quick = f"{_distance_name(config)}{count_name(config.train.score_images)}"
+    quick = f"{distance_name(config.evaluation.extractors[0])}{count_name(config.train.score_images)}"
     for name in write_plots(suite, results, folder, quick):
         tracker.log_image.remote(name, f"{name}.png", 0)
     _print(suite, rows, folder, console)
@@ -123,7 +129,3 @@ def _print(suite: Suite, rows: list[dict[str, Any]], folder: str, console: Conso
             console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
     console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
     print_logs(console)
-
-
-def _distance_name(config: ExperimentConfig) -> str:
-    return "fid" if config.evaluation.extractor == "inception" else "fd"

@@ -13,6 +13,7 @@ from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.experiment import run_experiment
 from orchestrator.run.folder import read_metrics
+from orchestrator.scoring.protocol import is_distance
 from orchestrator.stalls import StalledError
 from orchestrator.sweeps.pruning import pruned_at
 from orchestrator.sweeps.watch import SignsOfLife
@@ -111,10 +112,8 @@ def final_distance(directory: str) -> float:
 
 
 def distance_of(scores: dict[str, Any]) -> float:
-    """The metric that an ablation makes small: FID of the samples, or the embedded extractor's distance."""
-    return float(
-        next(entry["value"] for name, entry in scores.items() if re.fullmatch(r"f(i)?d\d+k?_.*_ema", name))
-    )
+    """The metric that an ablation makes small: the samples' distance by the first extractor."""
+    return float(next(entry["value"] for name, entry in scores.items() if is_distance(name)))
 
 
 def losses_of(directory: str) -> list[tuple[int, float]]:

@@ -33,7 +33,7 @@ def settings(root: Path, name: str, data: str) -> ExperimentConfig:
             "score_images": 8, "max_restarts": 100, "keep_checkpoints": 4,
         },
         sampling={"sampler": {"steps": 2}, "batch_size": 4, "actors": 2, "use_gpu": False},
-        evaluation={"images": 512, "extractor": "efficientnet_lite0"},
+        evaluation={"images": 512, "extractors": ["efficientnet_lite0"]},
     )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def weights(root: Path) -> tuple[ExperimentConfig, str]:
     config = tiny(
         root, dataset.path, run={"name": "one", "root": str(root)}, model={"input_size": 8},
         sampling={"sampler": {"steps": 20}, "batch_size": 4, "actors": 2, "use_gpu": False},
-        evaluation={"images": 400, "extractor": "efficientnet_lite0"},
+        evaluation={"images": 400, "extractors": ["efficientnet_lite0"]},
     )  # fmt: skip
     torch.manual_seed(0)
     folder = root / "one"

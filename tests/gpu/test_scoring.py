@@ -1,5 +1,6 @@
 """Distances do not depend on where features are computed."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,12 @@ from orchestrator.scoring.efficientnet import EfficientNetLite0
 from orchestrator.scoring.extractors import weights_file
 from orchestrator.scoring.frechet import FeatureStatistics, frechet_distance
 from orchestrator.scoring.inception import Inception
+from orchestrator.scoring.vision_transformers import (
+    CLIP,
+    DINOV2,
+    Architecture,
+    VisionTransformerExtractor,
+)
 from tests.configs import tiny
 from tests.gpu import ON_GPU, marks
 
@@ -29,7 +36,7 @@ def pictures(count: int, size: int, seed: int) -> torch.Tensor:
 
 
 def test_the_embedded_distance_is_the_cpu_s(tmp_path: Path) -> None:
-    weights = weights_file(tiny(tmp_path, "data").evaluation)
+    weights = Path(weights_file(tiny(tmp_path, "data").evaluation, "efficientnet_lite0"))
     distances = []
     for device in (CPU, compute_device(ON_GPU)):
         network = EfficientNetLite0(weights, device)
@@ -51,3 +58,24 @@ def test_inception_s_features_are_the_cpu_s(tmp_path: Path) -> None:
         error = np.linalg.norm(found[name] - features) / np.linalg.norm(features)
         # TF32 would be a hundred times further away.
         assert error < 1e-4, name
+
+
+@pytest.mark.parametrize("published", [DINOV2, CLIP], ids=["dinov2", "clip"])
+def test_a_vision_transformer_s_features_are_the_cpu_s(published: Architecture, tmp_path: Path) -> None:
+    small = dataclasses.replace(published, width=64, depth=3, heads=4)
+    generator = torch.Generator().manual_seed(0)
+    network = small.network()
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) / tensor.shape[-1] ** 0.5
+        for name, tensor in network.state_dict().items()
+    }
+    patches = (small.trained_size // small.patch_size) ** 2
+    tensors["pos_embed"] = torch.randn(1, patches + 1, small.width, generator=generator)
+    torch.save(tensors, tmp_path / "weights.pth")
+    images = pictures(20, 64, 0)
+    expected, found = (
+        VisionTransformerExtractor(tmp_path / "weights.pth", device, small)(images)["features"]
+        for device in (CPU, compute_device(ON_GPU))
+    )
+    assert expected.std() > 0
+    assert np.linalg.norm(found - expected) / np.linalg.norm(expected) < 1e-4

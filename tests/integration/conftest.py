@@ -21,7 +21,11 @@ def finished(
     config = tiny(
         root, numbered.path, model={"input_size": 8},
         train={"preview_every_images": 32, "export_every_images": 64},
-        evaluation={"images": 12, "extractor": "efficientnet_lite0", "class_agreement": True},
+        evaluation={
+            "images": 12,
+            "extractors": ["efficientnet_lite0", "dataset_classifier"],
+            "class_agreement": True,
+        },
     )  # fmt: skip
     run_experiment(config)
     return config

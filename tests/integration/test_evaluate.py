@@ -44,7 +44,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> LatentDataset:
 def config(root: Path, dataset: LatentDataset, **sampling: Any) -> ExperimentConfig:
     settings: dict[str, Any] = {"sampler": {"steps": 100}, "batch_size": 4, "use_gpu": False, **sampling}
     return tiny(
-        root, dataset.path, sampling=settings, evaluation={"images": 60, "extractor": "efficientnet_lite0"}
+        root, dataset.path, sampling=settings, evaluation={"images": 60, "extractors": ["efficientnet_lite0"]}
     )
 
 

@@ -53,7 +53,7 @@ def test_images_become_latents_are_trained_on_drawn_decoded_and_scored(tmp_path:
               "source_path": str(write_photographs(tmp_path / "images")), "lanes": 4},
         model=model, prepare={"use_gpu": False}, train={"images": 32},
         sampling={"vae": str(vae), "sampler": {"steps": 2}, "batch_size": 2, "use_gpu": False},
-        evaluation={"images": 4, "extractor": "efficientnet_lite0"},
+        evaluation={"images": 4, "extractors": ["efficientnet_lite0"]},
     )  # fmt: skip
     prepare_dataset(config)
     dataset = open_dataset(str(tmp_path / "latents"))

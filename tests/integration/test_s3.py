@@ -30,7 +30,7 @@ from orchestrator.errors import UserError
 from orchestrator.run.experiment import run_experiment
 from orchestrator.run.folder import open_run
 from orchestrator.scoring.prerequisites import require_reference
-from orchestrator.scoring.reference import load_reference
+from orchestrator.scoring.reference import load_references
 from orchestrator.storage import connect_to_s3, filesystem_of, s3_objects
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.entry import train
@@ -265,10 +265,10 @@ def test_a_reference_is_read_from_s3(kind: str, tmp_path: Path, s3_server: str) 
         upload(tmp_path / "images", "reference")
         place = f"{s3_server}/reference"
     require_reference(place, config_)
-    reference = load_reference(place, config_, Console(quiet=True))
+    (reference,) = load_references(place, config_, Console(quiet=True))
     assert reference.about["images"] == 8
     np.savez(tmp_path / "images.npz", arr_0=images)
-    local = load_reference(str(tmp_path / "images.npz"), config_, Console(quiet=True))
+    (local,) = load_references(str(tmp_path / "images.npz"), config_, Console(quiet=True))
     np.testing.assert_allclose(reference.target.gaussian.mean, local.target.gaussian.mean, rtol=1e-6)
     client.put_object(Bucket="latents", Key="cut.npz", Body=b"PK half of it")
     with pytest.raises(UserError, match=r"cut.npz cannot be read"):

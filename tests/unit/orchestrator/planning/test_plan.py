@@ -59,9 +59,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize(("case", "measured"), MEASURED.items())
-def test_the_estimated_speed_is_near_what_was_measured(
-    case: tuple[str, int, str], measured: float
-) -> None:
+def test_the_estimated_speed_is_near_what_was_measured(case: tuple[str, int, str], measured: float) -> None:
     name, images, compiled = case
     arguments = {
         "train.workers": "1", "train.batch_size": str(images), "data.lanes": str(images),

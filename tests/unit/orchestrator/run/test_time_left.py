@@ -1,5 +1,6 @@
 """The time left of an experiment, from what was measured of it."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,13 @@ def test_without_a_measured_speed_nothing_is_made_up(tmp_path: Path) -> None:
     left = TimeLeft(config(tmp_path), real_images=1000)
     left.begin("reference", 1000)
     assert left.after("reference", 50.0) == pytest.approx(2.0)
+
+
+def test_each_extractor_takes_its_time(tmp_path: Path) -> None:
+    one = config(tmp_path)
+    both = dataclasses.replace(one.evaluation, extractors=("efficientnet_lite0", "dinov2"))
+    left = TimeLeft(dataclasses.replace(one, evaluation=both), real_images=1000)
+    left.begin("train", 1000)
+    sampling = 100 * 20 / (3 * 10 * SAMPLING_IS_FASTER)
+    seconds = 1 / EXTRACTED + 1 / EXTRACTED_PER_SECOND["dinov2", False]
+    assert left.after("train", 10.0) == pytest.approx(1100 * seconds + sampling)

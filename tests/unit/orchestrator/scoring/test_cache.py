@@ -1,6 +1,7 @@
 """What is made once of a dataset: by one of several at a time, and where it can be written."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_of_two_that_need_the_same_one_makes_it_and_the_other_waits(
     results: dict[int, list[bytes]] = {}
 
     def work(number: int) -> None:
-        def make() -> None:
+        def make(missing: Sequence[str]) -> None:
             makers.append(number)
             storage.write_bytes(storage.join(base, "features", "part"), b"part")
             storage.write_bytes(f"{base}.npz", str(number).encode())

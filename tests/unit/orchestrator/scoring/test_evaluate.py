@@ -24,7 +24,7 @@ from orchestrator.sampling.sinks import class_indices
 from orchestrator.scoring.evaluate import Evaluation, EvaluationResult, evaluate, plain, sample_images
 from orchestrator.scoring.model_under_test import ModelUnderTest, load_model_under_test
 from orchestrator.scoring.paper_numbers import paper_value
-from orchestrator.scoring.reference import load_reference
+from orchestrator.scoring.reference import Reference, load_references
 from orchestrator.scoring.results import results_folder, write_scores
 from tests.configs import tiny
 from tests.datasets import write_numbered
@@ -34,6 +34,12 @@ SILENT = Console(quiet=True)
 
 def with_evaluation(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
     return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, **changes))
+
+
+def reference_at(path: str, config: ExperimentConfig, console: Console) -> Reference:
+    """The reference for the config's only extractor."""
+    (found,) = load_references(path, config, console)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def test_every_score_has_its_protocol_and_its_controls(
         f"{name}12_efficientnet_lite0_{images}"
         for name, images in (
             ("fd", "exported"), ("kid", "exported"), ("precision", "exported"), ("recall", "exported"),
-            ("fd", "real"), ("fd", "noise"),
+            ("density", "exported"), ("coverage", "exported"), ("fd", "real"), ("fd", "noise"),
         )
     }  # fmt: skip
     protocol = found["fd12_efficientnet_lite0_exported"]["protocol"]
@@ -156,7 +162,7 @@ def test_sinks_hold_the_images_and_say_that_they_are_synthetic(
 def test_drawing_alone_needs_no_extractor(
     config: ExperimentConfig, tested: ModelUnderTest, dataset: LatentDataset
 ) -> None:
-    no_inception = with_evaluation(config, extractor="inception", extractor_weights="/nowhere")
+    no_inception = with_evaluation(config, extractors=("inception",), extractor_weights="/nowhere")
     drawn = sample_images(Evaluation(no_inception, tested, dataset, SILENT), judges={})
     (part, *_) = drawn.work.parts.read(list(drawn.work.ranges))
     assert "features" not in part
@@ -211,7 +217,7 @@ class TestReference:
     def test_statistics_in_a_file_are_taken_as_they_are(
         self, config: ExperimentConfig, tested: ModelUnderTest, folder: Path, tmp_path: Path
     ) -> None:
-        made = load_reference(str(folder), config, SILENT)
+        made = reference_at(str(folder), config, SILENT)
         stored = Path(made.path).rename(tmp_path / "stored.npz")
         direct = here(config, tested, None, reference=str(folder))
         again = here(config, tested, None, reference=str(stored))
@@ -220,19 +226,19 @@ class TestReference:
     def test_statistics_of_another_extractor_are_refused(
         self, config: ExperimentConfig, folder: Path, tmp_path: Path
     ) -> None:
-        path = Path(load_reference(str(folder), config, SILENT).path)
+        path = Path(reference_at(str(folder), config, SILENT).path)
         with np.load(path) as stored:
             content = dict(stored)
         facts = json.loads(str(content["about"]))
         facts["extractor"]["weights_sha256"] = "f" * 64
         np.savez(tmp_path / "other.npz", **{**content, "about": np.array(json.dumps(facts))})
-        with pytest.raises(UserError, match="made with another extractor: weights_sha256"):
-            load_reference(str(tmp_path / "other.npz"), config, SILENT)
+        with pytest.raises(UserError, match="made with another efficientnet_lite0: weights_sha256"):
+            reference_at(str(tmp_path / "other.npz"), config, SILENT)
 
     def test_another_resolution_is_refused(
         self, config: ExperimentConfig, folder: Path, tmp_path: Path
     ) -> None:
-        path = load_reference(str(folder), config, SILENT).path
+        path = reference_at(str(folder), config, SILENT).path
         larger = tiny(
             tmp_path, config.data.path,
             model={
@@ -241,27 +247,26 @@ class TestReference:
             },
         )  # fmt: skip
         with pytest.raises(UserError, match="2x2 images and the network samples 4x4"):
-            load_reference(path, larger, SILENT)
+            reference_at(path, larger, SILENT)
         with pytest.raises(UserError, match="are 2x2 and the network samples 4x4"):
-            load_reference(str(folder), larger, SILENT)
+            reference_at(str(folder), larger, SILENT)
 
     def test_adms_statistics_need_inception(self, config: ExperimentConfig, tmp_path: Path) -> None:
         np.savez(
             tmp_path / "adm.npz",
             mu=np.zeros(2048),
             sigma=np.eye(2048),
-            arr_0=np.zeros((4, 2, 2, 3), np.uint8),
         )
         with pytest.raises(UserError, match="holds statistics of Inception's features"):
-            load_reference(str(tmp_path / "adm.npz"), config, SILENT)
+            reference_at(str(tmp_path / "adm.npz"), config, SILENT)
 
     @pytest.mark.faults
     def test_adms_statistics_are_taken_as_they_are_and_its_images_for_precision_and_recall(
         self, config: ExperimentConfig, tested: ModelUnderTest, folder: Path, tmp_path: Path
     ) -> None:
         weights = untrained_inception(tmp_path / "inception.pth")
-        config = with_evaluation(config, extractor="inception", extractor_weights=str(weights), images=4)
-        with np.load(load_reference(str(folder), config, SILENT).path) as made:
+        config = with_evaluation(config, extractors=("inception",), extractor_weights=str(weights), images=4)
+        with np.load(reference_at(str(folder), config, SILENT).path) as made:
             statistics = {name: made[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
         images = [np.asarray(Image.open(file).convert("RGB")) for file in sorted(folder.rglob("*.png"))]
         moved = {**statistics, "mu": statistics["mu"] + 1, "mu_s": statistics["mu_s"] + 2}
@@ -277,14 +282,14 @@ class TestReference:
             )
         direct = here(config, tested, None, reference=str(folder))
         whole, shifted = found
-        assert whole.keys() == {"fid", "sfid", "is", "kid", "precision", "recall"}
+        assert whole.keys() == {"fid", "sfid", "is", "kid", "precision", "recall", "density", "coverage"}
         for measurement in direct.measurements:
             name = measurement.name_without_count.removesuffix("_inception_exported")
             # The logits of random weights are too large for an Inception Score.
             assert whole[name] == pytest.approx(measurement.value, rel=1e-6, nan_ok=True), name
         assert shifted["fid"] != pytest.approx(whole["fid"], rel=0.01)
         assert shifted["sfid"] != pytest.approx(whole["sfid"], rel=0.01)
-        same = ("kid", "precision", "recall")
+        same = ("kid", "precision", "recall", "density", "coverage")
         assert [shifted[name] for name in same] == [whole[name] for name in same]
 
     def test_images_of_several_sizes_and_broken_ones_are_named(
@@ -292,10 +297,10 @@ class TestReference:
     ) -> None:
         Image.fromarray(np.zeros((3, 3, 3), np.uint8)).save(folder / "z.png")
         with pytest.raises(UserError, match=r"z.png is 3x3 and the others are 2x2"):
-            load_reference(str(folder), config, SILENT)
+            reference_at(str(folder), config, SILENT)
         (folder / "z.png").write_bytes(b"no image")
         with pytest.raises(UserError, match=r"z.png is no image"):
-            load_reference(str(folder), config, SILENT)
+            reference_at(str(folder), config, SILENT)
 
     @pytest.mark.parametrize(
         ("name", "said"),
@@ -305,7 +310,7 @@ class TestReference:
         self, config: ExperimentConfig, tmp_path: Path, name: str, said: str
     ) -> None:
         with pytest.raises(UserError, match=said):
-            load_reference(str(tmp_path / name), config, SILENT)
+            reference_at(str(tmp_path / name), config, SILENT)
 
     def test_without_dataset_and_reference_there_is_nothing_to_compare_with(
         self, config: ExperimentConfig, tested: ModelUnderTest

@@ -126,7 +126,7 @@ def test_every_setting_changes_the_key_of_samples_or_not_a_pixel_of_them(tmp_pat
     # They change only together with others. A VAE has tests of its own.
     assert set(impossible) <= {
         "diffusion.time_shift", "sampling.vae", "model.depths", "model.widths", "model.coarsest_blocks",
-        "model.has_null_class", "data.source",
+        "model.has_null_class", "data.source", "evaluation.extractor",
     }  # fmt: skip
     assert len(other_key) + len(same_images) > 90
     print(f"{len(other_key)} settings change the key, {len(same_images)} not a pixel")
@@ -181,7 +181,7 @@ def test_the_scaling_factor_and_the_judges_are_part_of_the_key(tmp_path: Path) -
     first, second = (sample_protocol(config, tested, factor) for factor in (0.18, 0.13))
     judges: list[dict[str, Any]] = [
         {},
-        {"extractor": {"sha256": "a"}},
+        {"extractors": [{"sha256": "a"}]},
         {"classifier": {"sha256": "a"}},
         {"save": ("parquet",)},
     ]
@@ -220,7 +220,7 @@ def test_another_number_of_samples_needs_no_real_image_again(
     found = {
         images: load_baselines(
             tiny(tmp_path, data.path, model={"input_size": 4}, evaluation={"images": images}), data, SILENT
-        )
+        )[0]
         for images in (6, 12, 5000)
     }
     assert passes == ["reference"]
@@ -233,8 +233,8 @@ def test_another_number_of_samples_needs_no_real_image_again(
 
 def test_held_out_images_are_in_their_random_order(tmp_path: Path, data: LatentDataset) -> None:
     config = tiny(tmp_path, data.path, model={"input_size": 4}, evaluation={"images": 5})
-    held_out = load_baselines(config, data, SILENT).held_out.target.features
-    whole = load_baselines(config, data, SILENT).real
+    (found,) = load_baselines(config, data, SILENT)
+    held_out, whole = found.held_out.target.features, found.real
     assert held_out is not None and len(held_out_order(60)) == 12 and whole.about["images"] == 48
     # The features of image i, made alone, are those at its place in the order.
     images = baselines.dataset_images(data, config)
@@ -244,7 +244,7 @@ def test_held_out_images_are_in_their_random_order(tmp_path: Path, data: LatentD
     index = np.concatenate([c["index"] for c in columns])
     from orchestrator.scoring.extractors import load_extractor
 
-    extract = load_extractor(config.evaluation, use_gpu=False)
+    extract = load_extractor(config.evaluation, "efficientnet_lite0", use_gpu=False)
     for place, image in enumerate(held_out_order(60)[:5]):
         alone = extract(torch.from_numpy(pixels[index == image]))["features"].numpy()
         assert np.allclose(held_out[place], alone[0], atol=1e-4)

@@ -4,6 +4,7 @@ Inception's architecture is real, its weights are random.
 """
 
 import dataclasses
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch_fidelity
 from torch.utils.data import Dataset
 
 from orchestrator.benchmarks.score import untrained_inception
-from orchestrator.config.schema import EvaluationConfig
+from orchestrator.config.schema import EvaluationConfig, ExtractorKind
 from orchestrator.errors import UserError
 from orchestrator.scoring.extractors import (
     _LAYERS,
@@ -22,7 +23,7 @@ from orchestrator.scoring.extractors import (
     weights_file,
 )
 from orchestrator.scoring.frechet import FeatureStatistics
-from orchestrator.scoring.inception import SHA256_PREFIX
+from orchestrator.scoring.inception import WEIGHTS
 from orchestrator.scoring.metrics import Collected, Target, all_metrics
 
 COUNT = 16
@@ -45,7 +46,7 @@ class Images(Dataset):  # type: ignore[type-arg]
 def config(tmp_path_factory: pytest.TempPathFactory) -> EvaluationConfig:
     torch.set_num_threads(1)  # faster, where other processes share the cores
     path = untrained_inception(tmp_path_factory.mktemp("inception") / "weights.pth")
-    return EvaluationConfig(extractor="inception", extractor_weights=str(path))
+    return EvaluationConfig(extractors=("inception",), extractor_weights=str(path))
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +62,13 @@ def images() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def collected(config: EvaluationConfig, images: dict[str, torch.Tensor]) -> dict[str, Collected]:
-    extractor = load_extractor(config, use_gpu=False)
+    extractor = load_extractor(config, "inception", use_gpu=False)
     found = {}
     for name, batch in images.items():
         features = {k: v.numpy() for k, v in extractor(batch).items()}
         found[name] = Collected(
-            features["features"], FeatureStatistics.of(features["features"]),
-            FeatureStatistics.of(features["spatial"]), features["logits"],
+            features["features"], (FeatureStatistics.of(features["features"]),),
+            (FeatureStatistics.of(features["spatial"]),), features["logits"],
         )  # fmt: skip
     return found
 
@@ -77,7 +78,7 @@ def ours(collected: dict[str, Collected]) -> dict[str, float]:
     real = collected["real"]
     assert real.spatial is not None
     target = Target(real.statistics.gaussian(), real.spatial.gaussian(), real.features)
-    return {score.name: score.value for score in all_metrics(collected["samples"], target, is_fid=True)}
+    return {score.name: score.value for score in all_metrics(collected["samples"], target, "inception")}
 
 
 def test_every_score_is_torch_fidelitys_own(
@@ -115,7 +116,7 @@ def test_fid_equals_numpys_formula(collected: dict[str, Collected], ours: dict[s
 def test_sfid_takes_seven_channels_with_their_positions(
     config: EvaluationConfig, images: dict[str, torch.Tensor]
 ) -> None:
-    extractor = load_extractor(config, use_gpu=False)
+    extractor = load_extractor(config, "inception", use_gpu=False)
     network = extractor._network  # type: ignore[attr-defined]
     inputs = []
     handle = network.Mixed_6d.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
@@ -127,7 +128,7 @@ def test_sfid_takes_seven_channels_with_their_positions(
 
 
 def test_the_description_names_the_weights(config: EvaluationConfig) -> None:
-    described = describe_extractor(config)
+    described = describe_extractor(config, "inception")
     assert (described.name, described.layer, described.dimensions) == ("inception", "2048", 2048)
     assert len(described.weights_sha256) == 64
 
@@ -138,9 +139,9 @@ def test_weights_that_would_run_code_are_refused(tmp_path: Path) -> None:
             return (Path.touch, (Path(tmp_path / "was-here"),))  # type: ignore[return-value]
 
     torch.save({"a": Harmful()}, tmp_path / "weights.pth")
-    config = EvaluationConfig(extractor="inception", extractor_weights=str(tmp_path / "weights.pth"))
+    config = EvaluationConfig(extractors=("inception",), extractor_weights=str(tmp_path / "weights.pth"))
     with pytest.raises(UserError, match="cannot be read as Inception's weights"):
-        load_extractor(config, use_gpu=False)
+        load_extractor(config, "inception", use_gpu=False)
     assert not (tmp_path / "was-here").exists()
 
 
@@ -149,8 +150,8 @@ def test_a_broken_file_in_the_cache_is_named(tmp_path: Path, monkeypatch: pytest
     cached = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     cached.parent.mkdir()
     cached.write_bytes(b"half a file")
-    with pytest.raises(UserError, match=f"does not begin with {SHA256_PREFIX}"):
-        weights_file(EvaluationConfig(extractor="inception"))
+    with pytest.raises(UserError, match=f"does not begin with {WEIGHTS.sha256}"):
+        weights_file(EvaluationConfig(), "inception")
 
 
 def test_without_network_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +161,7 @@ def test_without_network_the_message_says_what_to_do(tmp_path: Path, monkeypatch
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(UserError) as caught:
-        weights_file(EvaluationConfig(extractor="inception"))
+        weights_file(EvaluationConfig(), "inception")
     for part in (
         "weights-inception-2015-12-05-6726825d.pth",
         str(tmp_path),
@@ -171,13 +172,19 @@ def test_without_network_the_message_says_what_to_do(tmp_path: Path, monkeypatch
 
 
 def test_another_path_is_taken_as_it_is(config: EvaluationConfig, tmp_path: Path) -> None:
-    assert str(weights_file(config)) == config.extractor_weights
+    assert str(weights_file(config, "inception")) == config.extractor_weights
     with pytest.raises(UserError, match="which is no file"):
-        weights_file(dataclasses.replace(config, extractor_weights=str(tmp_path / "none.pth")))
+        weights_file(dataclasses.replace(config, extractor_weights=str(tmp_path / "none.pth")), "inception")
 
 
 def test_what_is_known_without_loading_a_network_is_what_it_has() -> None:
-    from orchestrator.scoring import efficientnet, inception
+    from orchestrator.scoring import classifier, efficientnet, inception
+    from orchestrator.scoring.vision_transformers import CLIP, DINOV2
 
     for kind, module in {"efficientnet_lite0": efficientnet, "inception": inception}.items():
         assert _LAYERS[kind] == (module.LAYER, module.DIMENSIONS, module.INPUT_SIZE)  # type: ignore[index]
+    known = (classifier.LAYER, classifier.DIMENSIONS, classifier.MAX_SIDE)
+    assert _LAYERS["dataset_classifier"] == known
+    assert _LAYERS["dinov2"][1:] == (DINOV2.width, DINOV2.image_size)
+    assert _LAYERS["clip"][1:] == (CLIP.projection, CLIP.image_size)
+    assert _LAYERS.keys() == set(typing.get_args(ExtractorKind))

@@ -1,12 +1,14 @@
 """A metric's name says what was measured, of how many images, and by which network."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchestrator.scoring.evaluate import _warnings
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.scoring.judge import warnings_of
 from orchestrator.scoring.protocol import Measurement, sample_protocol
 from tests.configs import tiny
 
@@ -49,11 +51,16 @@ def test_what_the_metric_has_no_part_of_is_left_out(
     assert measurement(*made).name_without_count == without_count
 
 
+def warnings(config: ExperimentConfig, images: int) -> list[str]:
+    evaluation = dataclasses.replace(config.evaluation, images=images)
+    return warnings_of(dataclasses.replace(config, evaluation=evaluation))
+
+
 def test_samples_that_miss_classes_are_told_of(tmp_path: Path) -> None:
     config = tiny(tmp_path, "data", model={"num_classes": 100})
     tested: Any = SimpleNamespace(weights={}, images_seen=0)
     assert "only the first 40 of 100 classes" in sample_protocol(config, tested, None, 40)["labels"]
-    singular, missing = _warnings(config, 40, 144)
+    singular, missing = warnings(config, 40)
     assert "KID is unbiased" not in singular and "only the first 40 of 100 classes" in missing
     # Nothing is missing with enough samples, with labels by chance, or where there are no classes.
     for changed, count in (
@@ -68,6 +75,6 @@ def test_samples_that_miss_classes_are_told_of(tmp_path: Path) -> None:
         ),
     ):  # fmt: skip
         assert sample_protocol(changed, tested, None, count) == sample_protocol(changed, tested, None)
-        (only,) = _warnings(changed, count, 144)
+        (only,) = warnings(changed, count)
         assert only.endswith("KID is unbiased at any count.")
-    assert _warnings(config, 200, 144) == []
+    assert warnings(config, 400) == []

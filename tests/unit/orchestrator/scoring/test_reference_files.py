@@ -17,7 +17,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.scoring.prerequisites import require_reference
 from orchestrator.scoring.real_images import ImageReader, open_images
-from orchestrator.scoring.reference import load_reference
+from orchestrator.scoring.reference import load_references
 from tests.configs import tiny
 from tests.datasets import write_numbered
 
@@ -31,7 +31,7 @@ def config(tmp_path: Path) -> ExperimentConfig:
 
 
 def with_inception(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
-    evaluation = dataclasses.replace(config.evaluation, extractor="inception", **changes)
+    evaluation = dataclasses.replace(config.evaluation, extractors=("inception",), **changes)
     return dataclasses.replace(config, evaluation=evaluation)
 
 
@@ -51,10 +51,13 @@ OWN = {"mu": np.zeros(4), "sigma": np.eye(4), "features": np.zeros((6, 4))}
         ({"arr_0": np.zeros((6, 4, 4, 3), np.uint8)}, "are 4x4 and the network samples 2x2"),
         ({"mu": MU}, "it has no sigma"),
         ({"mu": MU, "sigma": np.eye(3)}, "they do not belong together"),
-        ({"mu": MU, "sigma": SIGMA}, "Set --evaluation.extractor inception"),
+        ({"mu": MU, "sigma": SIGMA}, "Set --evaluation.extractors '.inception.'"),
         ({"about": about(), "mu": np.zeros(4), "sigma": np.eye(4)}, "it has no features"),
         ({"about": about(resolution=8), **OWN}, "is of 8x8 images and the network samples 2x2"),
-        ({"about": about(name="inception"), **OWN}, "was made with another extractor: name"),
+        (
+            {"about": about(name="inception"), **OWN},
+            "has statistics of inception, and none of efficientnet_lite0",
+        ),
         ({"about": np.array("{"), **OWN}, "cannot be read as a reference"),
     ],
 )
@@ -91,12 +94,12 @@ def test_a_damaged_array_is_refused_when_it_is_read(config: ExperimentConfig, tm
 def test_statistics_without_images_give_distances_alone(config: ExperimentConfig, tmp_path: Path) -> None:
     np.savez(tmp_path / "stats.npz", mu=MU, sigma=SIGMA)
     inception = with_inception(config, extractor_weights=str(untrained_inception(tmp_path / "inception.pth")))
-    found = load_reference(str(tmp_path / "stats.npz"), inception, Console(quiet=True))
+    (found,) = load_references(str(tmp_path / "stats.npz"), inception, Console(quiet=True))
     assert found.target.features is None and found.target.gaussian.mean.shape == (2048,)
     assert "no KID, precision or recall" in found.about["kind"]
     np.savez(tmp_path / "stats.npz", mu=MU * np.nan, sigma=SIGMA)
     with pytest.raises(UserError, match="mu in .* is not finite"):
-        load_reference(str(tmp_path / "stats.npz"), inception, Console(quiet=True))
+        load_references(str(tmp_path / "stats.npz"), inception, Console(quiet=True))
 
 
 class TestFolders:
