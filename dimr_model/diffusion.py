@@ -264,5 +264,7 @@ def loss_weights(num_branches: int, multi_scale: bool = True) -> list[float]:
 
 def multi_scale_loss(losses: Tensor, multi_scale: bool = True) -> Tensor:
     """Branch losses ``[R, B]`` -> weighted sum over branches ``[B]``; the training loss is its batch mean."""
+    # Filled on the device: to copy them there would make the host wait for a GPU.
+    weights = [losses.new_full((), weight) for weight in loss_weights(losses.shape[0], multi_scale)]
     # The sum over r of Eq. 8.
-    return losses.new_tensor(loss_weights(losses.shape[0], multi_scale)) @ losses
+    return torch.stack(weights) @ losses

@@ -135,8 +135,10 @@ def test_a_step_makes_the_host_wait_once(tmp_path: Path) -> None:
             torch.arange(8) % 3,
         )
 
+        schedule = NoiseSchedule("cosine")
+
         def step() -> None:
-            train_step(config, state, draws, NoiseSchedule("cosine"), Stopwatch(DEVICE))
+            train_step(config, state, draws, schedule, Stopwatch(DEVICE))
 
         step()
         step()
