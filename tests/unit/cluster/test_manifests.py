@@ -104,6 +104,21 @@ def test_every_node_has_the_same_ray_and_shared_memory_and_none_a_secret(overlay
 
 
 @needs_kubectl
+def test_training_alone_gets_the_fast_network() -> None:
+    _, train, evaluate = groups_of(cluster_of("gpus-64-rdma"))
+    assert train["maxReplicas"] == 8
+    (container,) = train["template"]["spec"]["containers"]
+    for kind in ("limits", "requests"):
+        assert container["resources"][kind]["rdma/rdma_shared_device_a"] == "1"
+        assert container["resources"][kind]["nvidia.com/gpu"] == "8"
+    assert container["securityContext"] == {"capabilities": {"add": ["IPC_LOCK"]}}
+    assert "rdma" not in str(evaluate)
+    (namespace,) = [one for one in rendered("gpus-64-rdma") if one["kind"] == "Namespace"]
+    # Pods that may lock memory are refused under "baseline".
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
+@needs_kubectl
 def test_workers_may_be_preempted_and_the_head_may_not() -> None:
     spec = cluster_of("gpus-64")
     train, evaluate = spec["workerGroupSpecs"]
