@@ -10,6 +10,7 @@ from torch import Tensor
 from dimr_model import DiMR
 from dimr_model.sampling import balanced_labels, initial_noise, random_labels, step_noise
 from dimr_model.sampling import sample as solve
+from orchestrator.compilation import compile_units
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.precision import compute_device, compute_precision
 from orchestrator.sampling.decoder import Decoder
@@ -32,7 +33,7 @@ class ImageSampler:
         self._config = config
         self._model = model.to(self._device)
         if config.sampling.compile:
-            self._model.compile_units()
+            compile_units(self._model)
         self._decoder = Decoder(
             config.sampling.vae, config.prepare.vae_revision, scaling_factor, self._device
         )

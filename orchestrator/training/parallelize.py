@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
+from orchestrator.compilation import compile_units
 from orchestrator.config.schema import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
@@ -75,7 +76,7 @@ def parallelize(
     """
     model.recompute([branch in config.recompute_branches for branch in range(len(model.branches))])
     if config.compile:
-        model.compile_units()
+        compile_units(model)
     for unit in sharded_units(model, smallest_unit):
         fully_shard(unit, mesh=mesh, reshard_after_forward=False)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
