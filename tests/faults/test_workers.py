@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 import torch
 
 from orchestrator.checkpoints.selection import Checkpoint, marked
@@ -40,6 +42,27 @@ class Fault:
         if not Path(self.done).exists():
             Path(self.done).write_text(str(checkpoint.images_seen))
             os.kill(os.getpid(), self.number)
+
+
+@dataclass(frozen=True)
+class ControllerDies:
+    """Hooks that kill Ray Train's controller once, and before it the actor that would free its places."""
+
+    done: str
+
+    def __call__(self) -> Hooks:
+        return Hooks(on_metrics=lambda metrics, seen: None, on_checkpoint=self.strike)
+
+    def strike(self, checkpoint: Checkpoint) -> None:
+        if Path(self.done).exists():
+            return
+        Path(self.done).write_text(str(checkpoint.images_seen))
+        raylet = psutil.Process().parent()
+        assert raylet is not None
+        others = [(one, " ".join(one.cmdline())) for one in raylet.children()]
+        for title in ("ray::PlacementGroupCleaner", "ray::TrainController"):
+            (process,) = [one for one, words in others if words.startswith(title)]
+            process.kill()
 
 
 def refuse(metrics: dict[str, float], images_seen: int) -> None:
@@ -82,6 +105,22 @@ def test_the_run_goes_on_and_ends_in_the_same_bits(
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(tensor, found[name]), name
+
+
+def test_the_places_of_a_dead_controller_are_free_for_the_next_workers(
+    tmp_path: Path, undisturbed: tuple[LatentDataset, dict[str, torch.Tensor]]
+) -> None:
+    dataset, expected = undisturbed
+    # With these one more worker would not fit beside those whose places are still held.
+    beside = [
+        ray.util.placement_group([{"CPU": 1}]) for _ in range(int(ray.available_resources()["CPU"]) - 3)
+    ]
+    config_ = config(tmp_path, dataset)
+    train(TrainJob(config_, dataset, ControllerDies(str(tmp_path / "done"))), data_cpus=1)
+    for group in beside:
+        ray.util.remove_placement_group(group)
+    found = whole_state(config_)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
 
 
 def test_what_fails_every_time_ends_with_a_last_word(tmp_path: Path) -> None:
