@@ -37,8 +37,8 @@ def test_the_modern_preset_is_the_paper_s_network_with_another_recipe() -> None:
     changed = {key for key in now if now[key] != before[key]}
     assert changed == {
         "run.name", "model.qk_norm", "diffusion.process", "diffusion.prediction", "diffusion.time",
-        "train.images", "train.optimizer", "train.score_every_images", "sampling.sampler.kind",
-        "sampling.sampler.steps",
+        "train.images", "train.optimizer", "train.micro_batches", "train.score_every_images",
+        "sampling.sampler.kind", "sampling.sampler.steps",
     }  # fmt: skip
     assert "NOBODY HAS RUN THIS" in (PRESETS / "imagenet256_xl2r_modern.yaml").read_text()
 
