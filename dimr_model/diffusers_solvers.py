@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dimr_model.config import NUM_STEPS, Sampler
 from dimr_model.diffusion import Flow, NoiseSchedule
+from dimr_model.plain_state import PlainState
 
 
 class DiffusersSolver:
@@ -55,10 +56,8 @@ def _scheduler(kind: str, schedule: NoiseSchedule) -> Any:
     return DDIMScheduler(**common, clip_sample=False, timestep_spacing="trailing")
 
 
-class DiffusersFlowSolver:
+class DiffusersFlowSolver(PlainState):
     """A diffusers scheduler of a flow: those named FlowMatch take velocities, UniPC the clean image."""
-
-    adds_noise = False
 
     def __init__(self, sampler: Sampler, flow: Flow) -> None:
         self._takes_clean = sampler.kind == "unipc"
@@ -69,14 +68,6 @@ class DiffusersFlowSolver:
         self._sigmas: Tensor = self._scheduler.sigmas[:-1].double()
         self.timesteps = NUM_STEPS * self._sigmas - 1  # counted from 0
         self._place = 0
-
-    def begin(self, noise: Tensor) -> Tensor:
-        """The state that sampling starts from."""
-        return noise
-
-    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
-        """What the network sees."""
-        return state
 
     def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
         """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dimr_model.config import NUM_STEPS
 from dimr_model.diffusion import Flow, NoiseSchedule, Process
+from dimr_model.plain_state import PlainState
 
 FIRST_ORDER_END_BELOW = 15
 """2M's last step is of first order where there are fewer steps, or where no noise is left at the end."""
@@ -65,14 +66,12 @@ class _Grid:
         return (1.0 / (change / step)) * (second - first)
 
 
-class MultistepSolver:
+class MultistepSolver(PlainState):
     """DPM-Solver++(2M), Algorithm 2: each step also uses the estimate of the step before.
 
     Its grid ends without noise. With a schedule it is whole diffusion steps, evenly spaced. In a flow it is
     evenly spaced from step 999 on, but for the flow's shift: at step 1,000 lambda is infinite.
     """
-
-    adds_noise = False
 
     def __init__(self, process: Process, steps: int) -> None:
         self._grid, self.timesteps = (
@@ -80,14 +79,6 @@ class MultistepSolver:
         )
         self._place = 0
         self._before: Tensor | None = None
-
-    def begin(self, noise: Tensor) -> Tensor:
-        """The state that sampling starts from."""
-        return noise
-
-    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
-        """What the network sees."""
-        return state
 
     def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
         """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""
@@ -116,7 +107,7 @@ def _flow_grid(process: Flow, steps: int) -> tuple[_Grid, Tensor]:
     return _Grid(1 - sigma, sigma), places[:-1] - 1  # counted from 0
 
 
-class ReleasedSolver:
+class ReleasedSolver(PlainState):
     """The released code's solver: singlestep of order 3, on a grid that is even in time and ends at step 1.
 
     Three points form a block. The first two are intermediate, and every update starts where the block
@@ -124,8 +115,6 @@ class ReleasedSolver:
     exactly. A second update that closes a block weighs it by the midpoint rule. ``timesteps`` are not whole
     numbers.
     """
-
-    adds_noise = False
 
     def __init__(self, schedule: NoiseSchedule, steps: int) -> None:
         times = torch.from_numpy(np.linspace(NUM_STEPS, 1, steps + 1))
@@ -136,14 +125,6 @@ class ReleasedSolver:
         self._place = 0
         self._estimates: list[Tensor] = []
         self._start: Tensor | None = None
-
-    def begin(self, noise: Tensor) -> Tensor:
-        """The state that sampling starts from."""
-        return noise
-
-    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
-        """What the network sees."""
-        return state
 
     def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
         """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dimr_model.config import NUM_STEPS
 from dimr_model.diffusion import Flow
+from dimr_model.plain_state import PlainState
 
 
 def even_times(flow: Flow, steps: int) -> Tensor:
@@ -15,23 +16,13 @@ def even_times(flow: Flow, steps: int) -> Tensor:
     return flow.shifted(torch.linspace(NUM_STEPS, 0, steps + 1, dtype=torch.float64)) / NUM_STEPS
 
 
-class EulerSolver:
+class EulerSolver(PlainState):
     """Euler's method. A step goes a part of the way to the estimate of the clean image, the last one all."""
-
-    adds_noise = False
 
     def __init__(self, flow: Flow, steps: int) -> None:
         self._times = even_times(flow, steps)
         self.timesteps = NUM_STEPS * self._times[:-1] - 1  # counted from 0
         self._place = 0
-
-    def begin(self, noise: Tensor) -> Tensor:
-        """The state that sampling starts from."""
-        return noise
-
-    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
-        """What the network sees."""
-        return state
 
     def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
         """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""
@@ -40,13 +31,11 @@ class EulerSolver:
         return clean + (state - clean) * float(end / here)
 
 
-class HeunSolver:
+class HeunSolver(PlainState):
     """Heun's method: a step takes the mean of the velocities where it begins and where Euler's would end.
 
     The last step is Euler's, as in Karras et al. (2022), so there is one network call less than two a step.
     """
-
-    adds_noise = False
 
     def __init__(self, flow: Flow, steps: int) -> None:
         self._times = even_times(flow, steps)
@@ -54,14 +43,6 @@ class HeunSolver:
         self.timesteps = NUM_STEPS * calls - 1  # counted from 0
         self._place = 0
         self._start: tuple[Tensor, Tensor] | None = None
-
-    def begin(self, noise: Tensor) -> Tensor:
-        """The state that sampling starts from."""
-        return noise
-
-    def noisy(self, state: Tensor, timestep: Tensor) -> Tensor:
-        """What the network sees."""
-        return state
 
     def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
         """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dimr_model import DiMR
 from dimr_model.complexity import count_macs
-from dimr_model.diffusion import NoiseSchedule, noise_level
+from dimr_model.diffusion import noise_level
 from dimr_model.ema import EMA
 from orchestrator.benchmarks.layouts import measure_layouts
 from orchestrator.benchmarks.score import untrained_inception
@@ -145,7 +145,7 @@ def measure_training(preset: str, config: ExperimentConfig, repeats: int, device
         shape = (batch, network.channels, network.input_size, network.input_size)
         steps, labels = torch.randint(1, 1001, (batch,)), torch.randint(0, network.num_classes, (batch,))
         draws = Draws(torch.randn(shape), torch.randn(shape), steps, labels)
-        schedule, stopwatch = NoiseSchedule(config.diffusion.schedule), Stopwatch(device)
+        schedule, stopwatch = config.diffusion.make_process(), Stopwatch(device)
 
         def step() -> None:
             train_step(config, state, draws, schedule, stopwatch)

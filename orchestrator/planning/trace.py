@@ -206,7 +206,7 @@ class _Recorder(TorchDispatchMode):
             return False if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
         result = func(*args, **(kwargs or {}))
         flops = _flops(func, args, kwargs or {}, result) // TRACED_BATCH
-        if self.place != BEFORE and not _moves_nothing(func):
+        if self.place != BEFORE and not moves_nothing(func):
             moved = (_split(_bytes_of(leaf)) for leaf in tree_leaves((args, kwargs, result)))
             fixed, per_image = map(sum, zip(*moved, strict=True))
             self.trace.costs.append((fixed, per_image, flops, self.place != BACKWARD))
@@ -255,7 +255,7 @@ def _bytes_of(value: Any) -> int:
     return repeated * value.element_size()
 
 
-def _moves_nothing(func: Any) -> bool:
+def moves_nothing(func: Any) -> bool:
     """Whether an operator only looks at memory in another way, or makes room."""
     room, _, name = func._schema.name.partition("::")
     return func.is_view or room == "prim" or name in VIEWS

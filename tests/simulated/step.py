@@ -24,7 +24,7 @@ from dimr_model import DiMR
 from dimr_model.ema import EMA
 from orchestrator.config.command_line import parse
 from orchestrator.config.schema import ExperimentConfig
-from orchestrator.planning.trace import _moves_nothing
+from orchestrator.planning.trace import moves_nothing
 from orchestrator.training.optimizer import build_optimizer
 from orchestrator.training.parallelize import make_mesh, parallelize, sharded_units
 from orchestrator.training.state import TrainState
@@ -62,7 +62,7 @@ class Counts(TorchDispatchMode):
             self.collectives[kind] += 1
             larger = [leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, torch.Tensor)]
             self.bytes[kind] += max(larger)
-        elif room == "aten" and not _moves_nothing(func):
+        elif room == "aten" and not moves_nothing(func):
             self.operators[self.part] += 1
         return result
 
