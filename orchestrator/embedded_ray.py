@@ -37,6 +37,8 @@ def start_embedded(least_cpus: int = MIN_CPUS, **options: Any) -> None:
         "num_cpus": max(least_cpus, os.cpu_count() or 1),
         "object_store_memory": OBJECT_STORE_BYTES,
         "logging_level": logging.WARNING,
+        # A dozen processes, which nobody looks at here.
+        "include_dashboard": False,
         **options,
     }
     for tried in range(1, TRIES + 1):

@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 
-from orchestrator.config.schema import Precision
+from orchestrator.config.settings import Precision
 
 _logger = logging.getLogger(__name__)
 

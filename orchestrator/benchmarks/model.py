@@ -12,7 +12,7 @@ from torch import Tensor
 from dimr_model import VARIANTS, DiMR, DiMRConfig
 from dimr_model.complexity import count_macs
 from dimr_model.diffusion import branch_losses, multi_scale_loss, noise_level
-from orchestrator.config.schema import Precision
+from orchestrator.config.settings import Precision
 from orchestrator.errors import UserError
 from orchestrator.precision import compute_precision
 from orchestrator.training.hardware import matmul_peak, seconds_of

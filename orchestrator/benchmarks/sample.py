@@ -17,14 +17,10 @@ from dimr_model.sampling import evaluations_per_image
 from orchestrator import cluster
 from orchestrator.benchmarks.model import network_of
 from orchestrator.benchmarks.rates import images_per_second
-from orchestrator.config.schema import (
-    DataConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from orchestrator.config.data import DataConfig
+from orchestrator.config.evaluation import EvaluationConfig, SamplingConfig
+from orchestrator.config.schema import ExperimentConfig, RunConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.precision import compute_precision
 from orchestrator.sampling.parts import ranges_of
 from orchestrator.scoring.pipeline import Samples, Work, run_on_actors

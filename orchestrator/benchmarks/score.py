@@ -16,14 +16,10 @@ from torch.utils.data import Dataset
 from dimr_model import DiMRConfig
 from orchestrator import cluster
 from orchestrator.benchmarks.rates import images_per_second
-from orchestrator.config.schema import (
-    DataConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    RunConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from orchestrator.config.data import DataConfig
+from orchestrator.config.evaluation import EvaluationConfig, SamplingConfig
+from orchestrator.config.schema import ExperimentConfig, RunConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.images import to_rgb
 from orchestrator.scoring.extractors import weights_file
 from orchestrator.scoring.pipeline import Work, run_here, run_on_actors

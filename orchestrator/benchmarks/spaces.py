@@ -14,15 +14,10 @@ from dimr_model import DiMR, DiMRConfig
 from dimr_model.config import Sampler
 from orchestrator.benchmarks.rates import images_per_second
 from orchestrator.benchmarks.score import RESOLUTION, untrained_inception
-from orchestrator.config.schema import (
-    DataConfig,
-    EvaluationConfig,
-    ExperimentConfig,
-    ExtractorKind,
-    RunConfig,
-    SamplingConfig,
-    TrainConfig,
-)
+from orchestrator.config.data import DataConfig
+from orchestrator.config.evaluation import EvaluationConfig, ExtractorKind, SamplingConfig
+from orchestrator.config.schema import ExperimentConfig, RunConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.sampling.parts import ranges_of
 from orchestrator.scoring.classifier import SmallClassifier
 from orchestrator.scoring.pipeline import Samples, Work, run_here

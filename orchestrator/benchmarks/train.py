@@ -21,7 +21,10 @@ from orchestrator.benchmarks.data import write_latents
 from orchestrator.benchmarks.model import network_of
 from orchestrator.checkpoints.saving import CheckpointWriter
 from orchestrator.cluster import connect_embedded
-from orchestrator.config.schema import DataConfig, ExperimentConfig, RunConfig, SamplingConfig, TrainConfig
+from orchestrator.config.data import DataConfig
+from orchestrator.config.evaluation import SamplingConfig
+from orchestrator.config.schema import ExperimentConfig, RunConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.training.entry import train
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.parallelize import make_mesh

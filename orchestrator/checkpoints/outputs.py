@@ -3,7 +3,8 @@
 from typing import Literal
 
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig, TrainConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.training import TrainConfig
 
 Output = Literal["preview", "export", "score"]
 FILES: dict[Output, str] = {

@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from orchestrator.checkpoints.outputs import holds
 from orchestrator.checkpoints.selection import Checkpoint, discard, marked, unfinished
-from orchestrator.config.schema import ExperimentConfig, TrainConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.training import TrainConfig
 
 logger = logging.getLogger(__name__)
 

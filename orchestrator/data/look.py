@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.config.data import DataConfig, SourceKind
 from orchestrator.config.plain import absolute
-from orchestrator.config.schema import DataConfig, SourceKind
 from orchestrator.data.sources.decode import Decoding, decode_image, open_image
 from orchestrator.data.sources.files import Tree, UnreadableError, walk_source
 from orchestrator.data.sources.huggingface import ARROW_SUFFIX

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from orchestrator.config.schema import PrepareConfig
+from orchestrator.config.data import PrepareConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.rows import describe

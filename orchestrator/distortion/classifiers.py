@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.config.schema import EvaluationConfig, ExperimentConfig, ExtractorKind
+from orchestrator.config.evaluation import EvaluationConfig, ExtractorKind
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.images import to_rgb

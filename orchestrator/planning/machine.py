@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from orchestrator.config.schema import ExperimentConfig, Precision
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.settings import Precision
 from orchestrator.planning.options import PlanOptions
 from orchestrator.training.gpus import GPUS
 

@@ -6,7 +6,8 @@ On a GPU every operator takes as long as its arithmetic or its memory traffic, w
 
 import numpy as np
 
-from orchestrator.config.schema import ExperimentConfig, Precision
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.settings import Precision
 from orchestrator.planning.machine import Machine
 from orchestrator.planning.options import PlanOptions
 from orchestrator.planning.trace import Operators, StepTrace

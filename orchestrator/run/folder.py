@@ -13,7 +13,8 @@ from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
 from orchestrator.config.command_line import names_config, parse_with
 from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.plain import flatten, from_dict, to_dict, to_yaml
-from orchestrator.config.schema import ExperimentConfig, RunConfig, keys_that_may_change
+from orchestrator.config.schema import ExperimentConfig, RunConfig
+from orchestrator.config.settings import keys_that_may_change
 from orchestrator.errors import UserError
 from orchestrator.run.inputs import Input, differences, inputs_of, read_inputs, write_inputs
 from orchestrator.tracking.journal import newest_status, read_records

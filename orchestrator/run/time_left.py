@@ -1,6 +1,7 @@
 """How long the rest of an experiment will take, told from what was measured so far."""
 
-from orchestrator.config.schema import ExperimentConfig, ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
+from orchestrator.config.schema import ExperimentConfig
 
 PARTS = ("train", "reference", "sample")
 FORWARD_AND_BACKWARD = 3

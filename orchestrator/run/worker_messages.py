@@ -13,7 +13,8 @@ from ray.exceptions import RayError
 from orchestrator import cluster, logs
 from orchestrator.checkpoints.outputs import wanted
 from orchestrator.checkpoints.selection import Checkpoint
-from orchestrator.config.schema import ExperimentConfig, TrainConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.run.terminal import ImageProgress, training_note
 from orchestrator.stalls import Life
 from orchestrator.tracking.tracker import Heard

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from rich.console import Console
 
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig, ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.sampling.parts import Columns
 from orchestrator.scoring import pipeline

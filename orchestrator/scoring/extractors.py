@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from orchestrator.config.schema import EvaluationConfig, ExtractorKind
+from orchestrator.config.evaluation import EvaluationConfig, ExtractorKind
 from orchestrator.precision import compute_device
 
 _LAYERS: dict[ExtractorKind, tuple[str, int, int]] = {

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import torch
 
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig, ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.images import to_png
 from orchestrator.sampling.grids import GRID_IMAGES
 from orchestrator.sampling.parts import Columns, Parts, Range

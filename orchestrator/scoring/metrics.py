@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from orchestrator.config.schema import ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
 from orchestrator.scoring import jackknife
 from orchestrator.scoring.frechet import FeatureStatistics, FrechetDistance, Gaussian
 from orchestrator.scoring.kernels import (

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from orchestrator.config.schema import FEWEST_IMAGES
+from orchestrator.config.evaluation import FEWEST_IMAGES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from dimr_model import DiMR
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig, ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.terminal import ImageProgress
 from orchestrator.sampling.parts import Parts, Range

@@ -4,8 +4,9 @@ Importing this does not import torch.
 """
 
 from orchestrator import storage
+from orchestrator.config.evaluation import FEWEST_IMAGES
 from orchestrator.config.mistakes import did_you_mean_path
-from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.scoring.reference_files import check_reference

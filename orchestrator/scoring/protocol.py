@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.config.schema import ExperimentConfig, ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.compatibility import describe_vae
 from orchestrator.sampling.decoder import ROUNDING
 from orchestrator.scoring.model_under_test import ModelUnderTest

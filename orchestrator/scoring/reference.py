@@ -17,7 +17,8 @@ from rich.console import Console
 
 from dimr_model import randomness
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig, ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.compatibility import describe_vae
 from orchestrator.errors import UserError
 from orchestrator.scoring import pipeline

@@ -10,7 +10,8 @@ from rich.table import Table
 from dimr_model.config import Guidance
 from orchestrator import cluster, storage
 from orchestrator.artifacts import csv_of, line_style, png_of
-from orchestrator.config.schema import FEWEST_IMAGES, ExperimentConfig
+from orchestrator.config.evaluation import FEWEST_IMAGES
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.run.terminal import print_logs

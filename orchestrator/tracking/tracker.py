@@ -18,7 +18,8 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator import storage
-from orchestrator.config.schema import ExperimentConfig, holds_credentials
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.settings import holds_credentials
 from orchestrator.errors import UserError
 from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, Journal, RunFiles, holds_values
 from orchestrator.tracking.mlflow_sync import MLflowSync

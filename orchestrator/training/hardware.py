@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from orchestrator.config.schema import Precision
+from orchestrator.config.settings import Precision
 from orchestrator.training.gpus import GPUS
 
 PROBE_REPEATS = 2

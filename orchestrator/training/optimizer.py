@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import _muon
 
 from dimr_model.ema import own_parts
-from orchestrator.config.schema import TrainConfig
+from orchestrator.config.training import TrainConfig
 
 MOMENTUM = 0.95
 """Muon's, torch's default."""

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 from dimr_model import DiMR
 from orchestrator.compilation import compile_units
-from orchestrator.config.schema import TrainConfig
+from orchestrator.config.training import TrainConfig
 
 SMALLEST_UNIT = 1_000_000
 """Parameters below which a unit is gathered with the rest.

@@ -12,7 +12,8 @@ from dimr_model import randomness
 from dimr_model.diffusion import Process, branch_losses, multi_scale_loss, noise_level
 from dimr_model.ema import ema_decay
 from dimr_model.times import time_weights, training_steps
-from orchestrator.config.schema import DiffusionConfig, ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.training import DiffusionConfig
 from orchestrator.data.format import DatasetInfo
 from orchestrator.data.stream import Batch
 from orchestrator.precision import compute_precision

@@ -12,6 +12,6 @@ def ray_with_gpus() -> Iterator[None]:
     """An embedded Ray for all tests here."""
     import ray
 
-    start_embedded(include_dashboard=False)
+    start_embedded()
     yield
     ray.shutdown()

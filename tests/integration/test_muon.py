@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dimr_model import DiMR, DiMRConfig
-from orchestrator.config.schema import ExperimentConfig, TrainConfig
+from orchestrator.config.schema import ExperimentConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.data.format import open_dataset
 from orchestrator.training.optimizer import build_optimizer, set_learning_rate
 from orchestrator.training.parallelize import make_mesh, parallelize

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from dimr_model import DiMR, DiMRConfig
 from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss
-from orchestrator.config.schema import TrainConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.training.parallelize import count_shards, make_mesh, parallelize
 from orchestrator.training.state import TrainState, fresh_state
 from orchestrator.training.step import Draws, train_step

@@ -21,7 +21,8 @@ from orchestrator import logs, storage
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import marked, newest_valid, problem_of
 from orchestrator.checkpoints.weights import find_weights
-from orchestrator.config.schema import DataConfig, ExperimentConfig
+from orchestrator.config.data import DataConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import open_dataset, read_rows
 from orchestrator.data.prepare import prepare_dataset
 from orchestrator.data.sources.listing import list_source

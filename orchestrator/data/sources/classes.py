@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import storage
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.files import Omitted
 from orchestrator.data.sources.names import is_number, natural, printable

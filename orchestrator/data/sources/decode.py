@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from orchestrator.config.schema import PrepareConfig
+from orchestrator.config.data import PrepareConfig
 
 MOST_PIXELS = 1 << 26
 """8192 x 8192, four bytes each while they are decoded; also of what a very long image would be resized to."""

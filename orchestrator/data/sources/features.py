@@ -3,7 +3,7 @@
 import posixpath
 from collections import defaultdict
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.files import Omitted, Tree
 from orchestrator.data.sources.names import natural, printable

@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import dataset_json, reasons
 from orchestrator.data.sources.classes import name_classes
 from orchestrator.data.sources.files import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from orchestrator import storage
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.classes import read_class_map
 from orchestrator.data.sources.files import Omitted

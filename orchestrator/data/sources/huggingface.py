@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.files import File, Omitted, Tree, patiently, read_part
 from orchestrator.data.sources.names import printable

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import classes, features, folder, huggingface, parquet, tar, zip_archive
 from orchestrator.data.sources.files import Omitted, Tree, walk_source
 from orchestrator.data.sources.names import printable

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.files import File, Omitted, Tree, UnreadableError, open_file, patiently
 from orchestrator.data.sources.names import printable

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources.features import labels_beside
 from orchestrator.data.sources.files import read_part
 from orchestrator.data.sources.huggingface import read_saved

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import reasons
 from orchestrator.data.sources.classes import name_classes
 from orchestrator.data.sources.files import (

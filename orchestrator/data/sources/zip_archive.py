@@ -5,7 +5,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass, field
 
-from orchestrator.config.schema import DataConfig
+from orchestrator.config.data import DataConfig
 from orchestrator.data.sources import dataset_json, reasons
 from orchestrator.data.sources.files import (
     MOST_ENCODED_BYTES,

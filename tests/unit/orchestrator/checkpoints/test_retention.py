@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.checkpoints.retention import to_keep, warn_of_unknown_metric
 from orchestrator.checkpoints.selection import Checkpoint, Marker, marked
-from orchestrator.config.schema import TrainConfig
+from orchestrator.config.training import TrainConfig
 
 
 def write(folder: Path, losses: dict[int, float]) -> list[Checkpoint]:

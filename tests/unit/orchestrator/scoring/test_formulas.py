@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.config.schema import ExtractorKind
+from orchestrator.config.evaluation import ExtractorKind
 from orchestrator.scoring import jackknife
 from orchestrator.scoring.frechet import FeatureStatistics, FrechetDistance, frechet_distance
 from orchestrator.scoring.kernels import cubic_kernel, gaussian_kernel, kernel_sums

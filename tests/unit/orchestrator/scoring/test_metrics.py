@@ -14,7 +14,7 @@ import torch_fidelity
 from torch.utils.data import Dataset
 
 from orchestrator.benchmarks.score import untrained_inception
-from orchestrator.config.schema import EvaluationConfig, ExtractorKind
+from orchestrator.config.evaluation import EvaluationConfig, ExtractorKind
 from orchestrator.errors import UserError
 from orchestrator.scoring.extractors import (
     _LAYERS,

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from dimr_model import DiMR
 from orchestrator.config.command_line import parse
+from orchestrator.config.evaluation import EvaluationConfig
 from orchestrator.config.plain import from_dict, to_dict
-from orchestrator.config.schema import EvaluationConfig, ExperimentConfig
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
 from orchestrator.sampling.sampler import ImageSampler

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from orchestrator.config.schema import EvaluationConfig
+from orchestrator.config.evaluation import EvaluationConfig
 from orchestrator.errors import UserError
 from orchestrator.scoring import vision_transformers
 from orchestrator.scoring.extractors import check_weights, load_extractor

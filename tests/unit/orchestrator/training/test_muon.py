@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from dimr_model import DiMR, DiMRConfig
-from orchestrator.config.schema import TrainConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.optimizer import ShardMuon, build_optimizer, set_learning_rate
 from orchestrator.training.parallelize import make_mesh, parallelize

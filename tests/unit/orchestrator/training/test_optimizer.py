@@ -9,7 +9,7 @@ from dimr_model import DiMR
 from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss, noise_level
 from dimr_model.ema import EMA
 from dimr_model.pretrained import rename_released
-from orchestrator.config.schema import TrainConfig
+from orchestrator.config.training import TrainConfig
 from orchestrator.training.optimizer import build_optimizer, ema_horizon, learning_rate, set_learning_rate
 from tests.unit.dimr_model.golden import load_golden, state_dict
 
