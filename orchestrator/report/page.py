@@ -199,16 +199,16 @@ def _pictures(run: RunData) -> dict[str, Any]:
     grids, columns = [], grid_columns(run.config)
 
     def add(kind: str, content: bytes, caption: str) -> None:
-        grids.append({"kind": kind, "data": _uri(content, f"image/{kind}"), "caption": caption})
+        mime = "image/webp" if kind == "film" else "image/png"
+        grids.append({"kind": kind, "data": _uri(content, mime), "caption": caption})
 
     if len(run.previews) > 1:
-        add("webp", film(run.previews, columns), "the same noise at each checkpoint, one after another")
-    if run.previews:
-        add(
-            "png", film_strip(run.previews, columns), "the same noise at each checkpoint, one below the other"
-        )
+        add("film", film(run.previews, columns), "the same noise at each checkpoint, one after another")
     if run.samples:
-        add("png", run.samples, f"the first hundred samples{_after(run)}, uncurated")
+        add("samples", run.samples, f"the first hundred samples{_after(run)}, uncurated")
+    if run.previews:
+        strip = film_strip(run.previews, columns)
+        add("strip", strip, "the same noise at each checkpoint, one below the other")
     return {
         "name": run.name,
         "grids": grids,

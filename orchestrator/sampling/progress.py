@@ -49,8 +49,8 @@ def film_strip(previews: Sequence[Preview], columns: int) -> bytes:
         previews: at least one; of many some are taken, evenly spread.
         columns: of the previews.
     """
-    rows = [(f"{seen:,} images", _tiles(png, columns)[:columns]) for seen, png in spread(previews, MOST_ROWS)]
-    return encode_png(rows_of_tiles(rows))
+    rows = [(f"{seen:,}", _tiles(png, columns)[:columns]) for seen, png in spread(previews, MOST_ROWS)]
+    return encode_png(rows_of_tiles(rows, title="images seen"))
 
 
 def film(previews: Sequence[Preview], columns: int) -> bytes:
