@@ -27,7 +27,7 @@ MOST_ROWS, MOST_FRAMES = 8, 24
 FRAME_MS, LAST_FRAME_MS = 500, 2500
 MOST_BYTES = 250_000
 QUALITIES = (90, 70, 50, 30)
-"""What is tried in turn where the film without loss is larger than ``MOST_BYTES``."""
+"""What is tried in turn where the film without loss is larger than ``MOST_BYTES``. Then frames go."""
 Preview = tuple[int, bytes]
 """(images seen, PNG)."""
 
@@ -63,13 +63,16 @@ def film(previews: Sequence[Preview], columns: int) -> bytes:
         if len(content) <= MOST_BYTES:
             break
         content = _webp(frames, quality=quality)
+    while len(content) > MOST_BYTES and len(frames) > 2:
+        frames = spread(frames, max(2, len(frames) // 2))
+        content = _webp(frames, quality=QUALITIES[-1])
     return content
 
 
 def _tiles(preview: bytes, columns: int) -> list[Image.Image]:
     """The images of a preview's grid."""
     with Image.open(io.BytesIO(preview)) as grid:
-        width, height = grid.width // columns - LINE, (grid.height - LINE) // PREVIEW_ROWS - LINE
+        width, height = (grid.width - LINE) // columns - LINE, (grid.height - LINE) // PREVIEW_ROWS - LINE
         corners = [
             (LINE + column * (width + LINE), LINE + row * (height + LINE))
             for row in range(PREVIEW_ROWS)

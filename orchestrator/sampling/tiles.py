@@ -41,7 +41,8 @@ def rows_of_tiles(rows: Sequence[Row], heads: Sequence[str] = (), title: str = "
     left += 4 * GAP if left else 0
     top = LINE_HEIGHT * (bool(title) + bool(heads))
     columns = max(len(tiles) for _, tiles in rows)
-    size = (left + columns * (width + GAP) - GAP, top + len(rows) * (height + GAP) - GAP)
+    wide = max(left + columns * (width + GAP) - GAP, round(font.getlength(title)))
+    size = (wide, top + len(rows) * (height + GAP) - GAP)
     sheet = Image.new("RGBA", size, CLEAR)
     pen = ImageDraw.Draw(sheet)
     pen.text((0, LINE_HEIGHT / 2), title, GREY, font, anchor="lm")
