@@ -31,7 +31,8 @@ def settings(tmp_path: Path, channels: int = 1, multi_scale_loss: bool = True) -
         model={"input_size": 8, "channels": channels, "num_classes": CLASSES, "depths": [1, 1, 1],
                "widths": [8, 8, 8]},
         diffusion={"schedule": "cosine", "prediction": "v", "multi_scale_loss": multi_scale_loss},
-        sampling={"sampler": {"steps": STEPS}, "guidance": {"kind": "none"}, "batch_size": 4, "actors": 0, "use_gpu": False},
+        sampling={"sampler": {"steps": STEPS}, "guidance": {"kind": "none"}, "batch_size": 4, "actors": 0,
+                  "use_gpu": False},
     )  # fmt: skip
 
 
