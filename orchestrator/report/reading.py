@@ -47,8 +47,6 @@ class RunData:
     """(images seen, PNG), ascending."""
     samples: bytes | None
     """The grid of the first samples, a PNG."""
-    branches: bytes | None
-    """What each branch predicts, coarse to fine, a PNG."""
     final: dict[str, Any]
     """Content of metrics.json, or nothing."""
     evaluations: list[dict[str, Any]]
@@ -59,6 +57,8 @@ class RunData:
     """Content of distortion.json of each study of this run."""
     vaes: list[dict[str, Any]] = field(default_factory=list)
     """Content of metrics.json of each score of this run's VAE."""
+    branches: bytes | None = None
+    """What each branch predicts, coarse to fine, a PNG."""
 
     @property
     def parameters(self) -> int:
