@@ -23,7 +23,7 @@ from orchestrator.sampling.tiles import (
 )
 
 PREVIEWS = "previews"
-MOST_ROWS, MOST_FRAMES = 8, 24
+MOST_ROWS, MOST_FRAMES = 10, 24
 FRAME_MS, LAST_FRAME_MS = 500, 2500
 MOST_BYTES = 250_000
 QUALITIES = (90, 70, 50, 30)
