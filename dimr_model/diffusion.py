@@ -238,9 +238,35 @@ def branch_targets(target: Tensor, num_branches: int) -> list[Tensor]:
     The factor k is the released code's, not the paper's; it keeps white noise at unit variance. Averages are
     linear, so each branch's target is the same prediction of the image and the noise, both downsampled so.
     """
-    factors = [2 ** (num_branches - 1 - r) for r in range(num_branches)]
     # Downsample(eps, r) of Eq. 8, times k.
-    return [target if k == 1 else k * F.avg_pool2d(target, k) for k in factors]
+    return [target if k == 1 else k * F.avg_pool2d(target, k) for k in _factors(num_branches)]
+
+
+def _factors(num_branches: int) -> list[int]:
+    return [2 ** (num_branches - 1 - r) for r in range(num_branches)]
+
+
+def branches_to_clean(
+    process: Process, noisy: Tensor, outputs: list[Tensor], step: Tensor, prediction: Prediction
+) -> list[Tensor]:
+    """The clean image that each branch's output stands for, coarse to fine.
+
+    A branch's target is the prediction of a downsampled image and noise. So its clean image follows from the
+    noisy image, downsampled alike, by the same formula. A perfect branch gives the average of the clean image
+    over k x k blocks.
+
+    Args:
+        noisy: ``[B, C, H, W]``.
+        outputs: of all branches, ``[B, C, H / k, W / k]``, coarse to fine; or of the finest alone.
+        step: ``[B]``.
+    """
+    images = []
+    for output, seen, k in zip(
+        outputs, branch_targets(noisy, len(outputs)), _factors(len(outputs)), strict=True
+    ):
+        clean = process.to_clean(seen, output, step, prediction)
+        images.append(clean if k == 1 else clean / k)
+    return images
 
 
 def branch_losses(predictions: list[Tensor], target: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dimr_model import randomness
 from dimr_model.config import Guidance, Prediction, Sampler
-from dimr_model.diffusion import Process, noise_level
+from dimr_model.diffusion import Process, branches_to_clean, noise_level
 from dimr_model.guidance import guided
 from dimr_model.network import DiMR
 from dimr_model.solvers import make_solver
@@ -59,6 +59,7 @@ def sample(
     guidance: Guidance,
     clip: bool,
     fresh_noise: Callable[[int], Tensor] | None = None,
+    on_step: Callable[[list[Tensor]], None] | None = None,
 ) -> Tensor:
     """Solve from ``noise [B, C, H, W]`` to clean latents or pixels of the same shape and dtype.
 
@@ -68,6 +69,8 @@ def sample(
         schedule: the process that the network was trained for: a noise schedule or a flow.
         clip: keep every estimate of the clean image within [-1, 1]; right for pixels, wrong for latents.
         fresh_noise: what solver step k adds, of the shape of ``noise``; only ``ddpm`` asks for it.
+        on_step: is given every branch's estimate of the clean image at each network call, coarse to fine,
+            ``[B, C, H / k, W / k]`` for branches smaller by k. The last one drives the solver.
 
     Raises:
         ValueError: the sampler is ``ddpm``, and ``fresh_noise`` is None; or it is made for the other process.
@@ -81,15 +84,19 @@ def sample(
         # Solvers count from 0, the paper from 1 (Section 3).
         step = torch.full(state.shape[:1], timestep.item() + 1, dtype=timestep.dtype, device=state.device)
 
-        def predict(noisy: Tensor, classes: Tensor, step: Tensor = step) -> Tensor:
+        def predict(noisy: Tensor, classes: Tensor, step: Tensor = step) -> list[Tensor]:
             level = noise_level(step[:1].expand(noisy.shape[0])).to(noisy.dtype)
-            # Section 4.1: the last branch's prediction drives the diffusion process.
-            return model(noisy, level, classes)[-1]
+            outputs = model(noisy, level, classes)
+            return outputs if on_step else outputs[-1:]
 
         weight = guidance.weight(float(timestep) + 1)
-        output = guided(predict, noisy, labels, model.architecture.null_class, weight)
-        clean = schedule.to_clean(noisy, output, step, prediction)
-        estimate = clean.clamp(-1, 1) if clip else clean
+        outputs = guided(predict, noisy, labels, model.architecture.null_class, weight)
+        estimates = branches_to_clean(schedule, noisy, outputs, step, prediction)
+        if clip:
+            estimates = [estimate.clamp(-1, 1) for estimate in estimates]
+        if on_step:
+            on_step(estimates)
         added = fresh_noise(number).to(state) if solver.adds_noise and fresh_noise else None
-        state = solver.step(estimate, timestep, state, added)
+        # Section 4.1: the last branch's prediction drives the diffusion process.
+        state = solver.step(estimates[-1], timestep, state, added)
     return state

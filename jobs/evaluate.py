@@ -1,6 +1,7 @@
 """Sample images with a checkpoint and score them: ``python jobs/evaluate.py --checkpoint runs/quickstart``.
 
-``sample`` only samples, ``reference`` makes statistics of real images, ``sweep`` finds the best guidance.
+``sample`` only samples, ``branches`` draws what each branch predicts, ``reference`` makes statistics of real
+images, ``sweep`` finds the best guidance.
 """
 
 from orchestrator.scoring.command import main

@@ -30,7 +30,7 @@ OURS = tuple(
         # The summary.
         r" *\S+ after \d+ images",
         r"[┏┡└┃│].*",
-        r"(Samples|Metrics|Weights|Logs) +/\S+.*",
+        r"(Samples|Gallery|Metrics|Weights|Logs) +/\S+.*",
         r"Took +prepare \d+ s, train .*, total \d+ s",
         r"MLflow +(MLFLOW_SERVER|open http).*",
         # What asks for something, or says that nothing is asked for.

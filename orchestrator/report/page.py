@@ -14,9 +14,10 @@ from orchestrator.config.plain import flatten
 from orchestrator.report.comparison import indistinguishable, value_text
 from orchestrator.report.plots import Plot, curves, precision_and_recall
 from orchestrator.report.reading import RunData, SweepData
+from orchestrator.sampling.grids import grid_columns
+from orchestrator.sampling.progress import film, film_strip
 from orchestrator.scoring.protocol import KINDS_OF_WEIGHTS, count_name
 
-MOST_GRIDS = 8
 NOT_OF_THE_METHOD = ("weights", "images_seen", "samples", "seed", "settings", "classifier")
 """Parts of a protocol in which rows may differ and still be compared, or which have columns of their own."""
 
@@ -195,18 +196,25 @@ def _notes(scored: Sequence[tuple[RunData, dict[str, Any]]]) -> list[str]:
 
 
 def _pictures(run: RunData) -> dict[str, Any]:
-    chosen = run.previews[:: max(1, -(-len(run.previews) // MOST_GRIDS))]
-    if run.previews and chosen[-1] != run.previews[-1]:
-        chosen.append(run.previews[-1])
-    grids = [{"data": _uri(png, "image/png"), "caption": f"after {seen:,} images"} for seen, png in chosen]
+    grids, columns = [], grid_columns(run.config)
+
+    def add(kind: str, content: bytes, caption: str) -> None:
+        mime = "image/webp" if kind == "film" else "image/png"
+        grids.append({"kind": kind, "data": _uri(content, mime), "caption": caption})
+
+    if len(run.previews) > 1:
+        add("film", film(run.previews, columns), "the same noise at each checkpoint, one after another")
     if run.samples:
-        grids.append(
-            {
-                "data": _uri(run.samples, "image/png"),
-                "caption": f"the first hundred samples{_after(run)}, uncurated",
-            }
-        )
-    return {"name": run.name, "grids": grids, "guidance": [_uri(plot, "image/png") for plot in run.guidance]}
+        add("samples", run.samples, f"the first hundred samples{_after(run)}, uncurated")
+    if run.previews:
+        strip = film_strip(run.previews, columns)
+        add("strip", strip, "the same noise at each checkpoint, one below the other")
+    return {
+        "name": run.name,
+        "grids": grids,
+        "branches": _uri(run.branches, "image/png") if run.branches else "",
+        "guidance": [_uri(plot, "image/png") for plot in run.guidance],
+    }
 
 
 def _after(run: RunData) -> str:

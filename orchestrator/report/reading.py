@@ -18,7 +18,8 @@ from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.plain import from_dict
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.run.folder import METRICS_FILE, VAE_FOLDER, read_metrics
+from orchestrator.run.folder import BRANCHES_FILE, METRICS_FILE, VAE_FOLDER, read_metrics
+from orchestrator.sampling.progress import read_previews
 from orchestrator.sweeps.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
 from orchestrator.tracking.journal import JOURNAL_FILE, holds_values, newest_status, read_records
 
@@ -56,6 +57,8 @@ class RunData:
     """Content of distortion.json of each study of this run."""
     vaes: list[dict[str, Any]] = field(default_factory=list)
     """Content of metrics.json of each score of this run's VAE."""
+    branches: bytes | None = None
+    """What each branch predicts, coarse to fine, a PNG."""
 
     @property
     def parameters(self) -> int:
@@ -116,8 +119,6 @@ def read_run(folder: str) -> RunData:
     config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
     records = read_records(folder)
     status = newest_status(records) or "RUNNING"
-    previews = sorted(int(name.removesuffix(".png")) for name in _names(folder, "previews", ".png"))
-    samples = storage.join(folder, "samples.png")
     return RunData(
         name=config.run.name,
         folder=folder,
@@ -126,10 +127,9 @@ def read_run(folder: str) -> RunData:
         began=datetime.fromtimestamp(records[0]["time"] / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
         dataset=_tags(records).get("dataset.source", config.data.path),
         series=_series(records),
-        previews=[
-            (seen, storage.read_bytes(storage.join(folder, "previews", f"{seen}.png"))) for seen in previews
-        ],
-        samples=storage.read_bytes(samples) if storage.is_file(samples) else None,
+        previews=read_previews(folder),
+        samples=storage.read_bytes(storage.join(folder, "samples.png")) if "samples.png" in names else None,
+        branches=storage.read_bytes(storage.join(folder, BRANCHES_FILE)) if BRANCHES_FILE in names else None,
         final=read_metrics(folder),
         evaluations=list(_evaluations(folder)),
         guidance=[

@@ -127,6 +127,7 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> 
     seconds["train"] = time.perf_counter() - began
     # torch, seconds of import, is loaded when it is needed.
     from orchestrator.checkpoints.loading import export
+    from orchestrator.run.gallery import write_gallery
     from orchestrator.scoring.evaluate import Evaluation, evaluate, plain
     from orchestrator.scoring.model_card import write_card
     from orchestrator.scoring.model_under_test import checkpoint_under_test
@@ -134,7 +135,9 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> 
 
     exported = storage.join(work.run.directory, "export")
     export(checkpoint, exported)
-    scores = evaluate(Evaluation(config, checkpoint_under_test(checkpoint, config), dataset, work.console))
+    tested = checkpoint_under_test(checkpoint, config)
+    scores = evaluate(Evaluation(config, tested, dataset, work.console))
+    write_gallery(config, dataset, tested.model, checkpoint.images_seen, tracker)
     seconds |= scores.seconds
     seconds["total"] = time.perf_counter() - started
     write_card(exported, config, dataset.info, checkpoint.images_seen, plain(scores.measurements))

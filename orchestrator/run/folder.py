@@ -22,6 +22,8 @@ from orchestrator.tracking.journal import newest_status, read_records
 Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
+STRIP_FILE, FILM_FILE, BRANCHES_FILE = "progress.png", "progress.webp", "branches.png"
+"""Pictures of a finished run."""
 DATASET_FILE = "dataset.json"
 VAE_FOLDER = "vae"
 """Folder of run.root with scores of VAEs."""

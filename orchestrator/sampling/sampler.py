@@ -1,5 +1,6 @@
 """Sampling actors: they sample images by index, and every actor samples the same image for an index."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from dimr_model.sampling import balanced_labels, initial_noise, random_labels, s
 from dimr_model.sampling import sample as solve
 from orchestrator.compilation import compile_units
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.images import to_uint8
 from orchestrator.precision import compute_device, compute_precision
 from orchestrator.sampling.decoder import Decoder
 
@@ -44,22 +46,37 @@ class ImageSampler:
         Raises:
             UserError: an image is not finite.
         """
+        return self._decoder.decode(self._solve(indices)), labels_of(self._config, indices)
+
+    def estimates(self, indices: list[int]) -> list[list[Tensor]]:
+        """Of each network call, what each branch takes the clean images for, coarse to fine.
+
+        They are uint8 ``[N, C, h, w]`` on the CPU. The network must sample pixels.
+
+        Raises:
+            UserError: an image is not finite.
+        """
+        seen: list[list[Tensor]] = []
+        clean = self._solve(indices, lambda estimates: seen.append([to_uint8(image) for image in estimates]))
+        self._decoder.decode(clean)  # It refuses what is not finite.
+        return seen
+
+    def _solve(self, indices: list[int], on_step: Callable[[list[Tensor]], None] | None = None) -> Tensor:
         config, model = self._config, self._config.model
         shape = (model.channels, model.input_size, model.input_size)
-        labels = labels_of(config, indices)
         with compute_precision(config.sampling.precision, self._device):
-            clean = solve(
+            return solve(
                 self._model,
                 noise=initial_noise(config.run.seed, indices, shape).to(self._device),
-                labels=labels.to(self._device),
+                labels=labels_of(config, indices).to(self._device),
                 schedule=config.diffusion.make_process(),
                 prediction=config.diffusion.prediction,
                 sampler=config.sampling.sampler,
                 guidance=config.sampling.guidance,
                 clip=config.sampling.vae is None,
                 fresh_noise=step_noise(config.run.seed, indices, shape),
+                on_step=on_step,
             )
-        return self._decoder.decode(clean), labels
 
     def __call__(self, indices: list[int]) -> dict[str, npt.NDArray[Any]]:
         """Sample the images of ``indices``, into ``index`` int64, ``image`` uint8 and ``label`` int64."""

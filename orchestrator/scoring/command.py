@@ -1,6 +1,7 @@
 """The command line of jobs/evaluate.py.
 
-It samples and scores a checkpoint, only samples, makes a reference, sweeps guidance, or scores a VAE.
+It samples and scores a checkpoint, only samples, draws its branches, makes a reference, sweeps guidance, or
+scores a VAE.
 """
 
 import dataclasses
@@ -15,12 +16,14 @@ from orchestrator import cluster, storage
 from orchestrator.config.command_line import mistakes_explained, parse_with
 from orchestrator.config.plain import absolute, flatten, with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_if_there
 from orchestrator.errors import UserError
 from orchestrator.logs import terminal
 from orchestrator.run.folder import parse_beside, read_metrics
 from orchestrator.run.terminal import print_logs, scores_table
 from orchestrator.scoring.options import (
+    BranchesOptions,
     CheckpointOptions,
     GuidanceSweepOptions,
     ReferenceOptions,
@@ -35,7 +38,8 @@ Options = TypeVar("Options", bound=CheckpointOptions)
 def main() -> None:
     """Run the subcommand of the command line; without one, sample and score."""
     commands: dict[str, Callable[[Sequence[str]], None]] = {
-        "score": score, "sample": sample, "reference": reference, "sweep": sweep, "vae": vae,
+        "score": score, "sample": sample, "branches": branches, "reference": reference, "sweep": sweep,
+        "vae": vae,
     }  # fmt: skip
     arguments = sys.argv[1:]
     name = arguments.pop(0) if arguments and arguments[0] in commands else "score"
@@ -113,20 +117,51 @@ def _draw(config: ExperimentConfig, options: SampleOptions, path: str) -> None:
     from orchestrator.scoring.model_under_test import load_model_under_test
 
     started, dataset = time.perf_counter(), open_if_there(config)
-    names = dataset.info.class_names if dataset else tuple(map(str, range(config.model.num_classes)))
+    names = _class_names(config, dataset)
     labels = labels_named(options.classes, names)
     config = changed(config, options.guidance, options.seed)
     tested = load_model_under_test(options.checkpoint, config)
     draw(
         config, tested.model, dataset.info.scaling_factor if dataset else None, labels, options.columns, path
     )
+    shown = ", ".join(names[label] for label in labels)
+    _say_drawn(f"Grid      {path}: a row for each of {shown}", config, started)
+
+
+def _class_names(config: ExperimentConfig, dataset: LatentDataset | None) -> Sequence[str]:
+    return dataset.info.class_names if dataset else tuple(map(str, range(config.model.num_classes)))
+
+
+def _say_drawn(what: str, config: ExperimentConfig, started: float) -> None:
     guidance = config.sampling.guidance
     scale = "none" if guidance.kind == "none" else f"{guidance.kind} {guidance.scale:g}"
     terminal().print(
-        f"Grid      {path}: a row for each of {', '.join(names[label] for label in labels)}; seed "
-        f"{config.run.seed}, guidance {scale}, {time.perf_counter() - started:.1f} s",
-        soft_wrap=True, highlight=False,
-    )  # fmt: skip
+        f"{what}; seed {config.run.seed}, guidance {scale}, {time.perf_counter() - started:.1f} s",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def branches(arguments: Sequence[str]) -> None:
+    """Draw the clean image that each branch predicts, coarse to fine, at some steps of sampling.
+
+    Raises:
+        UserError: something that the user can mend, such as a network of latents.
+    """
+    config, options = _parse_for(BranchesOptions, "Draw what each branch predicts.", arguments)
+    from orchestrator.sampling.branches import branches_sheet, require_pixels, shown_labels
+    from orchestrator.sampling.class_grid import changed, labels_named
+    from orchestrator.scoring.model_under_test import load_model_under_test
+
+    require_pixels(config)
+    started = time.perf_counter()
+    names = _class_names(config, open_if_there(config))
+    labels = labels_named(options.classes, names) if options.classes else shown_labels(len(names))
+    config = changed(config, options.guidance, options.seed)
+    tested = load_model_under_test(options.checkpoint, config)
+    storage.write_bytes(options.out, branches_sheet(config, tested.model, labels, names))
+    shown = ", ".join(names[label] for label in labels)
+    _say_drawn(f"Branches  {options.out}: a block for each of {shown}", config, started)
 
 
 def reference(arguments: Sequence[str]) -> None:

@@ -55,6 +55,25 @@ class SampleOptions(CheckpointOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BranchesOptions(CheckpointOptions):
+    """The options of a picture of all branches."""
+
+    out: str = "branches.png"
+    """PNG to write."""
+    classes: str | None = None
+    """Classes of the picture, a block each, as numbers or names: 3,5,8. By default three of them."""
+    guidance: float | None = None
+    """Scale of constant guidance; 1 is none. By default the run's own guidance."""
+    seed: int | None = None
+    """Other images of the same classes; by default the run's seed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.out.endswith(".png"):
+            raise ValueError(f"--out {self.out} must end in .png")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceOptions:
     """The options of making a reference."""
 

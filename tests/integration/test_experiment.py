@@ -34,12 +34,14 @@ def runs_of(config: ExperimentConfig) -> list[Any]:
 
 def test_everything_of_a_run_lies_in_its_folder(finished: ExperimentConfig) -> None:
     folder = Path(finished.directory)
-    for name in ("config.yaml", "samples.png", "metrics.json", "journal.jsonl", "export/config.json"):
+    for name in ("config.yaml", "samples.png", "metrics.json", "journal.jsonl", "export/config.json",
+                 "progress.png", "progress.webp", "branches.png"):  # fmt: skip
         assert (folder / name).stat().st_size > 0, name
     assert (folder / "checkpoints" / "64" / "COMPLETE.json").exists()
     assert [image.name for image in sorted((folder / "previews").glob("*.png"))] == ["32.png", "64.png"]
     assert (folder / "exports" / "64" / "config.json").exists()
     assert Image.open(folder / "samples.png").size[0] > 0
+    assert Image.open(folder / "progress.webp").n_frames == 2  # type: ignore[attr-defined]
     assert list((folder / "logs").glob("*.log"))
 
 
@@ -71,6 +73,9 @@ def test_mlflow_has_one_run_with_curves_grids_parameters_and_scores(finished: Ex
         assert json.loads(run.data.tags[f"protocol.{name}"]) == entry["protocol"]
     pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert sum("samples" in path and "step+32" in path.replace("%", "+") for path in pictures) >= 1
+    for key in ("progress", "branches"):
+        assert any(key in path for path in pictures), key
+    assert "progress.webp" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
 def test_the_export_loads_without_ray(finished: ExperimentConfig) -> None:
@@ -158,7 +163,7 @@ def test_the_report_fits_its_window_and_shows_every_picture(
         widths = page.evaluate(
             "Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))"
         )
-        assert len(widths) >= 6 and min(widths) > 0  # curves, two previews, samples
+        assert len(widths) >= 7 and min(widths) > 0  # curves, film, samples, strip, branches
         headings = page.locator("h2").all_text_contents()
         assert headings == [
             "What was trained on what",
@@ -167,6 +172,7 @@ def test_the_report_fits_its_window_and_shows_every_picture(
             "Samples as training goes on",
             "Cost",
         ]
+        assert "Coarse to fine" in page.locator("h3").all_text_contents()
 
 
 def test_a_folder_without_a_run_has_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dimr_model.config import Prediction, ProcessKind, Sampler, SamplerKind, Schedule
-from dimr_model.diffusion import Flow, NoiseSchedule, Process, branch_targets, make_process
+from dimr_model.diffusion import (
+    Flow,
+    NoiseSchedule,
+    Process,
+    branch_targets,
+    branches_to_clean,
+    make_process,
+)
 from dimr_model.objective import (
     DIFFUSION_SAMPLERS,
     FLOW_SAMPLERS,
@@ -45,6 +52,24 @@ def test_any_prediction_is_any_other(
     torch.testing.assert_close(converted, expected, rtol=1e-6, atol=1e-6)
     back = process.convert(noisy, converted, steps, wanted, given_as)
     torch.testing.assert_close(back, output, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@given(step=st.floats(1, 999), seed=st.integers(0, 2**31), num_branches=st.integers(1, 3))
+@settings(max_examples=10)
+def test_a_perfect_branch_stands_for_the_downsampled_clean_image(
+    process: Process, prediction: Prediction, step: float, seed: int, num_branches: int
+) -> None:
+    clean, noise = drawn(seed, 2, 2, 3, 8, 8)
+    steps = torch.full((2,), step, dtype=torch.float64)
+    noisy = process.add_noise(clean, noise, steps)
+    outputs = branch_targets(process.target(clean, noise, steps, prediction), num_branches)
+    images = branches_to_clean(process, noisy, outputs, steps, prediction)
+    assert len(images) == num_branches
+    for image, k in zip(reversed(images), (1, 2, 4), strict=False):
+        # Near pure noise the image is what little is left of a difference, times 1 / alpha.
+        torch.testing.assert_close(image, F.avg_pool2d(clean, k), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [0, 1000])

@@ -1,12 +1,14 @@
 """Sampling solves to the data, and image i is the same whoever draws it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from dimr_model import DiMR, DiMRConfig
 from dimr_model.config import Guidance, Prediction, Sampler, SamplerKind
-from dimr_model.diffusion import NoiseSchedule
+from dimr_model.diffusion import NoiseSchedule, branch_targets
 from dimr_model.guidance import guided
 from dimr_model.sampling import (
     balanced_labels,
@@ -58,6 +60,38 @@ def test_a_perfect_network_leads_to_the_data(kind: str, prediction: Prediction) 
     )
 
 
+class PerfectBranches(Oracle):
+    """Knows an image of four grey levels, and each branch predicts it at its own resolution."""
+
+    image = torch.tensor([[-0.8, -0.2], [0.4, 0.6]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
+
+    def forward(self, noisy: Tensor, level: Tensor, labels: Tensor) -> list[Tensor]:
+        step = ((level + 4) / 8 * 1000).round().long()
+        clean = self.image.expand_as(noisy)
+        noise = self.schedule.to_noise(noisy, clean, step, "x")
+        return branch_targets(self.schedule.target(clean, noise, step, self.prediction), 3)
+
+
+@pytest.mark.parametrize("kind", ["dpm_solver_multistep", "heun"])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_every_branch_s_clean_image_is_seen_at_every_step(kind: SamplerKind, scale: float) -> None:
+    schedule, seen = NoiseSchedule("cosine"), list[list[Tensor]]()
+
+    def draw(on_step: Callable[[list[Tensor]], None] | None) -> Tensor:
+        return sample(
+            PerfectBranches(schedule, "v"), noise=initial_noise(0, [0, 1], (1, 4, 4)),  # type: ignore[arg-type]
+            labels=torch.tensor([0, 2]), schedule=schedule, prediction="v",
+            sampler=Sampler(kind=kind, steps=4), guidance=Guidance(scale=scale), clip=True, on_step=on_step,
+        )  # fmt: skip
+
+    assert torch.equal(draw(seen.append), draw(None))
+    assert len(seen) == (4 if kind == "dpm_solver_multistep" else 7)
+    averages = [torch.tensor([[0.0]]), PerfectBranches.image[::2, ::2], PerfectBranches.image]
+    for images in seen:
+        for image, average in zip(images, averages, strict=True):
+            torch.testing.assert_close(image, average.expand(2, 1, -1, -1), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["dpm_solver_multistep", "ddpm", "heun"])
 def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(kind: SamplerKind) -> None:
     torch.manual_seed(0)
@@ -91,13 +125,19 @@ def test_labels_are_balanced() -> None:
 def test_guidance_of_one_asks_the_network_once() -> None:
     calls = []
 
-    def predict(noisy: Tensor, labels: Tensor) -> Tensor:
+    def predict(noisy: Tensor, labels: Tensor) -> list[Tensor]:
         calls.append(labels.tolist())
-        return labels.float().view(-1, 1, 1, 1).expand_as(noisy)
+        fine = labels.float().view(-1, 1, 1, 1).expand_as(noisy)
+        return [10 * fine, fine]
 
     noisy, labels = torch.zeros(2, 1, 1, 1), torch.tensor([1, 2])
-    assert guided(predict, noisy, labels, null_class=3, weight=1).flatten().tolist() == [1, 2]
-    assert guided(predict, noisy, labels, null_class=3, weight=2).flatten().tolist() == [-1, 1]
+
+    def both_branches(weight: float) -> list[list[float]]:
+        combined = guided(predict, noisy, labels, null_class=3, weight=weight)
+        return [output.flatten().tolist() for output in combined]
+
+    assert both_branches(1) == [[10, 20], [1, 2]]
+    assert both_branches(2) == [[-10, 10], [-1, 1]]
     assert calls == [[1, 2], [1, 2, 3, 3]]
 
 
@@ -147,7 +187,9 @@ def test_ancestral_sampling_asks_for_its_noise() -> None:
 def test_guidance_combines_bf16_predictions_in_float32() -> None:
     noisy = torch.zeros(2, 1, 1, 1)
     predicted = torch.tensor([1.0, 1.0, 0.998, 0.998], dtype=torch.bfloat16).view(4, 1, 1, 1)
-    combined = guided(lambda both, labels: predicted, noisy, torch.tensor([0, 1]), null_class=2, weight=5.0)
+    (combined,) = guided(
+        lambda both, labels: [predicted], noisy, torch.tensor([0, 1]), null_class=2, weight=5.0
+    )
     exact = predicted[2:].double() + 5 * (predicted[:2].double() - predicted[2:].double())
     assert combined.dtype == torch.float32
     assert torch.equal(combined, exact.float())
