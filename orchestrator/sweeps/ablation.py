@@ -24,7 +24,7 @@ from orchestrator.stalls import answer
 from orchestrator.storage.lease import holding
 from orchestrator.sweeps.live_table import LiveTable
 from orchestrator.sweeps.pruning import PRUNED_FILE, Pruned, scheduler, why_pruned
-from orchestrator.sweeps.results import Finalist, TrialResult, results_of
+from orchestrator.sweeps.results import Finalist, ResultsSoFar, TrialResult, results_of
 from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
 from orchestrator.sweeps.table import write_results, write_table
 from orchestrator.sweeps.trial import Trials, final_distance, run_trial
@@ -184,8 +184,10 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
         f"{len(configs)} trials, {side_by_side} side by side, in {sweep.config.directory}", soft_wrap=True
     )
 
-    def write_so_far() -> None:
-        write_table(sweep.suite, sweep.config, results_of(sweep.cells, configs, {}, {}))
+    so_far = ResultsSoFar(sweep.cells, configs)
+
+    def write_so_far(changed: list[str]) -> None:
+        write_table(sweep.suite, sweep.config, so_far.after(changed))
 
     tuner = tune.Tuner(
         # A trial's driver computes nothing; its workers and actors ask for what they need.
@@ -207,7 +209,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
     )
     # In a thread, because Tune takes SIGINT for a wish to end well, and returns as if all were done.
     results = run_in_thread(tuner.fit, watch.check)
-    _tell_of_pruned(configs)
+    _tell_of_pruned(configs, side_by_side)
     failures = {}
     for result in results:
         if result.error is not None and result.config is not None:
@@ -215,23 +217,30 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
     return failures
 
 
-def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
-    """Say in MLflow which trials were pruned; they were stopped before they could say so themselves."""
+def _tell_of_pruned(configs: dict[str, ExperimentConfig], side_by_side: int) -> None:
+    """Say in MLflow which trials were pruned; they were stopped before they could say so themselves.
+
+    Each takes a process, so no more are told of at once than trials ran.
+    """
     pruned = [config for config in configs.values() if _is_news(config.directory)]
-    trackers = [
-        start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in pruned
-    ]
-    for config, tracker in zip(pruned, trackers, strict=True):
-        tracker.log_tags.remote({"pruned": why_pruned(config.directory)})
-        tracker.log_status.remote("KILLED")
-        close_tracker(tracker)
+    for first in range(0, len(pruned), side_by_side):
+        some = pruned[first : first + side_by_side]
+        trackers = [
+            start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in some
+        ]
+        for config, tracker in zip(some, trackers, strict=True):
+            tracker.log_tags.remote({"pruned": why_pruned(config.directory)})
+            tracker.log_status.remote("KILLED")
+            close_tracker(tracker)
 
 
 def _is_news(directory: str) -> bool:
     """Whether a trial was pruned, and its journal does not say so yet."""
     if not storage.is_file(storage.join(directory, PRUNED_FILE)):
         return False
-    return not any(r["kind"] == "tags" and "pruned" in r["values"] for r in read_records(directory))
+    return not any(
+        r["kind"] == "tags" and "pruned" in r["values"] for r in read_records(directory, metric="")
+    )
 
 
 def _score_finalists(

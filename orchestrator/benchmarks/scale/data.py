@@ -8,7 +8,7 @@ import itertools
 import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -115,7 +115,7 @@ def _first_window(plan: StreamPlan) -> None:
     plan.order.read_plan(0, plan.order.window_at(plan.start))
 
 
-def _plan_windows(plan: StreamPlan, lanes: range, number: int) -> None:
+def _plan_windows(plan: StreamPlan, lanes: Sequence[int], number: int) -> None:
     for lane in lanes:
         plan.order.read_plan(lane, number)
 
