@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import yaml
@@ -102,7 +103,7 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
         with ending(tracker, uri, console):
             console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
             _prepare_reference(config, dataset, console)
-            failures = _run_trials(sweep, trials, console)
+            failures = run_trials(sweep, trials, cluster.trials_that_fit(trials.values()), console)
             # The user can look at this table while the finalists are sampled.
             write_table(sweep.suite, config, results_of(sweep.cells, trials, failures, {}))
             finalists = _score_finalists(sweep, trials, dataset, console)
@@ -175,9 +176,14 @@ def _keep_keys_on_their_nodes() -> None:
     passed_on.difference_update([name for name in passed_on if name.startswith("AWS_")])
 
 
-def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Console) -> dict[str, str]:
-    """Run the trials, and return name -> what failed."""
-    side_by_side = cluster.trials_that_fit(configs.values())
+def run_trials(
+    sweep: Sweep,
+    configs: dict[str, ExperimentConfig],
+    side_by_side: int,
+    console: Console,
+    trial: Callable[..., None] = run_trial,
+) -> dict[str, str]:
+    """Run ``trial`` for each of ``configs``, ``side_by_side`` at a time, and return name -> what failed."""
     _keep_keys_on_their_nodes()
     shared, watch = Trials(configs, sweep.config.directory, side_by_side), TrialWatch(configs)
     console.print(
@@ -191,7 +197,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
 
     tuner = tune.Tuner(
         # A trial's driver computes nothing; its workers and actors ask for what they need.
-        tune.with_resources(tune.with_parameters(run_trial, trials=shared), {"CPU": 0.01}),
+        tune.with_resources(tune.with_parameters(trial, trials=shared), {"CPU": 0.01}),
         param_space={"cell": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=side_by_side,
