@@ -17,10 +17,9 @@ import ray.train
 
 from orchestrator.benchmarks.data import write_latents
 from orchestrator.benchmarks.scale.growth import Row, Rows
-from orchestrator.cluster import connect_embedded
+from orchestrator.benchmarks.scale.measuring import small_ray
 from orchestrator.config.command_line import parse
 from orchestrator.data.stream import StoredRows, StreamPlan, make_order
-from orchestrator.embedded_ray import start_embedded
 from orchestrator.run.worker_messages import RemoteHooks
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import DeterministicOrder, Start
@@ -64,17 +63,10 @@ class _Counter:
 
 def measure() -> Iterator[Row]:
     """Measure over workers, over calls that stand for workers, and over ranges of images."""
-    started = not ray.is_initialized()
-    if started:
-        start_embedded(least_cpus=max(WORKERS) + ACTORS + 2, include_dashboard=False)
-    try:
-        with connect_embedded(), tempfile.TemporaryDirectory() as folder:
-            yield from _workers(folder)
-            yield from _calls()
-            yield from _ranges(folder)
-    finally:
-        if started:
-            ray.shutdown()
+    with small_ray(max(WORKERS) + ACTORS + 2), tempfile.TemporaryDirectory() as folder:
+        yield from _workers(folder)
+        yield from _calls()
+        yield from _ranges(folder)
 
 
 def _told(found: Rows, size: int, began: float, counter: Any) -> None:

@@ -16,8 +16,7 @@ import ray
 
 from orchestrator.benchmarks.data import write_latents
 from orchestrator.benchmarks.scale.growth import Row, Rows
-from orchestrator.benchmarks.scale.measuring import REPEATS, bytes_of, seconds_of
-from orchestrator.cluster import connect_embedded
+from orchestrator.benchmarks.scale.measuring import REPEATS, bytes_of, seconds_of, small_ray
 from orchestrator.data.format import DatasetFile, DatasetInfo, LatentDataset
 from orchestrator.data.order import lanes_of_rank
 from orchestrator.data.stream import (
@@ -44,7 +43,7 @@ WINDOWS = 48
 def measure() -> Iterator[Row]:
     """Measure over rows at ``LANES`` ranks, and over ranks at the fewest rows."""
     yield from _over_rows()
-    with tempfile.TemporaryDirectory() as folder, connect_embedded():
+    with tempfile.TemporaryDirectory() as folder, small_ray():
         yield from _over_ranks(write_latents(f"{folder}/rows", ROWS[0], SMALL))
 
 

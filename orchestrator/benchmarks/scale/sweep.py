@@ -20,10 +20,10 @@ from rich.console import Console
 
 from orchestrator import storage
 from orchestrator.benchmarks.scale.growth import Row, Rows
-from orchestrator.benchmarks.scale.measuring import seconds_of
-from orchestrator.cluster import connect_embedded
+from orchestrator.benchmarks.scale.measuring import seconds_of, small_ray
 from orchestrator.config.command_line import parse
 from orchestrator.config.plain import to_yaml
+from orchestrator.config.schema import ExperimentConfig
 from orchestrator.report.page import render
 from orchestrator.report.reading import read_sweep
 from orchestrator.run.folder import CONFIG_FILE, METRICS_FILE
@@ -36,6 +36,9 @@ from orchestrator.tracking.journal import JOURNAL_FILE, Journal, RunFiles
 from orchestrator.tracking.mlflow_sync import MLflowSync
 
 TRIALS = (16, 64, 200)
+"""What is in the folders of so many trials is read, without running them."""
+TUNED_TRIALS = (4, 16, 48)
+"""So many are run by Ray Tune."""
 SIDE_BY_SIDE = 16
 SECONDS = 1.0
 LOGS = 5
@@ -43,14 +46,20 @@ LOGS = 5
 
 def measure() -> Iterator[Row]:
     """Measure over the number of trials."""
-    found = Rows(f"trials of {SECONDS:g} s, {SIDE_BY_SIDE} side by side")
+    found = Rows("trials, as their folders tell")
     for trials in TRIALS:
         with tempfile.TemporaryDirectory() as folder:
-            _measure_sweep(found, trials, folder)
+            _measure_folders(found, trials, folder)
+    yield from found
+    found = Rows(f"trials of {SECONDS:g} s, {SIDE_BY_SIDE} side by side")
+    with small_ray():
+        for trials in TUNED_TRIALS:
+            with tempfile.TemporaryDirectory() as folder:
+                _measure_tune(found, trials, folder)
     yield from found
 
 
-def _measure_sweep(found: Rows, trials: int, folder: str) -> None:
+def _sweep(trials: int, folder: str) -> Sweep:
     suite = Suite(
         title="simulated",
         scales={"nano": ["quickstart"]},
@@ -59,34 +68,59 @@ def _measure_sweep(found: Rows, trials: int, folder: str) -> None:
         ],
     )
     base = parse("Measure.", "quickstart", ["--run.root", folder, "--run.name", "sweep"])
-    made: list[Any] = []
-    found.note("cells are made, s", trials, seconds_of(lambda: made.append(cells_of(suite, "nano", base))))
-    sweep = Sweep(config=base, suite=suite, cells=made[0], prune=False, finalists=0, seeds=0)
-    configs = sweep.trials
+    cells = cells_of(suite, "nano", base)
     storage.write_bytes(f"{base.directory}/{SUITE_FILE}", json.dumps(dataclasses.asdict(suite)).encode())
-    driver = psutil.Process()
-    with connect_embedded(), _most_files(driver) as files:
-        held, began = driver.memory_info().rss, time.perf_counter()
-        failures = run_trials(sweep, configs, SIDE_BY_SIDE, Console(quiet=True), _trial)
-        seconds = time.perf_counter() - began
-        assert not failures, failures
-        overhead = seconds - SECONDS * -(-trials // SIDE_BY_SIDE)
-        found.note("a trial's part of the overhead, s", trials, overhead / trials)
-        found.note("more memory of the driver, MB", trials, (driver.memory_info().rss - held) / 1e6)
-    found.note("most open files of the driver", trials, max(files))
+    return Sweep(config=base, suite=suite, cells=cells, prune=False, finalists=0, seeds=0)
+
+
+def _measure_folders(found: Rows, trials: int, folder: str) -> None:
+    made: list[Sweep] = []
+    found.note("cells are made, s", trials, seconds_of(lambda: made.append(_sweep(trials, folder))))
+    (sweep,) = made
+    configs = sweep.trials
+    for config in configs.values():
+        _write_trial(config)
     so_far = ResultsSoFar(sweep.cells, configs)
     one = [next(iter(configs))]
-    ended = partial(lambda: write_table(suite, base, so_far.after(one)))
-    found.note("the table is written when a trial ends, ms", trials, 1e3 * seconds_of(ended, 3))
+
+    def write_so_far() -> None:
+        write_table(sweep.suite, sweep.config, so_far.after(one))
+
+    found.note("the table is written when a trial ends, ms", trials, 1e3 * seconds_of(write_so_far, 3))
     found.note(
         "MLflow gets all trials, s", trials, seconds_of(partial(_copy, folder, list(configs.values())))
     )
-    found.note("a report is made, s", trials, seconds_of(lambda: render([], [read_sweep(base.directory)])))
+    found.note("a report is made, s", trials, seconds_of(partial(_report, sweep)))
+    found.note("size of the report, MB", trials, len(_report(sweep)) / 1e6)
+
+
+def _report(sweep: Sweep) -> str:
+    return render([], [read_sweep(sweep.config.directory)])
+
+
+def _measure_tune(found: Rows, trials: int, folder: str) -> None:
+    sweep, driver = _sweep(trials, folder), psutil.Process()
+    with _most_files(driver) as files:
+        held, began = driver.memory_info().rss, time.perf_counter()
+        failures = run_trials(sweep, sweep.trials, SIDE_BY_SIDE, Console(quiet=True), _trial)
+        seconds = time.perf_counter() - began
+        assert not failures, failures
+    overhead = seconds - SECONDS * -(-trials // SIDE_BY_SIDE)
+    found.note("a trial's part of the overhead, s", trials, overhead / trials)
+    found.note("more memory of the driver, MB", trials, max(0, driver.memory_info().rss - held) / 1e6)
+    found.note("most open files of the driver", trials, max(files))
 
 
 def _trial(point: dict[str, Any], trials: Trials) -> None:
-    config = trials.configs[point["cell"]]
-    began, folder = time.monotonic(), Path(config.directory)
+    """A trial in Tune's process."""
+    began, config = time.monotonic(), trials.configs[point["cell"]]
+    _write_trial(config)
+    time.sleep(max(0.0, SECONDS - (time.monotonic() - began)))
+    tune.report({"images_seen": config.train.images, "distance": 1.0, "loss": 1 / LOGS})
+
+
+def _write_trial(config: ExperimentConfig) -> None:
+    folder = Path(config.directory)
     folder.mkdir(parents=True)
     (folder / CONFIG_FILE).write_text(to_yaml(config))
     journal = Journal(folder / JOURNAL_FILE)
@@ -98,13 +132,11 @@ def _trial(point: dict[str, Any], trials: Trials) -> None:
         )
     scores = {"fd8_efficientnet_lite0_ema": {"value": 1.0, "meaning": "simulated", "protocol": {}}}
     storage.write_bytes(f"{folder}/scores/{config.train.images // 2}.json", json.dumps(scores).encode())
-    time.sleep(max(0.0, SECONDS - (time.monotonic() - began)))
     final = {"metrics": scores, "images_seen": config.train.images, "seconds": {"total": SECONDS}}
     (folder / METRICS_FILE).write_text(json.dumps(final))
-    tune.report({"images_seen": config.train.images, "distance": 1.0, "loss": 1 / LOGS})
 
 
-def _copy(folder: str, configs: list[Any]) -> None:
+def _copy(folder: str, configs: list[ExperimentConfig]) -> None:
     """Copy every trial's journal to one store, as the trials' own processes do one after another."""
     uri = f"sqlite:///{folder}/mlflow.db"
     for config in configs:
