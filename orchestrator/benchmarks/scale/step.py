@@ -82,7 +82,7 @@ class Parts(Stopwatch):
         self._counts.part = before
 
 
-def config_of(preset: str, world_size: int, sharding: str, depth: int) -> ExperimentConfig:
+def config_of(preset: str, world_size: int, sharding: Any, depth: int) -> ExperimentConfig:
     """The preset for so many workers, not compiled."""
     config = parse("Count.", preset, [])
     depths = (depth,) * config.model.num_branches if depth else config.model.depths
