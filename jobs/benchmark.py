@@ -1,6 +1,6 @@
 """Measure speed and memory: ``python jobs/benchmark.py model``.
 
-The other benchmarks are ``data``, ``train``, ``sample``, ``score`` and ``imports``.
+The others: ``data``, ``prepare``, ``train``, ``sample``, ``score``, ``imports``, ``gpu`` and ``scale``.
 """
 
 from orchestrator.benchmarks.command import main

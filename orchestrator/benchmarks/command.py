@@ -124,7 +124,19 @@ def gpu(presets: str = "", repeats: int = 5) -> None:
     measure_gpu(presets, repeats, Console(width=160))
 
 
+def scale(planes: str = "") -> None:
+    """Measure how times, bytes and messages grow from 1 to 1,024 ranks, mostly simulated on this machine.
+
+    Args:
+        planes: some of data, journal, checkpoints, parts, sweep, sharding and control, between commas; empty:
+            all of them, which takes about twenty minutes.
+    """
+    from orchestrator.benchmarks.scale.planes import measure_scale
+
+    measure_scale(planes, Console(width=160))
+
+
 def main() -> None:
     """Run the subcommand of the command line."""
-    commands = (model, data, prepare, train, sample, score, imports, gpu)
+    commands = (model, data, prepare, train, sample, score, imports, gpu, scale)
     run_function({command.__name__: command for command in commands})

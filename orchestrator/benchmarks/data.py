@@ -26,7 +26,7 @@ from orchestrator.data.format import (
     to_table,
     write_dataset,
 )
-from orchestrator.data.stream import StreamPlan, batches, make_order, rank_dataset
+from orchestrator.data.stream import StoredRows, StreamPlan, batches, make_order, rank_dataset
 from orchestrator.storage import filesystem_of
 
 SHAPE = (8, 32, 32)
@@ -113,7 +113,9 @@ def _stream_epochs(dataset: LatentDataset, cores: int) -> list[Streamed]:
     epoch_rows = order.lane_length * LANES // BATCH_SIZE * BATCH_SIZE
     measured = []
     for epoch in range(EPOCHS):
-        plan = StreamPlan(dataset, order, BATCH_SIZE, epoch * epoch_rows, (epoch + 1) * epoch_rows)
+        plan = StreamPlan(
+            StoredRows.of(dataset), order, BATCH_SIZE, epoch * epoch_rows, (epoch + 1) * epoch_rows
+        )
         data = rank_dataset(plan, 0, 1)
         data.context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cores)
         started = time.perf_counter()

@@ -18,7 +18,14 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from orchestrator import storage
 from orchestrator.checkpoints.files import CheckpointFiles, failures_as_errors, writer
 from orchestrator.checkpoints.retention import discard_unfinished, prune, warn_of_unknown_metric
-from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, Marker, checkpoints_folder, discard
+from orchestrator.checkpoints.selection import (
+    CONFIG_FILE,
+    Checkpoint,
+    FileDescription,
+    Marker,
+    checkpoints_folder,
+    discard,
+)
 from orchestrator.config.plain import to_yaml
 from orchestrator.config.schema import ExperimentConfig
 
@@ -112,9 +119,9 @@ class CheckpointWriter:
             self._on_first_rank(lambda: self._begin(checkpoint, files))
             with failures_as_errors():
                 dcp.save(state, storage_writer=writer(checkpoint.path, files), process_group=self._group)
-            described = {
-                name: file for part in self._gather(lambda: files.written) for name, file in part.items()
-            }
+            described: dict[str, FileDescription] = {}
+            for part in self._gather(lambda: files.written):
+                described |= part
             self._on_first_rank(lambda: Marker(dict(sorted(described.items())), metrics).write(checkpoint))
         except Exception:
             # A disk may be full, so make room at once; a store that is gone would only take its time again.
@@ -138,18 +145,32 @@ class CheckpointWriter:
             stream.write(to_yaml(self._config).encode())
 
     def _on_first_rank(self, work: Callable[[], None]) -> None:
-        self._gather(work if self._is_first_rank else lambda: None)
+        """Have the first rank do something; where it failed, all ranks raise OSError with what it said."""
+        self._raise_everywhere(_outcome_of(work)[1] if self._is_first_rank else "")
 
     def _gather(self, work: Callable[[], Result]) -> list[Result]:
-        """The results of all ranks; where one failed, all of them raise OSError with what it said."""
-        outcome: tuple[Result | None, str]
-        try:
-            outcome = (work(), "")
-        except Exception as error:
-            outcome = (None, f"{type(error).__name__}: {error}")
-        gathered: list[Any] = [None] * dist.get_world_size(self._group)
-        dist.all_gather_object(gathered, outcome, group=self._group)
-        problems = [problem for _, problem in gathered if problem]
-        if problems:
-            raise OSError("; ".join(problems))
-        return [result for result, _ in gathered]
+        """The results of all ranks, on the first one; where one failed, all raise OSError with what it said.
+
+        Other ranks get nothing: what each of many got of all would grow with their square.
+        """
+        gathered: list[Any] | None = (
+            [None] * dist.get_world_size(self._group) if self._is_first_rank else None
+        )
+        dist.gather_object(_outcome_of(work), gathered, group=self._group)
+        self._raise_everywhere("; ".join(problem for _, problem in gathered or () if problem))
+        return [result for result, _ in gathered or ()]
+
+    def _raise_everywhere(self, problem: str) -> None:
+        """Raise OSError on all ranks where the first one has a problem."""
+        told = [problem]
+        dist.broadcast_object_list(told, group=self._group)
+        if told[0]:
+            raise OSError(told[0])
+
+
+def _outcome_of(work: Callable[[], Result]) -> tuple[Result | None, str]:
+    """What ``work`` returns, or in words why it failed."""
+    try:
+        return work(), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ takes the next ``batch_size / lanes`` rows of every lane, so a position in train
 ``images_seen``.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -41,19 +42,31 @@ class Window:
 
 @dataclass(frozen=True)
 class Order:
-    """The order of a dataset whose row groups have ``row_group_rows`` rows."""
+    """The order of a dataset.
 
-    row_group_rows: tuple[int, ...]
+    What a window costs does not grow with the dataset: only an epoch's first one looks at all row groups.
+    """
+
+    row_group_rows: npt.NDArray[np.int32] = field(compare=False)
+    """How many rows each row group has."""
     seed: int
     lanes: int
     window: int
+    digest: str = field(init=False, repr=False)
+    """Stands for the row groups where orders are compared."""
 
-    @property
+    def __post_init__(self) -> None:
+        rows = np.asarray(self.row_group_rows, np.int32)
+        # A frozen dataclass sets its own fields in this way.
+        object.__setattr__(self, "row_group_rows", rows)
+        object.__setattr__(self, "digest", hashlib.sha256(rows.tobytes()).hexdigest())
+
+    @cached_property
     def num_rows(self) -> int:
         """Number of the dataset's rows."""
-        return sum(self.row_group_rows)
+        return int(self.row_group_rows.sum(dtype=np.int64))
 
-    @property
+    @cached_property
     def lane_length(self) -> int:
         """Number of a lane's rows in one epoch.
 
@@ -82,7 +95,7 @@ class Order:
         start = within * self.window
         length = min(self.window, self.lane_length - start)
         first = lane * self.lane_length + start
-        permuted, edges = _epoch_row_groups(self.row_group_rows, self.seed, epoch)
+        permuted, edges = _epoch_row_groups(self, epoch)
         slices = []
         for place in range(int(np.searchsorted(edges, first, side="right")) - 1, len(permuted)):
             begin, end = int(edges[place]), int(edges[place + 1])
@@ -96,15 +109,13 @@ class Order:
 
 
 @lru_cache(maxsize=4)
-def _epoch_row_groups(
-    row_group_rows: tuple[int, ...], seed: int, epoch: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _epoch_row_groups(order: Order, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The epoch's permutation of row groups, and where each begins in the string of all rows.
 
     After the last beginning comes the end of the string.
     """
-    permuted = randomness.generator(seed, "data-epoch", epoch).permutation(len(row_group_rows))
-    edges = np.concatenate([[0], np.cumsum(np.asarray(row_group_rows)[permuted])])
+    permuted = randomness.generator(order.seed, "data-epoch", epoch).permutation(len(order.row_group_rows))
+    edges = np.concatenate([[0], np.cumsum(order.row_group_rows[permuted], dtype=np.int64)])
     return permuted, edges
 
 

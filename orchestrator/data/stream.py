@@ -60,10 +60,37 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class StoredRows:
+    """A dataset's row groups by their numbers.
+
+    They are in arrays. A process that is sent them maps these into its memory, however many they are.
+    """
+
+    path: str
+    info: DatasetInfo
+    files: npt.NDArray[np.str_]
+    """Names of the dataset's files."""
+    first: npt.NDArray[np.int64]
+    """The number of each file's first row group."""
+
+    @staticmethod
+    def of(dataset: LatentDataset) -> "StoredRows":
+        """Those of ``dataset``."""
+        counts = [len(file.row_groups) for file in dataset.files]
+        names = np.array([file.name for file in dataset.files])
+        return StoredRows(dataset.path, dataset.info, names, np.cumsum([0, *counts[:-1]]))
+
+    def read(self, row_group: int) -> pa.Table:
+        """Read a row group."""
+        place = int(np.searchsorted(self.first, row_group, side="right")) - 1
+        return _open(self.path, str(self.files[place])).read_row_group(row_group - int(self.first[place]))
+
+
+@dataclass(frozen=True)
 class StreamPlan:
     """What to read: from ``images_seen`` to ``images``, in global batches of ``batch_size``."""
 
-    dataset: LatentDataset
+    rows: StoredRows
     order: Order
     batch_size: int
     images_seen: int
@@ -83,22 +110,29 @@ class StreamPlan:
 
 def make_order(dataset: LatentDataset, *, seed: int, lanes: int, window: int) -> Order:
     """The order in which to train on a dataset."""
-    return Order(tuple(rows for _, _, rows in dataset.row_groups), seed, lanes, window)
+    return Order(np.array([rows for _, _, rows in dataset.row_groups]), seed, lanes, window)
 
 
-def rank_dataset(plan: StreamPlan, rank: int, world_size: int) -> ray.data.Dataset:
+def rank_dataset(
+    plan: StreamPlan, rank: int, world_size: int, stored: ray.ObjectRef | None = None
+) -> ray.data.Dataset:
     """The windows of a rank's lanes, in order, one or more to an Arrow block.
 
     Nothing runs before one iterates over it.
+
+    Args:
+        stored: the plan in Ray's object store, where several ranks share one.
     """
+    stored = ray.put(plan) if stored is None else stored
     lanes = lanes_of_rank(plan.order.lanes, rank, world_size)
     first = plan.order.window_at(plan.start)
     count = (plan.order.window_at(plan.stop - 1) - first + 1) * len(lanes) if plan.stop > plan.start else 0
 
     def read(batch: dict[str, npt.NDArray[np.int64]]) -> Iterator[pa.Table]:
+        shared: StreamPlan = ray.get(stored)
         for item in batch["id"]:
             yield read_window(
-                plan, lane=lanes[int(item) % len(lanes)], number=first + int(item) // len(lanes)
+                shared, lane=lanes[int(item) % len(lanes)], number=first + int(item) // len(lanes)
             )
 
     tasks = math.ceil(count / WINDOWS_PER_TASK)
@@ -135,15 +169,14 @@ def read_window(plan: StreamPlan, lane: int, number: int) -> pa.Table:
     window = plan.order.read_plan(lane, number)
     parts = []
     for piece in window.slices:
-        name, group, _ = plan.dataset.row_groups[piece.row_group]
-        rows = _open(plan.dataset.path, name).read_row_group(group)
+        rows = plan.rows.read(piece.row_group)
         parts.append(rows.replace_schema_metadata(None).slice(piece.start, piece.stop - piece.start))
     count = len(window.permutation)
     small = pa.concat_tables([part.drop_columns(["latents"]) for part in parts]).take(
         pa.array(window.permutation)
     )
     columns = {
-        "latents": _shuffled_latents(plan.dataset.info, parts, window.permutation),
+        "latents": _shuffled_latents(plan.rows.info, parts, window.permutation),
         **{name: small[name] for name in small.column_names},
         "lane": pa.array(np.full(count, lane)),
         "position": pa.array(np.arange(window.start, window.start + count, dtype=np.int64)),
@@ -191,7 +224,7 @@ def batches(plan: StreamPlan, tables: Iterator[pa.Table], rank: int, world_size:
             needed = per_lane
             while needed:
                 while not waiting[lane]:
-                    for owner, begin, rows in _runs(plan.dataset.info, next(tables)):
+                    for owner, begin, rows in _runs(plan.rows.info, next(tables)):
                         skip = max(0, plan.start - begin)
                         if begin + skip != next_position[owner]:
                             raise RuntimeError(

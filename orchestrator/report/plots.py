@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_POINTS = 500
+MOST_NAMED = 30
+"""Lines above which there is no legend: it would leave no room for them."""
 INK = {"light": "#1f2937", "dark": "#e5e7eb"}
 Plot = dict[str, str]
 """Theme of the page, ``light`` or ``dark`` -> SVG."""
@@ -109,7 +111,7 @@ def _svg(fill: Callable[["Axes"], None], ink: str) -> str:
         fill(axes)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(axes.lines) > 1:
+        if 1 < len(axes.lines) <= MOST_NAMED:
             axes.legend(fontsize="small")
         content = io.StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None})

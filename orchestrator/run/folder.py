@@ -57,7 +57,7 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     scored = read_metrics(directory)
     is_trained = checkpoint is not None and checkpoint.images_seen >= config.train.images
     is_scored = is_trained and checkpoint is not None and scored.get("images_seen") == checkpoint.images_seen
-    status = newest_status(read_records(directory))
+    status = newest_status(read_records(directory, metric=""))
     return Run(directory, checkpoint, is_scored and status == "FINISHED", status == "RUNNING")
 
 

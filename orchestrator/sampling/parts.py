@@ -4,7 +4,9 @@ A part holds what a range of images was turned into (features, labels, a few ima
 safetensors. It is the last thing that is written for a range, so a range with a part is finished.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,8 @@ import safetensors.numpy
 
 from orchestrator import storage
 
+READ_AHEAD = 8
+"""Parts that are fetched while one is used: an object store answers late, and answers many at once."""
 Columns = dict[str, npt.NDArray[Any]]
 
 
@@ -54,8 +58,14 @@ class Parts:
 
     def read(self, pieces: list[Range]) -> Iterator[Columns]:
         """The parts of ``pieces``, in their order."""
-        for piece in pieces:
-            yield safetensors.numpy.load(storage.read_bytes(self._path(piece)))
+        with ThreadPoolExecutor(READ_AHEAD, "parts") as pool:
+            reading: deque[Future[bytes]] = deque()
+            for piece in pieces:
+                reading.append(pool.submit(storage.read_bytes, self._path(piece)))
+                if len(reading) > READ_AHEAD:
+                    yield safetensors.numpy.load(reading.popleft().result())
+            while reading:
+                yield safetensors.numpy.load(reading.popleft().result())
 
     def _path(self, piece: Range) -> str:
         return storage.join(self.folder, f"{piece.name}.safetensors")

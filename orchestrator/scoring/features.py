@@ -141,7 +141,10 @@ class _Collecting:
             features = columns[column][counted]
             for number in [0] if group is None else np.unique(group).tolist():
                 part = FeatureStatistics.of(features if group is None else features[group == number])
-                sums[number] = sums[number] + part if number in sums else part
+                if number in sums:
+                    sums[number] += part
+                else:
+                    sums[number] = part
 
     def finish(self) -> Collected:
         parts = {name: tuple(sums[number] for number in sorted(sums)) for name, sums in self._sums.items()}

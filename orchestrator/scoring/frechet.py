@@ -32,6 +32,13 @@ class FeatureStatistics:
     def __add__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         return FeatureStatistics(self.count + other.count, self.total + other.total, self.outer + other.outer)
 
+    def __iadd__(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        """Add in place: a new matrix for every part costs more than the product that it is added to."""
+        total, outer = self.total, self.outer
+        total += other.total
+        outer += other.outer
+        return FeatureStatistics(self.count + other.count, total, outer)
+
     def __sub__(self, other: "FeatureStatistics") -> "FeatureStatistics":
         return FeatureStatistics(self.count - other.count, self.total - other.total, self.outer - other.outer)
 

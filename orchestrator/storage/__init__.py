@@ -28,6 +28,8 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 S3_ATTEMPTS = 10
+S3_LEAST_PART = 5 << 20
+"""Bytes of the smallest object to which S3 can add without it being sent again."""
 HASHED_AT_ONCE_BYTES = 1 << 24
 OLD_SECONDS = 3600.0
 
@@ -143,6 +145,39 @@ def read_bytes(path: str) -> bytes:
         return bytes(objects.cat_file(inner))
 
 
+def read_from(path: str, start: int) -> bytes:
+    """Read what a file holds after its first ``start`` bytes; nothing where there is no file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with _objects(path) as (objects, inner):
+        try:
+            # A store refuses a range that begins at the end.
+            return bytes(objects.cat_file(inner, start=start)) if objects.size(inner) > start else b""
+        except FileNotFoundError:
+            return b""
+
+
+def append(path: str, content: bytes, *, at: int) -> bool:
+    """Add to the end of an object that is ``at`` bytes long, without sending those again.
+
+    The store copies them itself, and puts the whole in place in one step. It returns False, and does nothing,
+    where the object is of another length, or too small for S3 to copy.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not path.startswith("s3://") or at < S3_LEAST_PART:
+        return False
+    with _objects(path) as (objects, inner):
+        if not objects.isfile(inner) or objects.size(inner) != at:
+            return False
+        with _uploading(objects, inner, "ab") as upload:
+            upload.write(content)
+    return True
+
+
 def sha256_of(path: str) -> str:
     """The hash of a file of any size."""
     filesystem, inner = filesystem_of(path)
@@ -190,8 +225,8 @@ def writing(path: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _uploading(objects: AbstractFileSystem, path: str) -> Iterator[BinaryIO]:
-    upload = objects.open(path, "wb")
+def _uploading(objects: AbstractFileSystem, path: str, mode: str = "wb") -> Iterator[BinaryIO]:
+    upload = objects.open(path, mode)
     try:
         yield upload
         upload.close()

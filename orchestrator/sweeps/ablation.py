@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import yaml
@@ -24,7 +25,7 @@ from orchestrator.stalls import answer
 from orchestrator.storage.lease import holding
 from orchestrator.sweeps.live_table import LiveTable
 from orchestrator.sweeps.pruning import PRUNED_FILE, Pruned, scheduler, why_pruned
-from orchestrator.sweeps.results import Finalist, TrialResult, results_of
+from orchestrator.sweeps.results import Finalist, ResultsSoFar, TrialResult, results_of
 from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
 from orchestrator.sweeps.table import write_results, write_table
 from orchestrator.sweeps.trial import Trials, final_distance, run_trial
@@ -102,7 +103,7 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
         with ending(tracker, uri, console):
             console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
             _prepare_reference(config, dataset, console)
-            failures = _run_trials(sweep, trials, console)
+            failures = run_trials(sweep, trials, cluster.trials_that_fit(trials.values()), console)
             # The user can look at this table while the finalists are sampled.
             write_table(sweep.suite, config, results_of(sweep.cells, trials, failures, {}))
             finalists = _score_finalists(sweep, trials, dataset, console)
@@ -175,21 +176,28 @@ def _keep_keys_on_their_nodes() -> None:
     passed_on.difference_update([name for name in passed_on if name.startswith("AWS_")])
 
 
-def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Console) -> dict[str, str]:
-    """Run the trials, and return name -> what failed."""
-    side_by_side = cluster.trials_that_fit(configs.values())
+def run_trials(
+    sweep: Sweep,
+    configs: dict[str, ExperimentConfig],
+    side_by_side: int,
+    console: Console,
+    trial: Callable[..., None] = run_trial,
+) -> dict[str, str]:
+    """Run ``trial`` for each of ``configs``, ``side_by_side`` at a time, and return name -> what failed."""
     _keep_keys_on_their_nodes()
     shared, watch = Trials(configs, sweep.config.directory, side_by_side), TrialWatch(configs)
     console.print(
         f"{len(configs)} trials, {side_by_side} side by side, in {sweep.config.directory}", soft_wrap=True
     )
 
-    def write_so_far() -> None:
-        write_table(sweep.suite, sweep.config, results_of(sweep.cells, configs, {}, {}))
+    so_far = ResultsSoFar(sweep.cells, configs)
+
+    def write_so_far(changed: list[str]) -> None:
+        write_table(sweep.suite, sweep.config, so_far.after(changed))
 
     tuner = tune.Tuner(
         # A trial's driver computes nothing; its workers and actors ask for what they need.
-        tune.with_resources(tune.with_parameters(run_trial, trials=shared), {"CPU": 0.01}),
+        tune.with_resources(tune.with_parameters(trial, trials=shared), {"CPU": 0.01}),
         param_space={"cell": tune.grid_search(list(configs))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=side_by_side,
@@ -207,7 +215,7 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
     )
     # In a thread, because Tune takes SIGINT for a wish to end well, and returns as if all were done.
     results = run_in_thread(tuner.fit, watch.check)
-    _tell_of_pruned(configs)
+    _tell_of_pruned(configs, side_by_side)
     failures = {}
     for result in results:
         if result.error is not None and result.config is not None:
@@ -215,23 +223,30 @@ def _run_trials(sweep: Sweep, configs: dict[str, ExperimentConfig], console: Con
     return failures
 
 
-def _tell_of_pruned(configs: dict[str, ExperimentConfig]) -> None:
-    """Say in MLflow which trials were pruned; they were stopped before they could say so themselves."""
+def _tell_of_pruned(configs: dict[str, ExperimentConfig], side_by_side: int) -> None:
+    """Say in MLflow which trials were pruned; they were stopped before they could say so themselves.
+
+    Each takes a process, so no more are told of at once than trials ran.
+    """
     pruned = [config for config in configs.values() if _is_news(config.directory)]
-    trackers = [
-        start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in pruned
-    ]
-    for config, tracker in zip(pruned, trackers, strict=True):
-        tracker.log_tags.remote({"pruned": why_pruned(config.directory)})
-        tracker.log_status.remote("KILLED")
-        close_tracker(tracker)
+    for first in range(0, len(pruned), side_by_side):
+        some = pruned[first : first + side_by_side]
+        trackers = [
+            start_tracker(c.directory, c.run.name, c.tracking.experiment, tracking_uri(c)) for c in some
+        ]
+        for config, tracker in zip(some, trackers, strict=True):
+            tracker.log_tags.remote({"pruned": why_pruned(config.directory)})
+            tracker.log_status.remote("KILLED")
+            close_tracker(tracker)
 
 
 def _is_news(directory: str) -> bool:
     """Whether a trial was pruned, and its journal does not say so yet."""
     if not storage.is_file(storage.join(directory, PRUNED_FILE)):
         return False
-    return not any(r["kind"] == "tags" and "pruned" in r["values"] for r in read_records(directory))
+    return not any(
+        r["kind"] == "tags" and "pruned" in r["values"] for r in read_records(directory, metric="")
+    )
 
 
 def _score_finalists(

@@ -14,7 +14,8 @@ from rich.table import Table
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.terminal import clock
-from orchestrator.sweeps.trial import losses_of, scores_of
+from orchestrator.sweeps.trial import LOSS, losses_in, newest_score
+from orchestrator.tracking.journal import FollowedJournal
 
 SECONDS_BETWEEN_LOOKS = 5.0
 # There the trials' journals are copied once a minute.
@@ -29,14 +30,16 @@ class LiveTable(tune.Callback):
     Elsewhere it prints a line for each event, and one for each running trial now and then.
 
     Args:
-        on_result: called whenever a trial has ended, to write down what there is so far.
+        on_result: called whenever a trial has ended, with its name and those of the trials that run, to write
+            down what there is so far.
     """
 
     def __init__(
-        self, configs: dict[str, ExperimentConfig], console: Console, on_result: Callable[[], object]
+        self, configs: dict[str, ExperimentConfig], console: Console, on_result: Callable[[list[str]], object]
     ) -> None:
         self._console, self._configs, self._on_result = console, configs, on_result
         self._rows: dict[str, dict[str, Any]] = {name: {"status": "waiting"} for name in configs}
+        self._journals = {name: FollowedJournal(one.directory, LOSS) for name, one in configs.items()}
         self._began = time.monotonic()
         self._lock, self._is_over = threading.RLock(), threading.Event()
         self._thread = threading.Thread(target=self._look_often, name="sweep-table", daemon=True)
@@ -82,7 +85,7 @@ class LiveTable(tune.Callback):
         is_whole = self._rows[name].get("images_seen", 0) >= self._configs[name].train.images
         self._note(trial, status="finished" if is_whole else "pruned")
         try:
-            self._on_result()
+            self._on_result([name, *self._running()])
         except OSError as error:
             logger.warning("What is known so far could not be written: %s", error)
 
@@ -108,8 +111,8 @@ class LiveTable(tune.Callback):
         looks = 0
         while not self._is_over.wait(pause):
             looks += 1
-            running = [name for name, row in self._rows.items() if row["status"] == "running"]
-            found = {name: self._look(self._configs[name].directory) for name in running}
+            running = self._running()
+            found = {name: self._look(name) for name in running}
             with self._lock:
                 for name, values in found.items():
                     row = self._rows[name]
@@ -117,18 +120,22 @@ class LiveTable(tune.Callback):
                 is_line = self._live is not None or looks % LOOKS_BETWEEN_LINES == 0
                 self._show(running if is_line else [])
 
-    @staticmethod
-    def _look(directory: str) -> dict[str, Any]:
-        """How far a running trial is, by its journal and its scores."""
+    def _running(self) -> list[str]:
+        return [name for name, row in self._rows.items() if row["status"] == "running"]
+
+    def _look(self, name: str) -> dict[str, Any]:
+        """How far a running trial is, by what is new in its journal and by its newest score."""
         try:
-            losses, scores = losses_of(directory), scores_of(directory)
+            journal, directory = self._journals[name], self._configs[name].directory
+            journal.read()
+            losses, score = losses_in(journal.records), newest_score(directory)
         except (OSError, ValueError):  # It is being written just now, or the storage does not answer.
             return {}
         found: dict[str, Any] = {}
         if losses:
             found |= {"images_seen": losses[-1][0], "loss": losses[-1][1]}
-        if scores:
-            found |= {"scored_at": scores[-1][0], "distance": scores[-1][1]}
+        if score:
+            found |= {"scored_at": score[0], "distance": score[1]}
         return found
 
     def _show(self, names: list[str]) -> None:

@@ -52,17 +52,47 @@ def results_of(
     finalists: dict[str, list[Finalist]],
 ) -> list[TrialResult]:
     """Read from the trials' folders what became of every cell, in the suite's order."""
-    found: dict[str, TrialResult] = {}
+    found = {
+        name: _result(cell, trials[name], failures.get(name), finalists.get(name, []))
+        for name, cell in _tried(cells).items()
+    }
+    return _in_order(cells, found)
+
+
+class ResultsSoFar:
+    """What became of the cells of a sweep that goes on; only trials that may have changed are read again."""
+
+    def __init__(self, cells: list[Cell], trials: dict[str, ExperimentConfig]) -> None:
+        self._cells, self._trials = cells, trials
+        self._found: dict[str, TrialResult] = {}
+        self._read(list(trials))
+
+    def after(self, changed: list[str]) -> list[TrialResult]:
+        """The results of all cells in the suite's order, after trials ``changed``."""
+        self._read(changed)
+        return _in_order(self._cells, self._found)
+
+    def _read(self, names: list[str]) -> None:
+        cells = _tried(self._cells)
+        self._found |= {name: _result(cells[name], self._trials[name], None, []) for name in names}
+
+
+def _tried(cells: list[Cell]) -> dict[str, Cell]:
+    """Name -> cell that has a trial of its own."""
+    return {cell.name: cell for cell in cells if cell.config is not None and not cell.same_as}
+
+
+def _in_order(cells: list[Cell], found: dict[str, TrialResult]) -> list[TrialResult]:
+    results = []
     for cell in cells:
         if cell.config is None:
-            found[cell.name] = TrialResult(cell, "not possible", note=cell.reason)
+            results.append(TrialResult(cell, "not possible", note=cell.reason))
         elif cell.same_as:
             note = f"the same trial as {cell.same_as}"
-            found[cell.name] = dataclasses.replace(found[cell.same_as], cell=cell, note=note)
+            results.append(dataclasses.replace(found[cell.same_as], cell=cell, note=note))
         else:
-            failure, finals = failures.get(cell.name), finalists.get(cell.name, [])
-            found[cell.name] = _result(cell, trials[cell.name], failure, finals)
-    return list(found.values())
+            results.append(found[cell.name])
+    return results
 
 
 def _result(cell: Cell, config: ExperimentConfig, failure: str | None, finals: list[Finalist]) -> TrialResult:

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -145,17 +146,19 @@ def cells_of(suite: Suite, scale: ScaleName, base: ExperimentConfig) -> list[Cel
         _cell(options, scale, base) for options in itertools.product(*(axis.options for axis in suite.axes))
     ]
     names = [cell.name for cell in cells]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise UserError(f"Options of the suite give the same folder {repeated[0]!r}; name them otherwise.")
     if all(cell.config is None for cell in cells):
         raise UserError(f"No combination of the suite is possible: {cells[0].reason}")
-    return [_shared(cell, cells[:place]) for place, cell in enumerate(cells)]
+    first: dict[ExperimentConfig | None, str] = {}
+    return [_shared(cell, first.setdefault(cell.config, cell.name)) for cell in cells]
 
 
-def _shared(cell: Cell, earlier: list[Cell]) -> Cell:
-    same = [other.name for other in earlier if cell.config is not None and other.config == cell.config]
-    return dataclasses.replace(cell, same_as=same[0]) if same else cell
+def _shared(cell: Cell, first: str) -> Cell:
+    """The cell, which is the same trial as the first one with its config."""
+    is_other = cell.config is not None and first != cell.name
+    return dataclasses.replace(cell, same_as=first) if is_other else cell
 
 
 def _cell(options: tuple[Option, ...], scale: ScaleName, base: ExperimentConfig) -> Cell:

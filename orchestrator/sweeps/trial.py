@@ -17,9 +17,10 @@ from orchestrator.scoring.protocol import is_distance
 from orchestrator.stalls import StalledError
 from orchestrator.sweeps.pruning import pruned_at
 from orchestrator.sweeps.watch import SignsOfLife
-from orchestrator.tracking.journal import read_records
+from orchestrator.tracking.journal import FollowedJournal, read_records
 
 POLL_SECONDS = 1.0
+LOSS = "loss/total"
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,13 @@ def run_trial(point: dict[str, Any], trials: Trials) -> None:
     last = config.train.images - 1 if pruned is None else pruned
     reported: set[int] = set()
 
+    journal = FollowedJournal(config.directory, LOSS)
+
     def report() -> None:
         for images_seen in sorted(_scored_at(config.directory) - reported):
             if images_seen <= last:
                 reported.add(images_seen)
-                _report(config, images_seen, _score_at(config.directory, images_seen))
+                _report(journal, images_seen, _score_at(config.directory, images_seen))
 
     report()
     if pruned is not None:
@@ -70,15 +73,16 @@ def run_trial(point: dict[str, Any], trials: Trials) -> None:
             raise  # Tune starts the trial again.
     ray.get(running)
     report()
-    _report(config, config.train.images, final_distance(config.directory))
+    _report(journal, config.train.images, final_distance(config.directory))
 
 
 def _run(config: ExperimentConfig, parent: str, side_by_side: int) -> None:
     run_experiment(config, parent, side_by_side, Console(quiet=True))
 
 
-def _report(config: ExperimentConfig, images_seen: int, distance: float) -> None:
-    before = [loss for images, loss in losses_of(config.directory) if images <= images_seen]
+def _report(journal: FollowedJournal, images_seen: int, distance: float) -> None:
+    journal.read()
+    before = [loss for images, loss in losses_in(journal.records) if images <= images_seen]
     tune.report(
         {"images_seen": images_seen, "distance": distance, "loss": before[-1] if before else float("nan")}
     )
@@ -93,6 +97,13 @@ def scores_of(directory: str) -> list[tuple[int, float]]:
     pruned = pruned_at(directory)
     counted = (n for n in sorted(_scored_at(directory)) if pruned is None or n <= pruned)
     return [(images_seen, _score_at(directory, images_seen)) for images_seen in counted]
+
+
+def newest_score(directory: str) -> tuple[int, float] | None:
+    """The last of :func:`scores_of`, without reading those before it."""
+    pruned = pruned_at(directory)
+    counted = [n for n in _scored_at(directory) if pruned is None or n <= pruned]
+    return (max(counted), _score_at(directory, max(counted))) if counted else None
 
 
 def _scored_at(directory: str) -> set[int]:
@@ -118,8 +129,9 @@ def distance_of(scores: dict[str, Any]) -> float:
 
 def losses_of(directory: str) -> list[tuple[int, float]]:
     """(images seen, training loss) of a run, by its journal."""
-    return [
-        (record["step"], record["values"]["loss/total"])
-        for record in read_records(directory)
-        if record["kind"] == "metrics" and "loss/total" in record["values"]
-    ]
+    return losses_in(read_records(directory, LOSS))
+
+
+def losses_in(records: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(images seen, training loss) in a journal's records."""
+    return [(r["step"], r["values"][LOSS]) for r in records if r["kind"] == "metrics" and LOSS in r["values"]]

@@ -1,11 +1,12 @@
 """The journal of a run, and the files of a run's folder on this machine's disk."""
 
+import io
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,45 @@ from orchestrator import storage
 
 JOURNAL_FILE = "journal.jsonl"
 OFFSET_FILE = "journal.offset"
+TAIL_BYTES = 1 << 16
 logger = logging.getLogger(__name__)
 
 
-def read_records(directory: str) -> list[dict[str, Any]]:
-    """Read all complete records in a run's folder that count, oldest first; the run may still be going on."""
-    path = storage.join(directory, JOURNAL_FILE)
-    if not storage.is_file(path):
-        return []
-    return that_count(parse(line) for line in storage.read_bytes(path).rpartition(b"\n")[0].splitlines())
+def read_records(directory: str, metric: str | None = None) -> list[dict[str, Any]]:
+    """Read all complete records in a run's folder that count, oldest first; the run may still be going on.
+
+    Args:
+        metric: keep no other one, because all of a long run take much memory; None: keep all.
+    """
+    followed = FollowedJournal(directory, metric)
+    followed.read()
+    return followed.records
+
+
+class FollowedJournal:
+    """A journal that others write: each reading reads what has come since the last one."""
+
+    def __init__(self, directory: str, metric: str | None = None) -> None:
+        self._path, self._metric = storage.join(directory, JOURNAL_FILE), metric
+        self._bytes = 0
+        self.records: list[dict[str, Any]] = []
+        """What was read and counts, oldest first."""
+
+    def read(self) -> None:
+        """Read the complete records that are new."""
+        new = storage.read_from(self._path, self._bytes).rpartition(b"\n")
+        self._bytes += len(new[0]) + len(new[1])
+        found = [record for record in map(self._wanted, map(parse, io.BytesIO(new[0]))) if record]
+        limit = min((r["step"] for r in found if r["kind"] == "rewound"), default=math.inf)
+        if limit < math.inf:
+            self.records = [r for r in self.records if r["kind"] != "metrics" or r["step"] <= limit]
+        self.records += that_count(found)
+
+    def _wanted(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        if self._metric is None or record["kind"] != "metrics":
+            return record
+        kept = {key: value for key, value in record["values"].items() if key == self._metric}
+        return record | {"values": kept} if kept else None
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -37,12 +68,14 @@ def that_count(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Scores stay. They are of checkpoints, and training goes back to a checkpoint.
     """
-    counting: list[dict[str, Any]] = []
-    for record in records:
+    counting, limit = [], math.inf
+    # From the end, so that each record is looked at once however often training went back.
+    for record in reversed(list(records)):
         if record["kind"] == "rewound":
-            counting = [r for r in counting if r["kind"] != "metrics" or r["step"] <= record["step"]]
-        counting.append(record)
-    return counting
+            limit = min(limit, record["step"])
+        if record["kind"] != "metrics" or record["step"] <= limit:
+            counting.append(record)
+    return counting[::-1]
 
 
 def holds_values(record: dict[str, Any]) -> bool:
@@ -91,15 +124,41 @@ class RunFiles:
         file = self.folder / name
         if not self.is_copy or not file.exists():
             return
-        described = file.stat()
+        described, sent = file.stat(), self._sent.get(name, (0, 0))
         state = (described.st_size, described.st_mtime_ns)
-        if self._sent.get(name) != state:
-            storage.write_bytes(storage.join(self._directory, name), file.read_bytes()[: state[0]])
-            self._sent[name] = state
+        if sent == state:
+            return
+        target = storage.join(self._directory, name)
+        # Half a line may be taken back. The journal only grows, so what is there need not be sent again.
+        if name == JOURNAL_FILE:
+            state = (_whole_lines(file, described.st_size), described.st_mtime_ns)
+            if storage.append(target, _part_of(file, sent[0], state[0]), at=sent[0]):
+                self._sent[name] = state
+                return
+        storage.write_bytes(target, _part_of(file, 0, state[0]))
+        self._sent[name] = state
 
     def safe_bytes(self, name: str) -> int:
         """How many bytes of a growing file are in the run's folder, where they outlive this machine."""
         return self._sent.get(name, (0, 0))[0] if self.is_copy else (self.folder / name).stat().st_size
+
+
+def _part_of(file: Path, start: int, stop: int) -> bytes:
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(stop - start)
+
+
+def _whole_lines(file: Path, size: int) -> int:
+    """How many of a file's first ``size`` bytes are whole lines; it is read from the end."""
+    end = size
+    while end > 0:
+        start = max(0, end - TAIL_BYTES)
+        found = _part_of(file, start, end).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 class Journal:
@@ -119,11 +178,16 @@ class Journal:
         for record in self.records():
             self._note(record)
 
-    def records(self) -> list[dict[str, Any]]:
-        """All written records, oldest first."""
-        if not self.path.exists():
-            return []
-        return [parse(line) for line in self.path.read_bytes().splitlines()]
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was ever written."""
+        return not self.path.exists() or self.path.stat().st_size == 0
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """All written records, oldest first, one at a time in memory."""
+        if self.path.exists():
+            with self.path.open("rb") as stream:
+                yield from map(parse, stream)
 
     def append(self, kind: str, **content: Any) -> None:
         """Write a record. Of metrics and scores only what is new is written, in whatever order it comes.
@@ -181,5 +245,4 @@ class Journal:
     def _drop_torn_line(self) -> None:
         """Cut off a last line that a killed process left unfinished."""
         if self.path.exists():
-            content = self.path.read_bytes()
-            os.truncate(self.path, content.rfind(b"\n") + 1)
+            os.truncate(self.path, _whole_lines(self.path, self.path.stat().st_size))

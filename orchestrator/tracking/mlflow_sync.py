@@ -3,12 +3,13 @@
 import json
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from orchestrator import storage
-from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, RunFiles, holds_values, parse, that_count
+from orchestrator.tracking.journal import JOURNAL_FILE, OFFSET_FILE, RunFiles, holds_values, parse
 
 BATCH_METRICS = 1000
 BATCH_PARAMS = BATCH_TAGS = 100
@@ -51,12 +52,12 @@ class MLflowSync:
             if self._client is None:
                 self._connect()
             copied = self._copied()
-            records = self._new_records(copied.bytes)
-            if copied.bytes and any(record["kind"] == "rewound" for record in records):
+            end = self._files.safe_bytes(JOURNAL_FILE)
+            if copied.bytes and self._rewinds(copied.bytes, end):
                 self._put_away()
-                copied, records = _Copied(), self._new_records(0)
+                copied = _Copied()
             copied.run_id = self._run_id
-            self._write(records, copied)
+            self._write(self._new_records(copied.bytes, end), copied)
             self.problem = self._settle(copied)
         except Exception as error:  # Tracking must never stop training, whatever the client raises.
             if self.problem is None:
@@ -88,22 +89,36 @@ class MLflowSync:
         noted = self._all_copied() | {self._uri: asdict(copied)}
         storage.write_bytes(str(self._offset_file()), json.dumps(noted).encode())
 
-    def _new_records(self, offset: int) -> list[dict[str, Any]]:
-        """Read the records that MLflow does not have yet and that count; ``end`` is where each ends.
+    def _lines(self, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Whole lines of the journal after ``offset``, and where each ends.
 
-        Records that could be lost with this machine are left out: the run would repeat them, and MLflow would
-        have them twice.
+        Records that could be lost with this machine, those after ``end``, are left out: the run would repeat
+        them, and MLflow would have them twice.
         """
-        end = self._files.safe_bytes(JOURNAL_FILE)
-        records = []
         with (self._files.folder / JOURNAL_FILE).open("rb") as stream:
             stream.seek(offset)
             for line in stream:
                 offset += len(line)
                 if not line.endswith(b"\n") or offset > end:
                     break
-                records.append(parse(line) | {"end": offset})
-        return that_count(records)
+                yield offset, line
+
+    def _rewinds(self, offset: int, end: int) -> list[tuple[int, int]]:
+        """Where training went back: where the record ends, and to which step."""
+        named = ((place, parse(line)) for place, line in self._lines(offset, end) if b"rewound" in line)
+        return [(place, record["step"]) for place, record in named if record["kind"] == "rewound"]
+
+    def _new_records(self, offset: int, end: int) -> Iterator[dict[str, Any]]:
+        """Read the records that MLflow does not have yet and that count, one at a time.
+
+        ``end`` in each is where it ends.
+        """
+        rewinds = self._rewinds(offset, end)
+        for place, line in self._lines(offset, end):
+            record = parse(line) | {"end": place}
+            later = (step for rewound, step in rewinds if rewound > place)
+            if record["kind"] != "metrics" or record["step"] <= min(later, default=record["step"]):
+                yield record
 
     def _connect(self) -> None:
         # Few and short retries are enough: the journal keeps records through an outage.
@@ -147,10 +162,12 @@ class MLflowSync:
         for run in below:
             self._client.set_tag(run.info.run_id, "mlflow.parentRunId", self._run_id)
 
-    def _write(self, records: list[dict[str, Any]], copied: _Copied) -> None:
+    def _write(self, records: Iterable[dict[str, Any]], copied: _Copied) -> None:
+        """Write records, and note after every request how far it is: an interruption loses no more."""
         from mlflow.entities import Metric
 
         metrics: list[Any] = []
+        end = copied.bytes
 
         def flush(offset: int) -> None:
             for part in _parts(metrics, BATCH_METRICS):
@@ -160,16 +177,19 @@ class MLflowSync:
             self._note(copied)
 
         for record in records:
-            if holds_values(record):
-                metrics += [Metric(k, v, record["time"], record["step"]) for k, v in record["values"].items()]
-                continue
-            if record["kind"] in ("image", "artifact"):
-                copied.owed.append(record)
-            else:
-                self._write_one(record)
-            flush(record["end"])
-        if records:
-            flush(records[-1]["end"])
+            values = record["values"] if holds_values(record) else {}
+            if metrics and (not values or len(metrics) + len(values) > BATCH_METRICS):
+                flush(end)
+            end = record["end"]
+            metrics += [Metric(k, v, record["time"], record["step"]) for k, v in values.items()]
+            if not values:
+                if record["kind"] in ("image", "artifact"):
+                    copied.owed.append(record)
+                elif not holds_values(record):
+                    self._write_one(record)
+                flush(end)
+        if metrics:
+            flush(end)
 
     def _write_one(self, record: dict[str, Any]) -> None:
         if record["kind"] == "params":

@@ -195,7 +195,7 @@ class Tracker:
         from orchestrator.tracking.gauges import Gauges  # Ray is not needed to read a command line.
 
         self._gauges = Gauges(run_name)
-        if not self._journal.records():
+        if self._journal.is_empty:
             self._journal.append("run", key=uuid.uuid4().hex, name=run_name, parent=_key_of(parent))
         if (self._scratch / STARTED_FILE).exists():
             logger.warning("The process that keeps the journal had died; another one goes on.")

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 import ray.data
 import ray.train
 
 from orchestrator.checkpoints.selection import Checkpoint, newest_valid
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
-from orchestrator.data.stream import Batch, StreamPlan, make_order, rank_dataset, read_spread
+from orchestrator.data.stream import Batch, StoredRows, StreamPlan, make_order, rank_dataset, read_spread
 from orchestrator.training.hooks import Hooks
 
 HELD_OUT_ROWS = 512
@@ -47,7 +48,8 @@ class Start:
 class Shard:
     """A rank's share of what is read."""
 
-    start: Start
+    start: ray.ObjectRef
+    """The :class:`Start` in Ray's object store: once for all ranks, because it holds the held-out rows."""
     data: ray.data.DataIterator
     """The windows of the rank's lanes, in order."""
 
@@ -60,16 +62,22 @@ def find_start(job: TrainJob) -> Start:
         job.dataset, seed=config.run.seed, lanes=config.data.lanes, window=config.data.shuffle_window
     )
     images_seen = newest.images_seen if newest else 0
-    plan = StreamPlan(job.dataset, order, config.train.batch_size, images_seen, config.train.images)
+    plan = StreamPlan(
+        StoredRows.of(job.dataset), order, config.train.batch_size, images_seen, config.train.images
+    )
     held_out = read_spread(job.held_out, HELD_OUT_ROWS) if job.held_out else None
     return Start(newest, plan, held_out)
 
 
-def make_shard(start: Start, rank: int, world_size: int, cpus: float) -> Shard:
-    """Make a rank's share, which is read with ``cpus`` CPUs."""
-    dataset = rank_dataset(start.plan, rank, world_size)
-    dataset.context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus)
-    return Shard(start, dataset.iterator())
+def make_shards(start: Start, world_size: int, cpus: float) -> list[Shard]:
+    """Make the share of every rank, which is read with ``cpus`` CPUs."""
+    everything, plan = ray.put(start), ray.put(start.plan)
+    shards = []
+    for rank in range(world_size):
+        dataset = rank_dataset(start.plan, rank, world_size, plan)
+        dataset.context.execution_options.resource_limits = ray.data.ExecutionResources(cpu=cpus)
+        shards.append(Shard(everything, dataset.iterator()))
+    return shards
 
 
 class DeterministicOrder(ray.train.DataConfig):  # type: ignore[misc]
@@ -84,6 +92,4 @@ class DeterministicOrder(ray.train.DataConfig):  # type: ignore[misc]
     ) -> list[dict[str, Any]]:
         """Return a shard per worker, of the :class:`Start` in ``datasets["train"]``."""
         cpus = max(1.0, self._data_cpus / world_size)
-        return [
-            {"train": make_shard(datasets["train"], rank, world_size, cpus)} for rank in range(world_size)
-        ]
+        return [{"train": shard} for shard in make_shards(datasets["train"], world_size, cpus)]

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.train
 import ray.train.torch
 import torch
@@ -21,7 +22,7 @@ from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.loop import run_loop
 from orchestrator.training.parallelize import make_mesh
 from orchestrator.training.process_group import backend_of, of_this_process
-from orchestrator.training.shards import Shard, Start, TrainJob, find_start, make_shard
+from orchestrator.training.shards import Shard, Start, TrainJob, find_start, make_shards
 from orchestrator.training.state import TrainState, fresh_state
 
 
@@ -36,7 +37,7 @@ def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | Preempt
     shard = ray.train.get_dataset_shard("train")
     if isinstance(shard, Start):
         # Ray Train configures no data where it starts no workers.
-        shard = make_shard(shard, 0, 1, data_cpus)
+        (shard,) = make_shards(shard, 1, data_cpus)
     device = ray.train.torch.get_device() if job.config.train.use_gpu else torch.device("cpu")
     per_node = ray.train.get_context().get_local_world_size()
     make_hooks, stall_seconds = job.make_hooks, job.config.cluster.stall_seconds
@@ -50,7 +51,7 @@ def run_ray_worker(job: TrainJob, data_cpus: float) -> DivergenceError | Preempt
     )
     try:
         with watchdog or nullcontext(), _reading(shard, stall_seconds) as tables:
-            run_rank(job, shard.start, tables, device, per_node)
+            run_rank(job, ray.get(shard.start), tables, device, per_node)
     except (DivergenceError, PreemptedError) as interruption:
         return interruption.with_traceback(None)
     return None

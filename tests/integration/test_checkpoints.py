@@ -8,13 +8,16 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from orchestrator.checkpoints.loading import export, load_ema
+from orchestrator.checkpoints.saving import CheckpointWriter
 from orchestrator.checkpoints.selection import Checkpoint, marked, newest_valid
 from orchestrator.checkpoints.weights import load_weights
 from orchestrator.config.plain import to_yaml
@@ -26,6 +29,7 @@ from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process
 from tests.configs import tiny
 from tests.datasets import write_numbered
+from tests.processes import in_processes
 from tests.waiting import PATIENCE
 
 
@@ -206,3 +210,36 @@ def test_torchrun_calls_the_same_loop(tmp_path: Path, dataset: LatentDataset) ->
     pairs = zip(load_ema(newest(config)).parameters(), load_ema(newest(alone)).parameters(), strict=True)
     for together, one in pairs:
         torch.testing.assert_close(together, one, rtol=0, atol=1e-4)
+
+
+def gathers(folder: Path) -> None:
+    """Run in every rank: gather, and note what this rank was told."""
+    writer = CheckpointWriter(tiny(folder, "data"), torch.device("cpu"))
+    rank = dist.get_rank()
+    told: dict[str, Any] = {}
+    told["results"] = writer._gather(lambda: {f"__{rank}_0.distcp": rank})
+    for name, fails in (("any", rank == 1), ("first", rank == 0)):
+        try:
+            if name == "any":
+                writer._gather(partial(fail_if, fails))
+            else:
+                writer._on_first_rank(partial(fail_if, fails))
+        except OSError as error:
+            told[name] = str(error)
+    (folder / f"{rank}.json").write_text(json.dumps(told))
+    writer.close()
+
+
+def fail_if(fails: bool) -> None:
+    if fails:
+        raise ValueError("no room")
+
+
+@pytest.mark.long
+def test_one_rank_hears_of_all_files_and_all_hear_of_a_failure(tmp_path: Path) -> None:
+    in_processes(gathers, 2, tmp_path)
+    first, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first["results"] == [{"__0_0.distcp": 0}, {"__1_0.distcp": 1}]
+    assert other["results"] == []
+    for told in (first, other):
+        assert told["any"] == told["first"] == "ValueError: no room"

@@ -33,6 +33,7 @@ from orchestrator.run.folder import open_run
 from orchestrator.scoring.prerequisites import require_reference
 from orchestrator.scoring.reference import load_references
 from orchestrator.storage import connect_to_s3, filesystem_of, s3_objects
+from orchestrator.tracking.journal import JOURNAL_FILE, Journal, RunFiles
 from orchestrator.tracking.tracker import Tracker, tracking_uri
 from orchestrator.training.entry import train
 from orchestrator.training.shards import TrainJob
@@ -173,6 +174,33 @@ def test_the_journal_on_s3_outlives_its_writer(tmp_path: Path, s3_server: str) -
     client = mlflow.MlflowClient(store)
     (run,) = client.search_runs(["1"])
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [1, 2]
+
+
+def test_a_long_journal_is_not_sent_again_for_a_new_line(
+    tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"{s3_server}/runs/long"
+    files, whole = RunFiles(folder, tmp_path), []
+    real = storage.write_bytes
+    monkeypatch.setattr(
+        storage, "write_bytes", lambda path, content: (whole.append(path), real(path, content))
+    )
+    journal = Journal(tmp_path / JOURNAL_FILE)
+    journal.append("tags", values={"long": "x" * storage.S3_LEAST_PART})
+    files.send(JOURNAL_FILE)
+    assert len(whole) == 1
+    for status in ("RUNNING", "FAILED", "RUNNING"):
+        journal.append("status", status=status)
+        files.send(JOURNAL_FILE)
+    assert len(whole) == 1
+    assert storage.read_bytes(f"{folder}/{JOURNAL_FILE}") == journal.path.read_bytes()
+    # Where somebody else has written it, all of it is sent.
+    real(f"{folder}/{JOURNAL_FILE}", b"other")
+    journal.append("status", status="FINISHED")
+    files.send(JOURNAL_FILE)
+    assert len(whole) == 2
+    assert storage.read_bytes(f"{folder}/{JOURNAL_FILE}") == journal.path.read_bytes()
+    assert files.safe_bytes(JOURNAL_FILE) == journal.path.stat().st_size
 
 
 @pytest.mark.usefixtures("mlflow_store")

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import ray.train
 import ray.train.torch
 import torch.distributed as dist
 
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
-from orchestrator.data.stream import StreamPlan, batches, make_order, rank_dataset
+from orchestrator.data.stream import StoredRows, StreamPlan, batches, make_order, rank_dataset
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
 from tests.configs import tiny
 from tests.datasets import write_numbered
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2)])
 def test_order_through_ray_data_is_the_planned_order(tmp_path: Path, rank: int, world_size: int) -> None:
     dataset = write_numbered(tmp_path / "data", 101, 7)
-    plan = StreamPlan(dataset, make_order(dataset, seed=3, lanes=4, window=10), 8, 80, 320)
+    plan = StreamPlan(StoredRows.of(dataset), make_order(dataset, seed=3, lanes=4, window=10), 8, 80, 320)
     tables = rank_dataset(plan, rank, world_size).iter_batches(batch_size=None, batch_format="pyarrow")
     streamed = [batch.indices.tolist() for batch in batches(plan, iter(tables), rank, world_size)]
     assert streamed == [batch.indices.tolist() for batch in read_all(plan, rank, world_size)]
@@ -37,7 +38,7 @@ def test_order_through_ray_data_is_the_planned_order(tmp_path: Path, rank: int, 
 def write_global_batches(settings: dict[str, Any]) -> None:
     """Run in every Ray Train worker: gather what each reads into global batches, and write them."""
     shard = ray.train.get_dataset_shard("train")
-    plan, rank, world_size = shard.start.plan, dist.get_rank(), dist.get_world_size()
+    plan, rank, world_size = ray.get(shard.start).plan, dist.get_rank(), dist.get_world_size()
     tables = shard.data.iter_batches(batch_size=None, batch_format="pyarrow")
     own = [batch.indices.tolist() for batch in batches(plan, iter(tables), rank, world_size)]
     gathered: list[Any] = [None] * world_size

@@ -24,7 +24,7 @@ FORWARD, BACKWARD = 55, 100
 
 @cache
 def step(preset: str, world_size: int, sharding: str, depth: int) -> dict[str, Any]:
-    words = ["-m", "tests.simulated.step", preset, str(world_size), sharding, str(depth)]
+    words = ["-m", "orchestrator.benchmarks.scale.step", preset, str(world_size), sharding, str(depth)]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -57,8 +57,9 @@ def test_each_block_adds_so_many_operators_and_the_update_none(preset: str) -> N
     assert large["operators"]["optimizer"] + large["operators"]["ema"] <= 30
 
 
-def test_hybrid_sharding_sends_shards_between_nodes() -> None:
-    check_collectives(step("imagenet256_g2r", 64, "hybrid", 3), 64, 8)
+@pytest.mark.parametrize("world_size", [64, 1024])
+def test_hybrid_sharding_sends_shards_between_nodes(world_size: int) -> None:
+    check_collectives(step("imagenet256_g2r", world_size, "hybrid", 3), world_size, 8)
 
 
 @pytest.mark.faults

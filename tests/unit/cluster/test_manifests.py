@@ -119,6 +119,23 @@ def test_training_alone_gets_the_fast_network() -> None:
 
 
 @needs_kubectl
+def test_five_hundred_gpus_have_a_head_that_holds_them() -> None:
+    head, train, _ = groups_of(cluster_of("gpus-512"))
+    (container,) = train["template"]["spec"]["containers"]
+    assert train["maxReplicas"] * int(container["resources"]["limits"]["nvidia.com/gpu"]) == 512
+    assert "rdma/rdma_shared_device_a" in container["resources"]["limits"]
+    small, *_ = groups_of(cluster_of("gpus-64"))
+    cpus = [
+        int(one["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]) for one in (small, head)
+    ]
+    assert cpus[0] < cpus[1]
+    written = (CLUSTER / "kuberay" / "overlays" / "gpus-512" / "kustomization.yaml").read_text()
+    (words,) = re.findall(r"^# +(--train.workers .+)$", written, re.MULTILINE)
+    config = parse("Test.", "imagenet256_g2r", shlex.split(words))
+    assert config.train.workers == 512 and config.train.sharding == "hybrid"
+
+
+@needs_kubectl
 def test_workers_may_be_preempted_and_the_head_may_not() -> None:
     spec = cluster_of("gpus-64")
     train, evaluate = spec["workerGroupSpecs"]

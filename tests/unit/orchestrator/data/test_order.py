@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from orchestrator.data.order import Order, lanes_of_rank
 def orders(draw: st.DrawFn) -> Order:
     groups = draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
     lanes = draw(st.sampled_from([n for n in (1, 2, 4, 6) if n <= sum(groups)]))
-    return Order(tuple(groups), draw(st.integers(0, 5)), lanes, draw(st.integers(1, 20)))
+    return Order(np.array(groups), draw(st.integers(0, 5)), lanes, draw(st.integers(1, 20)))
 
 
 def lane_rows(order: Order, lane: int, start: int, stop: int) -> list[int]:
@@ -59,8 +60,8 @@ def test_epochs_and_seeds_differ() -> None:
     def epoch(order: Order, number: int) -> list[int]:
         return lane_rows(order, 0, number * order.lane_length, (number + 1) * order.lane_length)
 
-    order = Order((10,) * 10, 0, 1, 16)
-    other = Order((10,) * 10, 1, 1, 16)
+    order = Order(np.full(10, 10), 0, 1, 16)
+    other = Order(np.full(10, 10), 1, 1, 16)
     assert epoch(order, 0) != epoch(order, 1)
     assert epoch(order, 0) != epoch(other, 0)
     assert sorted(epoch(order, 0)) == sorted(epoch(order, 1)) == list(range(100))
@@ -78,3 +79,13 @@ def test_ranks_share_the_lanes_in_order(world_size: int) -> None:
 def test_a_world_size_that_does_not_divide_the_lanes_names_the_valid_ones() -> None:
     with pytest.raises(ValueError, match=r"valid are \[1, 2, 3, 6\]"):
         lanes_of_rank(6, 0, 4)
+
+
+def test_only_the_first_window_of_an_epoch_looks_at_all_row_groups() -> None:
+    order = Order(np.full(1000, 10), 0, 10, 16)
+    number = order.window_at(700 * order.lane_length + 500)
+    first = order.read_plan(3, number)
+    object.__setattr__(order, "row_group_rows", None)  # Whoever looks at them now fails.
+    assert order.window_at(700 * order.lane_length + 500) == number
+    assert order.read_plan(3, number) == first
+    assert order.read_plan(4, number + 1).slices

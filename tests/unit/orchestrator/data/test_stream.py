@@ -1,13 +1,26 @@
 """Batches are the same at every world size and from every point of resuming."""
 
+import pickle
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.data.format import LatentDataset
-from orchestrator.data.stream import Batch, StreamPlan, batches, make_order, read_directly, read_window
+from orchestrator.data.format import DatasetFile, DatasetInfo, LatentDataset
+from orchestrator.data.stream import (
+    Batch,
+    StoredRows,
+    StreamPlan,
+    batches,
+    make_order,
+    read_directly,
+    read_window,
+)
 from tests.datasets import write_numbered
+
+INFO = DatasetInfo(kind="pixels", shape=(1, 2, 2), source="none", num_images=1, class_names=("a",))
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +32,11 @@ def plan_of(
     dataset: LatentDataset, *, seen: int, images: int, batch_size: int, lanes: int, window: int
 ) -> StreamPlan:
     return StreamPlan(
-        dataset, make_order(dataset, seed=3, lanes=lanes, window=window), batch_size, seen, images
+        StoredRows.of(dataset),
+        make_order(dataset, seed=3, lanes=lanes, window=window),
+        batch_size,
+        seen,
+        images,
     )
 
 
@@ -58,3 +75,23 @@ def test_windows_out_of_order_are_refused(dataset: LatentDataset) -> None:
     plan = plan_of(dataset, seen=0, images=96, batch_size=8, lanes=1, window=4)
     with pytest.raises(RuntimeError, match="should go on at 4"):
         list(batches(plan, (read_window(plan, 0, number) for number in (0, 2, 1)), 0, 1))
+
+
+def test_what_a_process_must_build_of_a_plan_does_not_grow_with_the_dataset() -> None:
+    def plan_for(files: int) -> StreamPlan:
+        described = tuple(DatasetFile(f"part-{n:05d}.parquet", (7,) * 16, 1, "") for n in range(files))
+        dataset = LatentDataset("data", INFO, described)
+        return StreamPlan(StoredRows.of(dataset), make_order(dataset, seed=3, lanes=4, window=10), 8, 0, 80)
+
+    def built(plan: StreamPlan) -> int:
+        """Bytes beside the arrays, which Ray maps into a process's memory."""
+        return len(pickle.dumps(plan, protocol=5, buffer_callback=lambda buffer: None))
+
+    assert built(plan_for(5000)) <= built(plan_for(5)) + 50
+
+
+def test_row_groups_are_found_in_their_files(dataset: LatentDataset) -> None:
+    rows = StoredRows.of(dataset)
+    for number, (name, group, _) in enumerate(dataset.row_groups):
+        expected = pq.ParquetFile(f"{dataset.path}/{name}").read_row_group(group)
+        assert rows.read(number).equals(expected)

@@ -1,8 +1,8 @@
 """A training step of one of many ranks on tensors without memory: counts operators and collectives.
 
-``python -m tests.simulated.step PRESET WORLD_SIZE SHARDING DEPTH`` prints a line of JSON. A process group
-that only pretends stands for the other ranks. DEPTH 0 is the preset's own depth. The tensors are a CPU's,
-because those of a GPU want a driver.
+``python -m orchestrator.benchmarks.scale.step PRESET WORLD_SIZE SHARDING DEPTH`` prints a line of JSON. A
+process group that only pretends stands for the other ranks. DEPTH 0 is the preset's own depth. The tensors
+are a CPU's, because those of a GPU want a driver.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class Parts(Stopwatch):
         self._counts.part = before
 
 
-def config_of(preset: str, world_size: int, sharding: str, depth: int) -> ExperimentConfig:
+def config_of(preset: str, world_size: int, sharding: Any, depth: int) -> ExperimentConfig:
     """The preset for so many workers, not compiled."""
     config = parse("Count.", preset, [])
     depths = (depth,) * config.model.num_branches if depth else config.model.depths
@@ -92,7 +92,8 @@ def config_of(preset: str, world_size: int, sharding: str, depth: int) -> Experi
         micro_batches=min(config.train.micro_batches, share),
     )  # fmt: skip
     model = dataclasses.replace(config.model, depths=depths)
-    return dataclasses.replace(config, model=model, train=train)
+    data = dataclasses.replace(config.data, lanes=max(config.data.lanes, world_size))
+    return dataclasses.replace(config, data=data, model=model, train=train)
 
 
 def main(preset: str, world_size: int, sharding: str, depth: int) -> None:
