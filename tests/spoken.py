@@ -23,6 +23,7 @@ OURS = tuple(
         r"Extracting [\w ]+ features of \d+ real images\.",
         r"Training a classifier on \d+ images\.",
         r"Waiting for the previews, exports and scores of the checkpoints\.",
+        r"Waiting for the statistics of the real images\.",
         # The progress of a part.
         r"(train|reference|sample|reconstruct): waiting for [\w ]+",
         r"(train|reference|sample|reconstruct) \d+/\d+ images \(\d+%\).*",

@@ -16,6 +16,7 @@ from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_held_out, open_or_prepare_dataset
 from orchestrator.logs import terminal
+from orchestrator.run import beside_training
 from orchestrator.run.background import Background
 from orchestrator.run.folder import Run, open_run
 from orchestrator.run.provenance import provenance
@@ -87,8 +88,11 @@ def run_experiment(
                     )
                 else:
                     work = _Work(config, dataset, held_out, run, shares, tracker, stopper, console)
-                    with counting_all(TimeLeft(config, dataset.info.num_images)):
-                        _train_and_score(work, seconds, started)
+                    # A sweep has made them for all its trials.
+                    is_early = parent is None and beside_training.is_made_early(config, dataset)
+                    making = beside_training.start_making(config, dataset) if is_early else None
+                    with counting_all(TimeLeft(config, 0 if is_early else dataset.info.num_images)):
+                        _train_and_score(work, seconds, started, making)
     print_summary(config, uri, console)
 
 
@@ -114,7 +118,7 @@ class _Work:
     console: Console
 
 
-def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> None:
+def _train_and_score(work: _Work, seconds: dict[str, float], started: float, making: Any) -> None:
     config, dataset, tracker = work.config, work.dataset, work.tracker
     # The whole config; it holds no secrets, credentials come from the environment.
     tracker.log_params.remote(flatten(config))
@@ -125,6 +129,8 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float) -> 
     began = time.perf_counter()
     checkpoint = _train(work)
     seconds["train"] = time.perf_counter() - began
+    if making is not None:
+        beside_training.wait_for(making, work.console, config.cluster.stall_seconds)
     # torch, seconds of import, is loaded when it is needed.
     from orchestrator.checkpoints.loading import export
     from orchestrator.run.gallery import write_gallery

@@ -37,6 +37,15 @@ def load_classifier(config: ExperimentConfig, dataset: LatentDataset) -> Trained
     return read_classifier(classifier_file(config, dataset))
 
 
+def classifier_path(config: ExperimentConfig, dataset: LatentDataset) -> str:
+    """Where a dataset's classifier is kept."""
+    return f"{_base(config, dataset_images(dataset, config))}.safetensors"
+
+
+def _base(config: ExperimentConfig, images: RealImages) -> str:
+    return cache_path(config, about(images, config), "classifier")
+
+
 def classifier_file(config: ExperimentConfig, dataset: LatentDataset) -> str:
     """The file of a dataset's classifier in the cache, or trained now on the images that are not held out.
 
@@ -44,7 +53,7 @@ def classifier_file(config: ExperimentConfig, dataset: LatentDataset) -> str:
     """
     torch.set_num_threads(1)
     images = dataset_images(dataset, config)
-    base = cache_path(config, about(images, config), "classifier")
+    base = _base(config, images)
     file = f"{base}.safetensors"
 
     def make(missing: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from orchestrator.sampling.sinks import class_indices, save_class_grid, save_fir
 from orchestrator.scoring import pipeline
 from orchestrator.scoring.baselines import Baselines, load_baselines
 from orchestrator.scoring.classifier import TrainedClassifier
-from orchestrator.scoring.dataset_classifier import classifier_file, load_classifier
+from orchestrator.scoring.dataset_classifier import classifier_file, classifier_path, load_classifier
 from orchestrator.scoring.extractors import describe_extractors
 from orchestrator.scoring.features import collect
 from orchestrator.scoring.judge import Judge, warnings_of
@@ -97,6 +97,16 @@ def prepare(job: Evaluation) -> tuple[list[Judge], TrainedClassifier | None]:
     if isinstance(training, ray.ObjectRef):
         return judges, answer(training, "classifier", job.config.cluster.stall_seconds)
     return judges, training
+
+
+def make_judges(config: ExperimentConfig, dataset: LatentDataset, console: Console) -> None:
+    """Make what samples will be compared with, and keep it for the evaluation.
+
+    Raises:
+        UserError: as for :func:`prepare`.
+    """
+    no_model = ModelUnderTest(None, {}, None)  # type: ignore[arg-type]
+    prepare(_with_dataset_classifier(Evaluation(config, no_model, dataset, console)))
 
 
 def evaluate(job: Evaluation) -> EvaluationResult:
@@ -219,8 +229,9 @@ def _start_classifier(job: Evaluation) -> Any:
 
 
 def _on_a_cpu_of_its_own(make: Callable[..., Any], job: Evaluation, dataset: LatentDataset) -> Any:
-    """What ``make`` gives for the job's config and a dataset, or with actors a Ray reference to it."""
-    if job.config.sampling.actors == 0 or dataset.info.kind == "moments":
+    """What ``make`` gives of the dataset's classifier, or with actors a Ray reference to it."""
+    is_made = storage.is_file(classifier_path(job.config, dataset))
+    if job.config.sampling.actors == 0 or dataset.info.kind == "moments" or is_made:
         return make(job.config, dataset)
     return ray.remote(num_cpus=1)(make).remote(job.config, dataset)
 

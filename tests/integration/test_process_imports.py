@@ -41,6 +41,8 @@ MAY_LOAD = {
     "Tracker": {"mlflow", "scipy"},
     # Ray Train's own, which is torch's because the job is.
     "TrainController": {"torch"},
+    # What samples will be compared with, made beside training.
+    "_make": {"torch", "timm", "torchvision", "torch_fidelity", "scipy"},
     # The job itself computes the scores from the features.
     "train_g.py": {"torch", "torchvision", "torch_fidelity", "scipy"},
 }
