@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     ("dimr_model",),
     ("orchestrator", "orchestrator.errors", "orchestrator.storage"),
-    ("orchestrator.config.schema", "orchestrator.images", "orchestrator.artifacts"),
+    (
+        *(
+            f"orchestrator.config.{module}"
+            for module in ("settings", "data", "evaluation", "training", "schema")
+        ),
+        "orchestrator.images",
+        "orchestrator.artifacts",
+    ),
     ("orchestrator.config", "orchestrator.precision"),
     ("orchestrator.cluster", "orchestrator.tracking", "orchestrator.checkpoints"),
     ("orchestrator.run.inputs",),
