@@ -12,7 +12,7 @@ from tests.simulated.sampling import STEPS
 
 pytestmark = pytest.mark.long
 ONCE = {
-    "to the GPU, waiting (sampler.py:sample)": 2,  # Noise and labels.
+    "to the GPU, waiting (sampler.py:_solve)": 2,  # Noise and labels.
     "to the GPU, waiting (diffusion.py:_alphas_cumprod_on)": 1,
     "the host reads _local_scalar_dense (decoder.py:decode)": 1,  # Whether all is finite.
     "from the GPU, waiting (images.py:to_uint8)": 1,
