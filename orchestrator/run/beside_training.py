@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -36,7 +37,9 @@ def start_making(config: ExperimentConfig, dataset: LatentDataset) -> Any:
 
 
 def _make(config: ExperimentConfig, dataset: LatentDataset) -> None:
-    os.nice(19)
+    # Ray runs its workers at a low priority already. Linux gives this class what they leave.
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     from orchestrator.scoring.evaluate import make_judges
 
     # In this process alone: actors would take the CPUs of training.

@@ -67,7 +67,7 @@ def test_flattened_keys_are_those_of_the_command_line() -> None:
         (["--sampling.sampler.kind", "euler"], "euler does not sample diffusion.process diffusion"),
         (["--train.optimizer", "moun"], "must be one of: adamw, muon"),
         (["--train.workers", "3"], "the nearest that do are 2 and 4"),
-        (["--train.min_workers", "3"], "must be in 1..train.workers 1"),
+        (["--train.min_workers", "3"], "must be in 1..train.workers 2"),
         (["--train.batch_size", "18"], "the nearest that does is"),
         (["--model.num_heads", "3"], "does not divide"),
         (["--run.name", "../escape"], "must start with a letter"),

@@ -75,7 +75,7 @@ def test_recipes_add_one_thing_after_another_and_share_the_seeds_trials_at_paper
     nano, paper = cells("recipes"), cells("recipes", "paper")
     assert len(nano) == len(paper) == 7 * 2 * 3
     assert not [name for name, cell in nano.items() if cell.same_as or cell.config is None]
-    assert {cell.config.train.images for cell in nano.values() if cell.config} == {30_000}
+    assert {cell.config.train.images for cell in nano.values() if cell.config} == {20_000}
     assert len([cell for cell in paper.values() if not cell.same_as]) == 7 * 2
     names = ["flow", "logit-normal", "min-SNR", "QK-norm", "Muon"]
     settings = [flatten(nano[f"{name}-all-s0"].config) for name in names]  # type: ignore[arg-type]
