@@ -155,15 +155,12 @@ def _refuse_other_lengths(trials: dict[str, ExperimentConfig]) -> None:
 
 def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset, console: Console) -> None:
     """Prepare statistics of real images, and the classifier, once rather than in every trial."""
-    from orchestrator.scoring.evaluate import Evaluation, prepare
-    from orchestrator.scoring.model_under_test import ModelUnderTest
+    from orchestrator.scoring.evaluate import make_judges
 
     evaluation = dataclasses.replace(config.evaluation, images=config.train.score_images)
     # Where the trials look for them: with the runs, unless the dataset lies on a disk that can be written.
     run = dataclasses.replace(config.run, root=storage.join(config.directory, TRIALS_FOLDER))
-    config = dataclasses.replace(config, evaluation=evaluation, run=run)
-    no_model = ModelUnderTest(None, {}, None)  # type: ignore[arg-type]
-    prepare(Evaluation(config, no_model, dataset, console))
+    make_judges(dataclasses.replace(config, evaluation=evaluation, run=run), dataset, console)
 
 
 def _keep_keys_on_their_nodes() -> None:
