@@ -5,7 +5,7 @@ gives ranges to actors, holds back what has no room, and gives a dead actor's ra
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -179,6 +179,19 @@ def _range_of(batch: dict[str, Any]) -> Range:
     return Range(int(batch["start"][0]), int(batch["stop"][0]))
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A pool of actors that each range goes through."""
+
+    actor: Any
+    """Class of the actors, which are called with a batch."""
+    arguments: tuple[Any, ...]
+    size: int
+    """Number of actors."""
+    needs: Mapping[str, float]
+    """What each actor needs, in Ray's words."""
+
+
 def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
     """Do ``missing`` on actors; yields each range when it is done, in any order.
 
@@ -188,38 +201,47 @@ def run_on_actors(work: Work, missing: list[Range]) -> Iterator[Range]:
     """
     sampling, evaluation = work.config.sampling, work.config.evaluation
     use_gpu = evaluation.extractor_use_gpu and (bool(work.extractors) or work.classifier is not None)
-    stages: list[tuple[Any, tuple[Any, ...], int, bool]]
     if isinstance(work.images, Samples):
+        sent = dataclasses.replace(work, images=work.images.sent())
         stages = [
-            (
-                _SampleActor,
-                (dataclasses.replace(work, images=work.images.sent()),),
-                sampling.actors,
-                sampling.use_gpu,
-            ),
-            (_WriteActor, work.for_writer(use_gpu), evaluation.extractor_actors, use_gpu),
+            Stage(_SampleActor, (sent,), sampling.actors, _needs(sampling.use_gpu)),
+            Stage(_WriteActor, work.for_writer(use_gpu), evaluation.extractor_actors, _needs(use_gpu)),
         ]
     else:
-        stages = [(_ReadAndWriteActor, (work,), evaluation.extractor_actors, use_gpu)]
+        stages = [Stage(_ReadAndWriteActor, (work,), evaluation.extractor_actors, _needs(use_gpu))]
+    yield from through(stages, missing, work.config.cluster.stall_seconds)
+
+
+def _needs(gpu: bool) -> dict[str, float]:
+    return {"num_gpus": 1} if gpu else {"num_cpus": 1}
+
+
+def through(stages: Sequence[Stage], missing: Sequence[Range], stall_seconds: float) -> Iterator[Range]:
+    """Send the bounds of each range through ``stages``; yields each range when it is done, in any order.
+
+    Raises:
+        UserError: an actor raised it, or put it into its batch.
+        StalledError: no range was finished in time.
+    """
     # Else only the text of its traceback arrives of what an actor raises.
     ray.data.DataContext.get_current().raise_original_map_exception = True
     pipeline = ray.data.from_items(
         [{"start": piece.start, "stop": piece.stop} for piece in missing], override_num_blocks=len(missing)
     )
-    for actor, arguments, size, on_gpu in stages:
+    for stage in stages:
         pipeline = pipeline.map_batches(
-            actor,
-            fn_constructor_args=arguments,
+            stage.actor,
+            fn_constructor_args=stage.arguments,
             batch_size=None,
-            compute=ray.data.ActorPoolStrategy(size=size),
-            **({"num_gpus": 1} if on_gpu else {"num_cpus": 1}),
+            compute=ray.data.ActorPoolStrategy(size=stage.size),
+            **stage.needs,
         )
     pipeline.context.enable_progress_bars = False
     # A range stays in one piece, however large its images are.
     pipeline.context.target_max_block_size = None
     try:
         batches: Any = iter(pipeline.iter_batches(batch_size=None, batch_format="numpy"))
-        with closing(InTime(batches, "range of images", work.config.cluster.stall_seconds)) as done:
+        with closing(InTime(batches, "range of images", stall_seconds)) as done:
             for batch in done:
                 for problem in filter(None, batch.get("problem", ())):
                     raise UserError(str(problem))

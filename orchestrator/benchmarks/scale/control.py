@@ -1,16 +1,18 @@
 """Control plane: workers that compute nothing, what they tell the tracker, and ranges of images on actors.
 
-Up to 64 workers are real processes that Ray Train starts on logical CPUs. More are calls of a few actors.
+Up to 64 workers are real processes that Ray Train starts on logical CPUs. More are calls of a few actors. So
+are 256 actors that wait in place of sampling.
 """
 
 import asyncio
 import pickle
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import ray
 import ray.train
@@ -21,6 +23,7 @@ from orchestrator.benchmarks.scale.measuring import small_ray
 from orchestrator.config.command_line import parse
 from orchestrator.data.stream import StoredRows, StreamPlan, make_order
 from orchestrator.run.worker_messages import RemoteHooks
+from orchestrator.sampling.parts import Parts, Range, ranges_of
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import DeterministicOrder, Start
 
@@ -30,6 +33,8 @@ ACTORS = 8
 STEPS, STEP_SECONDS, STEPS_PER_LOG = 300, 0.01, 10
 METRICS = 100
 IMAGES, RANGE = (500, 5_000, 50_000), 50
+SIMULATED_ACTORS, RANGE_SECONDS = 256, 0.5
+STALL_SECONDS = 600.0
 TINY = (
     "--model.input_size", "2", "--model.channels", "1", "--model.depths", "[1,1]", "--model.widths", "[8,8]",
     "--model.num_heads", "2", "--sampling.sampler.steps", "2",
@@ -62,11 +67,12 @@ class _Counter:
 
 
 def measure() -> Iterator[Row]:
-    """Measure over workers, over calls that stand for workers, and over ranges of images."""
+    """Measure over workers, over calls that stand for them, and over ranges of images."""
     with small_ray(max(WORKERS) + ACTORS + 2), tempfile.TemporaryDirectory() as folder:
         yield from _workers(folder)
         yield from _calls()
         yield from _ranges(folder)
+        yield from _simulated_ranges(folder)
 
 
 def _told(found: Rows, size: int, began: float, counter: Any) -> None:
@@ -146,22 +152,50 @@ def _calls() -> Rows:
 
 def _ranges(folder: str) -> Rows:
     from dimr_model import DiMR
-    from orchestrator.sampling.parts import ranges_of
     from orchestrator.scoring.pipeline import Samples, Work, run_on_actors
 
-    found, driver = Rows(f"images, in ranges of {RANGE}, on {ACTORS} actors"), psutil.Process()
+    found = Rows(f"images, in ranges of {RANGE}, on {ACTORS} actors")
     config = parse("Measure.", "quickstart", [*TINY, "--sampling.actors", str(ACTORS)])
     model = DiMR(config.model)
     for images in IMAGES:
         work = Work(
             config, Samples(model, None), tuple(ranges_of(images, RANGE)), str(Path(folder) / str(images))
         )
-        held, ends = driver.memory_info().rss, []
-        began = time.perf_counter()
-        for _ in run_on_actors(work, work.missing()):
-            ends.append(time.perf_counter())
-        found.note("to the first finished range, s", images, ends[0] - began)
-        found.note("each range after that, ms", images, 1e3 * (ends[-1] - ends[0]) / max(1, len(ends) - 1))
-        found.note("more memory of the driver, MB", images, max(0, driver.memory_info().rss - held) / 1e6)
+        _note_ranges(found, images, run_on_actors(work, work.missing()))
         assert len(work.parts.finished()) == len(work.ranges)
     return found
+
+
+class _SimulatedActors:
+    """A process that stands for many actors: it waits, and writes a part."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        await asyncio.sleep(RANGE_SECONDS)
+        piece = Range(int(batch["start"][0]), int(batch["stop"][0]))
+        self._parts.write(piece, {"index": np.arange(piece.start, piece.stop)})
+        yield batch
+
+
+def _simulated_ranges(folder: str) -> Rows:
+    from orchestrator.scoring.pipeline import Stage, through
+
+    found = Rows(f"images, in ranges of {RANGE}, on {SIMULATED_ACTORS} actors as calls of {ACTORS}")
+    for images in IMAGES:
+        parts, ranges = Parts(str(Path(folder) / f"simulated-{images}")), ranges_of(images, RANGE)
+        calls = {"num_cpus": 1, "max_concurrency": SIMULATED_ACTORS // ACTORS}
+        stage = Stage(_SimulatedActors, (parts,), ACTORS, calls)
+        _note_ranges(found, images, through([stage], ranges, STALL_SECONDS))
+        assert len(parts.finished()) == len(ranges)
+    return found
+
+
+def _note_ranges(found: Rows, images: int, done: Iterable[Range]) -> None:
+    driver = psutil.Process()
+    held, began = driver.memory_info().rss, time.perf_counter()
+    ends = [time.perf_counter() for _ in done]
+    found.note("to the first finished range, s", images, ends[0] - began)
+    found.note("each range after that, ms", images, 1e3 * (ends[-1] - ends[0]) / max(1, len(ends) - 1))
+    found.note("more memory of the driver, MB", images, max(0, driver.memory_info().rss - held) / 1e6)
