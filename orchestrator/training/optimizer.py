@@ -1,20 +1,16 @@
 """AdamW with the released model's parameter groups, Muon for matrices, and schedules that count images."""
 
 import math
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
-
-# What torch.optim.Muon is made of: it takes neither shards nor three matrices in one parameter.
-from torch.optim import _muon
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from dimr_model.ema import own_parts
 from orchestrator.config.training import TrainConfig
+from orchestrator.training.adamw import ShardAdamW
+from orchestrator.training.muon import ShardMuon
 
-MOMENTUM = 0.95
-"""Muon's, torch's default."""
 NO_DECAY_SUFFIXES = (".time_weight", ".time_bias")
 VECTOR_SUFFIXES = (
     ".param0",
@@ -25,92 +21,6 @@ VECTOR_SUFFIXES = (
     ".positions",
     ".class_embedding.weight",
 )
-
-
-class ShardAdamW(torch.optim.AdamW):
-    """AdamW that computes on each worker's own shards, as plain tensors.
-
-    Its numbers are those of AdamW on the sharded tensors, which would look up for each of them how to share
-    the work. Its state stays sharded, under the same names. On a GPU one kernel does it all.
-    """
-
-    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
-        has_complex = bool(super()._init_group(group, *lists))
-        for tensors in lists:
-            tensors[:] = own_parts(tensors)
-        return has_complex
-
-
-class ShardMuon(ShardAdamW):
-    """Muon (Jordan et al., 2024) for the groups of matrices, AdamW for the others.
-
-    Momentum is kept sharded. Newton and Schulz's iteration needs a whole matrix, so its update is put
-    together on every worker and orthogonalized there, and each worker applies its own part. All compute the
-    same bits. They are those of ``torch.optim.Muon(momentum=0.95, adjust_lr_fn="match_rms_adamw")``. The
-    iteration computes in bf16, so the same gradients give the same update at any world size, but gradients
-    that were summed in another order give one that differs more than AdamW's would.
-
-    A group's ``matrices`` says into how many matrices, one below the other, each of its parameters is cut: 3
-    for queries, keys and values; 0 for AdamW.
-    """
-
-    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
-        # AdamW has nothing to do where its lists stay empty.
-        return False if group["matrices"] else super()._init_group(group, *lists)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # AdamW's own would look for its moments in the state of every parameter.
-        torch.optim.Optimizer.__setstate__(self, state)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Do an update of all groups; collective where parameters are sharded."""
-        loss = super().step(closure)
-        for group in self.param_groups:
-            for parameter in group["params"] if group["matrices"] else ():
-                if parameter.grad is not None:
-                    self._update(group, parameter)
-        return loss
-
-    def _update(self, group: dict[str, Any], parameter: Tensor) -> None:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        assert parameter.grad is not None
-        own, gradient, momentum = own_parts([parameter, parameter.grad, state["momentum_buffer"]])
-        momentum.lerp_(gradient, 1 - MOMENTUM)
-        whole = _whole(gradient.lerp(momentum, MOMENTUM), parameter)
-        parts = whole.chunk(group["matrices"])
-        direction = torch.cat([_orthogonalized(part) for part in parts])
-        own.mul_(1 - group["lr"] * group["weight_decay"])
-        rate = _muon._adjust_lr(group["lr"], "match_rms_adamw", parts[0].shape)
-        own.add_(_own_part(direction, parameter), alpha=-rate)
-
-
-def _orthogonalized(matrix: Tensor) -> Tensor:
-    coefficients = (_muon.DEFAULT_A, _muon.DEFAULT_B, _muon.DEFAULT_C)
-    return _muon._zeropower_via_newtonschulz(matrix, coefficients, _muon.DEFAULT_NS_STEPS, _muon.EPS)
-
-
-def _whole(part: Tensor, like: Tensor) -> Tensor:
-    """The tensor of which every worker holds a part as it does of ``like``; collective."""
-    if not isinstance(like, DTensor):
-        return part
-    return DTensor.from_local(
-        part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
-    ).full_tensor()
-
-
-def _own_part(whole: Tensor, like: Tensor) -> Tensor:
-    """This worker's part of a tensor that all workers hold, as it is of ``like``."""
-    if not isinstance(like, DTensor):
-        return whole
-    everywhere = [Replicate()] * like.device_mesh.ndim
-    return (
-        DTensor.from_local(whole, like.device_mesh, everywhere)
-        .redistribute(placements=like.placements)
-        .to_local()
-    )
 
 
 def clip_gradients(model: nn.Module, largest: float) -> float:

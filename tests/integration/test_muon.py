@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from dimr_model import DiMR, DiMRConfig
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.config.training import TrainConfig
 from orchestrator.data.format import open_dataset
+from orchestrator.training import muon
 from orchestrator.training.optimizer import build_optimizer, set_learning_rate
 from orchestrator.training.parallelize import make_mesh, parallelize
 from orchestrator.training.shards import TrainJob
@@ -65,6 +66,32 @@ def compare_with_one_process() -> None:
 
 def test_four_processes_update_like_one_however_they_share() -> None:
     in_processes(compare_with_one_process, 4)
+
+
+def share_few_matrices() -> None:
+    orthogonalize, done = muon._orthogonalized, []
+
+    def counting(matrices: Tensor, count: int) -> Tensor:
+        done.append(tuple(matrices.shape))
+        return orthogonalize(matrices, count)
+
+    muon._orthogonalized = counting
+    mesh = make_mesh(TrainConfig(images=1), "cpu", dist.get_world_size(), workers_per_node=4)
+    shapes = [(12, 4), (5, 7)]
+    generator = torch.Generator().manual_seed(1)
+    whole = [torch.randn(shape, generator=generator) for shape in shapes]
+    shared = [distribute_tensor(matrix, mesh, [Shard(0)]) for matrix in whole]
+    found = muon.orthogonalized([matrix.to_local() for matrix in shared], shared, [3, 1])
+    for matrix, part, like, count in zip(whole, found, shared, [3, 1], strict=True):
+        expected = distribute_tensor(orthogonalize(matrix, count), mesh, [Shard(0)]).to_local()
+        assert torch.equal(part, expected), like.shape
+    by_all: list[list[tuple[int, ...]]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(by_all, done)
+    assert sorted(by_all) == [[], [], [(5, 7)], [(12, 4)]]
+
+
+def test_each_matrix_is_the_work_of_one_worker_and_some_have_none() -> None:
+    in_processes(share_few_matrices, 4)
 
 
 def config_of(root: str, images: int, workers: int) -> ExperimentConfig:

@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from dimr_model import DiMR, DiMRConfig
 from orchestrator.config.training import TrainConfig
 from orchestrator.training.hooks import Hooks
-from orchestrator.training.optimizer import ShardMuon, build_optimizer, set_learning_rate
+from orchestrator.training.muon import ShardMuon
+from orchestrator.training.optimizer import build_optimizer, set_learning_rate
 from orchestrator.training.parallelize import make_mesh, parallelize
 from orchestrator.training.shards import TrainJob
 from orchestrator.training.worker import run_process

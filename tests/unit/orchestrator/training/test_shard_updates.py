@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from orchestrator.training.optimizer import ShardAdamW, clip_gradients, set_learning_rate
+from orchestrator.training.adamw import ShardAdamW
+from orchestrator.training.optimizer import clip_gradients, set_learning_rate
 from orchestrator.training.parallelize import make_mesh
 from orchestrator.training.state import TrainState, fresh_state
 from tests.configs import tiny
