@@ -64,6 +64,13 @@ def make_grid(images: Tensor, columns: int) -> Tensor:
     return grid
 
 
+def split_grid(grid: Tensor, columns: int) -> Tensor:
+    """The square images ``[N, 3, H, H]`` of a grid of several; white ones where it had none."""
+    side = (grid.shape[2] - LINE) // columns - LINE
+    cells = grid[:, LINE:, LINE:].unfold(1, side, side + LINE).unfold(2, side, side + LINE)
+    return cells.permute(1, 2, 0, 3, 4).flatten(0, 1)
+
+
 def save_grid(images: Tensor, path: str, columns: int) -> None:
     """Write uint8 images ``[N, C, H, W]`` row by row as one PNG; its metadata calls them synthetic."""
     storage.write_bytes(path, to_png(make_grid(images, columns)))

@@ -213,6 +213,7 @@ def _pictures(run: RunData) -> dict[str, Any]:
         "name": run.name,
         "grids": grids,
         "branches": _uri(run.branches, "image/png") if run.branches else "",
+        "nearest": _uri(run.nearest, "image/png") if run.nearest else "",
         "guidance": [_uri(plot, "image/png") for plot in run.guidance],
     }
 

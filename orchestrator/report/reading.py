@@ -18,7 +18,14 @@ from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.plain import from_dict
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.run.folder import BRANCHES_FILE, METRICS_FILE, VAE_FOLDER, read_metrics
+from orchestrator.run.folder import (
+    BRANCHES_FILE,
+    METRICS_FILE,
+    NEAREST_FILE,
+    SAMPLES_FILE,
+    VAE_FOLDER,
+    read_metrics,
+)
 from orchestrator.sampling.progress import read_previews
 from orchestrator.sweeps.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
 from orchestrator.tracking.journal import JOURNAL_FILE, holds_values, newest_status, read_records
@@ -58,6 +65,7 @@ class RunData:
     vaes: list[dict[str, Any]] = field(default_factory=list)
     """Content of metrics.json of each score of this run's VAE."""
     branches: bytes | None = None
+    nearest: bytes | None = None
     """What each branch predicts, coarse to fine, a PNG."""
 
     @property
@@ -116,6 +124,10 @@ def read_run(folder: str) -> RunData:
             f"There is no run in {folder}: expected a folder with {CONFIG_FILE} and {JOURNAL_FILE}, "
             f"such as runs/quickstart. {did_you_mean_path(folder)}".strip()
         )
+
+    def picture(name: str) -> bytes | None:
+        return storage.read_bytes(storage.join(folder, name)) if name in names else None
+
     config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
     records = read_records(folder)
     status = newest_status(records) or "RUNNING"
@@ -128,8 +140,9 @@ def read_run(folder: str) -> RunData:
         dataset=_tags(records).get("dataset.source", config.data.path),
         series=_series(records),
         previews=read_previews(folder),
-        samples=storage.read_bytes(storage.join(folder, "samples.png")) if "samples.png" in names else None,
-        branches=storage.read_bytes(storage.join(folder, BRANCHES_FILE)) if BRANCHES_FILE in names else None,
+        samples=picture(SAMPLES_FILE),
+        branches=picture(BRANCHES_FILE),
+        nearest=picture(NEAREST_FILE),
         final=read_metrics(folder),
         evaluations=list(_evaluations(folder)),
         guidance=[

@@ -20,12 +20,16 @@ SOON_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
+def is_small(dataset: LatentDataset) -> bool:
+    """Whether one process may look at all images of the dataset, which are pixels."""
+    return dataset.info.kind == "pixels" and dataset.info.num_images <= MOST_IMAGES
+
+
 def is_made_early(config: ExperimentConfig, dataset: LatentDataset) -> bool:
     """Whether the statistics of real images, and their classifier, are made beside training."""
-    is_small = dataset.info.kind == "pixels" and dataset.info.num_images <= MOST_IMAGES
     evaluation = config.evaluation
     on_cpus = config.sampling.actors > 0 and not evaluation.extractor_use_gpu
-    return is_small and on_cpus and evaluation.reference is None
+    return is_small(dataset) and on_cpus and evaluation.reference is None
 
 
 def start_making(config: ExperimentConfig, dataset: LatentDataset) -> Any:

@@ -22,7 +22,8 @@ from orchestrator.tracking.journal import newest_status, read_records
 Options = TypeVar("Options")
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
-STRIP_FILE, FILM_FILE, BRANCHES_FILE = "progress.png", "progress.webp", "branches.png"
+STRIP_FILE, FILM_FILE = "progress.png", "progress.webp"
+SAMPLES_FILE, BRANCHES_FILE, NEAREST_FILE = "samples.png", "branches.png", "nearest.png"
 """Pictures of a finished run."""
 DATASET_FILE = "dataset.json"
 VAE_FOLDER = "vae"

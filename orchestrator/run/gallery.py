@@ -1,4 +1,4 @@
-"""The pictures at the end of a run: what training brought, and how the branches go from coarse to fine."""
+"""The pictures at the end of a run: what training brought, coarse to fine, and what is nearest to samples."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,8 @@ from dimr_model import DiMR
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
-from orchestrator.run.folder import BRANCHES_FILE, FILM_FILE, STRIP_FILE
+from orchestrator.run.beside_training import is_small
+from orchestrator.run.folder import BRANCHES_FILE, FILM_FILE, NEAREST_FILE, SAMPLES_FILE, STRIP_FILE
 from orchestrator.sampling.grids import grid_columns
 from orchestrator.stalls import answer
 
@@ -18,10 +19,11 @@ logger = logging.getLogger(__name__)
 def write_gallery(
     config: ExperimentConfig, dataset: LatentDataset, model: DiMR, images_seen: int, tracker: Any
 ) -> None:
-    """Write ``progress.png``, ``progress.webp`` and ``branches.png`` into the run's folder, and log them.
+    """Write the pictures that there can be into the run's folder, and log them.
 
-    The first two are made of the previews, where there are any; a film takes two. The last one is of networks
-    of pixels. What fails is warned about and left out: no run ends for want of a picture.
+    ``progress.png`` and ``progress.webp`` are made of the previews; a film takes two. ``branches.png`` is of
+    networks of pixels, and so is ``nearest.png``, where there are samples and the dataset is small. What
+    fails is warned about and left out: no run ends for want of a picture.
     """
 
     def write(file: str, make: Callable[[], bytes]) -> None:
@@ -35,6 +37,7 @@ def write_gallery(
         else:
             tracker.log_artifact.remote(file)
 
+    from orchestrator.sampling.nearest import nearest_sheet
     from orchestrator.sampling.progress import film, film_strip, read_previews
 
     previews, columns = read_previews(config.directory), grid_columns(config)
@@ -44,6 +47,9 @@ def write_gallery(
         write(FILM_FILE, lambda: film(previews, columns))
     if config.sampling.vae is None:
         write(BRANCHES_FILE, lambda: _branches(config, dataset, model))
+    samples = storage.join(config.directory, SAMPLES_FILE)
+    if is_small(dataset) and storage.is_file(samples):
+        write(NEAREST_FILE, lambda: nearest_sheet(storage.read_bytes(samples), columns, dataset))
 
 
 def _branches(config: ExperimentConfig, dataset: LatentDataset, model: DiMR) -> bytes:

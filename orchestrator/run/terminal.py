@@ -17,7 +17,15 @@ from rich.text import Text
 
 from orchestrator import logs, storage
 from orchestrator.config.schema import ExperimentConfig
-from orchestrator.run.folder import BRANCHES_FILE, FILM_FILE, METRICS_FILE, STRIP_FILE, read_metrics
+from orchestrator.run.folder import (
+    BRANCHES_FILE,
+    FILM_FILE,
+    METRICS_FILE,
+    NEAREST_FILE,
+    SAMPLES_FILE,
+    STRIP_FILE,
+    read_metrics,
+)
 from orchestrator.run.time_left import TimeLeft
 from orchestrator.signals import JOB_STOP_SECONDS, JOB_STOP_SECONDS_VARIABLE, seconds_until_killed
 from orchestrator.tracking.tracker import server_problem
@@ -194,9 +202,9 @@ def print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
     ui = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false uv run mlflow ui"
     look = f"{ui} --workers 1 {store}" if store else f"open {uri}"
     there = storage.sizes(config.directory)
-    gallery = [name for name in (FILM_FILE, STRIP_FILE, BRANCHES_FILE) if name in there]
+    gallery = [name for name in (FILM_FILE, STRIP_FILE, BRANCHES_FILE, NEAREST_FILE) if name in there]
     for line in (
-        f"Samples   {storage.join(config.directory, 'samples.png')}",
+        f"Samples   {storage.join(config.directory, SAMPLES_FILE)}",
         *(f"Gallery   {storage.join(config.directory, name)}" for name in gallery),
         f"Metrics   {storage.join(config.directory, METRICS_FILE)} (every number with its protocol)",
         f"Weights   {storage.join(config.directory, 'export')} (DiMR.from_pretrained)",

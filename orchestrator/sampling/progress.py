@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator import storage
-from orchestrator.images import LINE, encode_png
-from orchestrator.sampling.grids import PREVIEW_ROWS
+from orchestrator.images import encode_png, split_grid, to_pixels
 from orchestrator.sampling.tiles import (
     CLEAR,
     FONT_SIZE,
@@ -71,14 +70,8 @@ def film(previews: Sequence[Preview], columns: int) -> bytes:
 
 def _tiles(preview: bytes, columns: int) -> list[Image.Image]:
     """The images of a preview's grid."""
-    with Image.open(io.BytesIO(preview)) as grid:
-        width, height = (grid.width - LINE) // columns - LINE, (grid.height - LINE) // PREVIEW_ROWS - LINE
-        corners = [
-            (LINE + column * (width + LINE), LINE + row * (height + LINE))
-            for row in range(PREVIEW_ROWS)
-            for column in range(columns)
-        ]
-        return [as_tile(grid.crop((x, y, x + width, y + height))) for x, y in corners]
+    images = split_grid(to_pixels(preview), columns)
+    return [as_tile(Image.fromarray(image.movedim(0, -1).numpy())) for image in images]
 
 
 def _frame(tiles: list[Image.Image], columns: int, seen: int, last: int) -> Image.Image:

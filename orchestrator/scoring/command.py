@@ -20,7 +20,7 @@ from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_if_there
 from orchestrator.errors import UserError
 from orchestrator.logs import terminal
-from orchestrator.run.folder import parse_beside, read_metrics
+from orchestrator.run.folder import SAMPLES_FILE, parse_beside, read_metrics
 from orchestrator.run.terminal import print_logs, scores_table
 from orchestrator.scoring.options import (
     BranchesOptions,
@@ -272,7 +272,7 @@ def _print(config: ExperimentConfig, folder: str, console: Console) -> None:
     console.print(summary_of(scored["metrics"]), soft_wrap=True, highlight=False)
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
     for line in (
-        f"Samples   {storage.join(folder, 'samples.png')}",
+        f"Samples   {storage.join(folder, SAMPLES_FILE)}",
         f"Metrics   {storage.join(folder, 'metrics.json')} (every number with its protocol)",
         f"Took      {parts}",
     ):

@@ -17,6 +17,7 @@ from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
+from orchestrator.run.folder import SAMPLES_FILE
 from orchestrator.sampling.parts import ranges_of
 from orchestrator.sampling.sampler import ImageSampler
 from orchestrator.sampling.sinks import class_indices, save_class_grid, save_first, write_npz
@@ -39,7 +40,6 @@ from orchestrator.scoring.protocol import (
 from orchestrator.scoring.reference import Reference, load_references
 from orchestrator.stalls import answer
 
-SAMPLES_FILE = "samples.png"
 logger = logging.getLogger(__name__)
 
 

@@ -11,6 +11,7 @@ from dimr_model import DiMR
 from orchestrator.images import save_grid
 from orchestrator.run.gallery import write_gallery
 from tests.configs import tiny
+from tests.datasets import write_numbered
 
 
 def logged(tracker: MagicMock) -> list[str]:
@@ -59,3 +60,11 @@ def test_a_network_of_latents_has_no_picture_of_branches(tmp_path: Path) -> None
     config, tracker = tiny(tmp_path, "none", sampling={"vae": "somewhere"}), MagicMock()
     write_gallery(config, MagicMock(), MagicMock(), 64, tracker)
     assert logged(tracker) == []
+
+
+def test_samples_of_a_small_dataset_are_shown_beside_its_nearest_images(tmp_path: Path) -> None:
+    dataset, tracker = write_numbered(tmp_path / "data", 60, 3, size=8), MagicMock()
+    config = tiny(tmp_path, dataset.path, model={"input_size": 8})
+    save_grid(torch.zeros((9, 1, 8, 8), dtype=torch.uint8), str(tmp_path / "tiny" / "samples.png"), 3)
+    write_gallery(config, dataset, DiMR(config.model).eval(), 64, tracker)
+    assert sorted(logged(tracker)) == ["branches.png", "nearest.png"]
