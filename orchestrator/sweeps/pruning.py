@@ -66,6 +66,8 @@ class Pruned(tune.Callback):
 
     def _rung_of(self, name: str, images_seen: int) -> int:
         rung = self._configs[name].train.score_every_images
+        if not rung:
+            return images_seen  # Nothing is scored on the way, and nothing is pruned.
         while rung * REDUCTION <= images_seen:
             rung *= REDUCTION
         return rung

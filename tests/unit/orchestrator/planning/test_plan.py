@@ -148,7 +148,7 @@ def test_recomputing_costs_work_and_saves_memory() -> None:
 def test_a_measured_speed_replaces_the_assumption(tmp_path: Path) -> None:
     assert "as given" in printed("quickstart", mfu=0.43)
     text = printed("quickstart", images_per_second_per_worker=50.0)
-    assert re.search(r"│ 2 +│ 4 +│ [\d.]+ +│ 100 +│ 0\.0556 ", text)
+    assert re.search(r"│ 2 +│ 8 +│ [\d.]+ +│ 100 +│ 0\.0356 ", text)
 
 
 def test_storage_follows_the_rule_of_what_stays() -> None:

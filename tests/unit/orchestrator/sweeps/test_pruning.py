@@ -77,3 +77,14 @@ def test_without_scores_during_training_nothing_is_pruned(tmp_path: Path) -> Non
     assert isinstance(scheduler(tiny(tmp_path, "data"), prune=True), FIFOScheduler)
     (scored,) = configs(tmp_path, "scored").values()
     assert isinstance(scheduler(scored, prune=False), FIFOScheduler)
+
+
+def test_trials_that_are_scored_at_their_end_alone_are_not_pruned(tmp_path: Path) -> None:
+    train = {"images": 256, "score_every_images": 0}
+    config = tiny(tmp_path, "data", run={"name": "only", "root": str(tmp_path)}, train=train)
+    told, one = Pruned({"only": config}), trial("only", 256, 10.0)
+    assert isinstance(scheduler(config, prune=True), FIFOScheduler)
+    report(told, one)
+    write_text(config.directory, METRICS_FILE, "{}")
+    told.on_trial_complete(0, [], one)
+    assert pruned_at(config.directory) is None
