@@ -46,6 +46,9 @@ def test_flattened_keys_are_those_of_the_command_line() -> None:
     assert flat["model.num_classes"] == 10
 
 
+DIFFUSION = ("--diffusion.process", "diffusion", "--diffusion.prediction", "v")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -56,15 +59,18 @@ def test_flattened_keys_are_those_of_the_command_line() -> None:
         (["--train.images", "many"], "train.images"),
         (["--diffusion.prediction", "x0"], "diffusion.prediction is 'x0', and must be one of: epsilon, v"),
         (["--diffusion.process", "flow", "--diffusion.prediction", "epsilon"], "Use velocity, v or x"),
-        (["--diffusion.prediction", "velocity"], "use v"),
+        (["--diffusion.process", "diffusion"], "use v"),
         (["--diffusion.prediction", "x", "--diffusion.loss_weight", "edm"], "use v or velocity"),
-        (["--diffusion.time_shift", "3"], "leave time_shift at 1"),
+        ([*DIFFUSION, "--diffusion.time_shift", "3"], "leave time_shift at 1"),
         (["--diffusion.time_std", "0"], "must be positive"),
         (
             ["--diffusion.process", "flow", "--sampling.sampler.kind", "ddim"],
             "use one of dpm_solver_multistep",
         ),
-        (["--sampling.sampler.kind", "euler"], "euler does not sample diffusion.process diffusion"),
+        (
+            [*DIFFUSION, "--sampling.sampler.kind", "euler"],
+            "euler does not sample diffusion.process diffusion",
+        ),
         (["--train.optimizer", "moun"], "must be one of: adamw, muon"),
         (["--train.workers", "3"], "the nearest that do are 2 and 4"),
         (["--train.min_workers", "3"], "must be in 1..train.workers 2"),
