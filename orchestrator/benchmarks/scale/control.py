@@ -1,6 +1,6 @@
 """Control plane: workers that compute nothing, what they tell the tracker, and ranges of images on actors.
 
-Up to 64 workers are real processes that Ray Train starts on logical CPUs. More are calls of a few actors. So
+Up to 48 workers are real processes that Ray Train starts on logical CPUs. More are calls of a few actors. So
 are 256 actors that wait in place of sampling.
 """
 
@@ -27,7 +27,8 @@ from orchestrator.sampling.parts import Parts, Range, ranges_of
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import DeterministicOrder, Start
 
-WORKERS = (1, 8, 64)
+WORKERS = (1, 8, 48)
+"""More do not fit into 24 GB of memory: each process of Ray Train takes 0.3 GB."""
 CALLS = (64, 512, 1024)
 ACTORS = 8
 STEPS, STEP_SECONDS, STEPS_PER_LOG = 300, 0.01, 10

@@ -81,6 +81,20 @@ def test_what_our_code_warns_of_in_workers_is_said_once(
     assert text.count("printed") == 2 and "is no record" in text
 
 
+def test_a_message_that_a_process_repeats_is_written_once(tmp_path: Path) -> None:
+    same, other = (record("ray.train", "WARNING", text) for text in ("no answer", "an answer"))
+    with logs.kept(str(tmp_path), show=False):
+        assert logs._open is not None
+        for _ in range(3):
+            logs._open._take(batch(1, same, same))
+        logs._open._take(batch(2, same))
+        logs._open._take(batch(1, other, same, "printed", "printed"))
+    text = Path(str(logs.newest())).read_text()
+    assert text.count("pid=1, ip=10.0.0.1) now WARNING ray.train: no answer") == 2
+    assert text.count("pid=2, ip=10.0.0.1) now WARNING ray.train: no answer") == 1
+    assert text.count("an answer") == 1 and text.count("printed") == 2
+
+
 def test_a_table_of_the_autoscaler_every_few_seconds_is_left_out(tmp_path: Path) -> None:
     with logs.kept(str(tmp_path), show=False):
         assert logs._open is not None
