@@ -1,6 +1,6 @@
 """Control plane: workers that compute nothing, what they tell the tracker, and ranges of images on actors.
 
-Up to 48 workers are real processes that Ray Train starts on logical CPUs. More are calls of a few actors. So
+Up to 24 workers are real processes that Ray Train starts on logical CPUs. More are calls of a few actors. So
 are 256 actors that wait in place of sampling.
 """
 
@@ -27,8 +27,8 @@ from orchestrator.sampling.parts import Parts, Range, ranges_of
 from orchestrator.training.hooks import Hooks
 from orchestrator.training.shards import DeterministicOrder, Start
 
-WORKERS = (1, 8, 48)
-"""More do not fit into 24 GB of memory: each process of Ray Train takes 0.3 GB."""
+WORKERS = (1, 8, 24)
+"""Many more do not fit into 24 GB of memory: each process takes 0.7 GB, most of it for torch's code."""
 CALLS = (64, 512, 1024)
 ACTORS = 8
 STEPS, STEP_SECONDS, STEPS_PER_LOG = 300, 0.01, 10
@@ -87,7 +87,7 @@ def _told(found: Rows, size: int, began: float, counter: Any) -> None:
 def _workers(folder: str) -> Rows:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    found = Rows("workers, real processes without torch")
+    found = Rows("workers, real processes")
     dataset = write_latents(f"{folder}/rows", 8192, (1, 2, 2))
     driver = psutil.Process()
     for workers in WORKERS:
