@@ -143,7 +143,8 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float, mak
     export(checkpoint, exported)
     tested = checkpoint_under_test(checkpoint, config)
     scores = evaluate(Evaluation(config, tested, dataset, work.console))
-    write_gallery(config, dataset, tested.model, checkpoint.images_seen, tracker)
+    grid = scores.samples.pictures["final_samples"]
+    write_gallery(config, dataset, tested.model, grid, checkpoint.images_seen, tracker)
     seconds |= scores.seconds
     seconds["total"] = time.perf_counter() - started
     write_card(exported, config, dataset.info, checkpoint.images_seen, plain(scores.measurements))

@@ -9,7 +9,7 @@ from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.run.beside_training import is_small
-from orchestrator.run.folder import BRANCHES_FILE, FILM_FILE, NEAREST_FILE, SAMPLES_FILE, STRIP_FILE
+from orchestrator.run.folder import BRANCHES_FILE, FILM_FILE, NEAREST_FILE, STRIP_FILE
 from orchestrator.sampling.grids import grid_columns
 from orchestrator.stalls import answer
 
@@ -17,13 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 def write_gallery(
-    config: ExperimentConfig, dataset: LatentDataset, model: DiMR, images_seen: int, tracker: Any
+    config: ExperimentConfig,
+    dataset: LatentDataset,
+    model: DiMR,
+    samples: str,
+    images_seen: int,
+    tracker: Any,
 ) -> None:
     """Write the pictures that there can be into the run's folder, and log them.
 
     ``progress.png`` and ``progress.webp`` are made of the previews; a film takes two. ``branches.png`` is of
-    networks of pixels, and so is ``nearest.png``, where there are samples and the dataset is small. What
-    fails is warned about and left out: no run ends for want of a picture.
+    networks of pixels, and so is ``nearest.png``, where the dataset is small. What fails is warned about and
+    left out: no run ends for want of a picture.
+
+    Args:
+        samples: file of the grid of the first samples.
     """
 
     def write(file: str, make: Callable[[], bytes]) -> None:
@@ -47,8 +55,7 @@ def write_gallery(
         write(FILM_FILE, lambda: film(previews, columns))
     if config.sampling.vae is None:
         write(BRANCHES_FILE, lambda: _branches(config, dataset, model))
-    samples = storage.join(config.directory, SAMPLES_FILE)
-    if is_small(dataset) and storage.is_file(samples):
+    if is_small(dataset):
         write(NEAREST_FILE, lambda: nearest_sheet(storage.read_bytes(samples), columns, dataset))
 
 

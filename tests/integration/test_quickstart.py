@@ -46,3 +46,5 @@ def test_its_loss_falls_and_its_samples_are_a_grid_of_all_digits(root: Path) -> 
     assert curve[-1].value < curve[0].value
     assert run.data.metrics["eval/class_agreement_100_ema"] >= 0
     assert Image.open(root / "quickstart" / "samples.png").size == (10 * 30 + 2, 10 * 30 + 2)
+    for picture in ("progress.png", "progress.webp", "branches.png", "nearest.png"):
+        assert (root / "quickstart" / picture).stat().st_size > 1000, picture
