@@ -22,8 +22,13 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 def to_png(image: Tensor, description: str = SYNTHETIC) -> bytes:
     """A uint8 image ``[C, H, W]`` as a PNG, whose metadata says what it is."""
-    pixels = image.movedim(0, -1).numpy()
-    return encode_png(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), description)
+    return encode_png(to_picture(image), description)
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """A uint8 image ``[C, H, W]``, grey or colour, as Pillow has it."""
+    pixels = image.movedim(0, -1).contiguous().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def encode_png(picture: Image.Image, description: str = SYNTHETIC) -> bytes:

@@ -61,7 +61,7 @@ class LogFile:
         self._stream = self._local.open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
         self._last: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=LAST_LINES))
         self._said = set[str]()
-        self._newest_of: dict[str, str] = {}
+        self._newest_of: dict[str, tuple[Any, ...]] = {}
         self._sending = threading.Lock()
         self._rays_printer: list[Any] = []
         self._before: tuple[Any, Any] = sys.stdout, sys.stderr
@@ -136,9 +136,10 @@ class LogFile:
             record = _record(line)
             text = line
             if record is not None:
-                if self._newest_of.get(pid) == record["message"]:
+                content = (record["levelname"], record["name"], record["message"], record.get("exc_text"))
+                if self._newest_of.get(pid) == content:
                     continue  # Ray Train's cleaner warns each second where there is no dashboard.
-                self._newest_of[pid] = record["message"]
+                self._newest_of[pid] = content
                 text = f"{record['asctime']} {record['levelname']} {record['name']}: {record['message']}"
                 text = "\n".join([text, *str(record.get("exc_text") or "").splitlines()])
                 if _is_for_the_user(record) and record["message"] not in self._said:

@@ -65,8 +65,9 @@ class RunData:
     vaes: list[dict[str, Any]] = field(default_factory=list)
     """Content of metrics.json of each score of this run's VAE."""
     branches: bytes | None = None
-    nearest: bytes | None = None
     """What each branch predicts, coarse to fine, a PNG."""
+    nearest: bytes | None = None
+    """Samples above the training images that are nearest to them, a PNG."""
 
     @property
     def parameters(self) -> int:

@@ -2,13 +2,10 @@
 
 from collections.abc import Sequence
 
-from PIL import Image
-from torch import Tensor
-
 from dimr_model import DiMR
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.images import encode_png
+from orchestrator.images import encode_png, to_picture
 from orchestrator.sampling.sampler import ImageSampler
 from orchestrator.sampling.sinks import class_indices
 from orchestrator.sampling.tiles import Row, as_tile, rows_of_tiles, spread, stacked
@@ -50,19 +47,14 @@ def branches_sheet(
     steps = sampler.estimates([class_indices(config, label, 1)[0] for label in labels])
     trained = slice(None) if config.diffusion.multi_scale_loss else slice(-1, None)
     numbers = spread(range(len(steps)), MOST_STEPS)
-    side = as_tile(_picture(steps[0][-1][0])).width
+    side = as_tile(to_picture(steps[0][-1][0])).width
     blocks = []
     for place, label in enumerate(labels):
         rows: list[Row] = []
         for branch in range(len(steps[0]))[trained]:
-            small = [_picture(steps[number][branch][place]) for number in numbers]
+            small = [to_picture(steps[number][branch][place]) for number in numbers]
             name = f"{small[0].width}x{small[0].height}"
             rows.append((name, [as_tile(picture, side) for picture in small]))
         heads = [f"step {number + 1}" for number in numbers] if place == 0 else []
         blocks.append(rows_of_tiles(rows, heads, title=f"class {class_names[label]}"))
     return encode_png(stacked(blocks))
-
-
-def _picture(image: Tensor) -> Image.Image:
-    pixels = image.movedim(0, -1).contiguous().numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from orchestrator.data.format import LatentDataset, read_rows, to_arrays
-from orchestrator.images import encode_png, split_grid, to_pixels, to_rgb
+from orchestrator.images import encode_png, split_grid, to_picture, to_pixels
 from orchestrator.sampling.tiles import Row, as_tile, rows_of_tiles, spread, stacked
 
 SHOWN_ROWS = 3
@@ -65,4 +65,4 @@ def two_nearest(images: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tiles(images: Tensor) -> list[Image.Image]:
-    return [as_tile(Image.fromarray(image.movedim(0, -1).numpy())) for image in to_rgb(images)]
+    return [as_tile(to_picture(image)) for image in images]

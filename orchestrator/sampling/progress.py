@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 from orchestrator import storage
-from orchestrator.images import encode_png, split_grid, to_pixels
+from orchestrator.images import encode_png, split_grid, to_picture, to_pixels
 from orchestrator.sampling.tiles import (
     CLEAR,
     FONT_SIZE,
@@ -70,8 +70,7 @@ def film(previews: Sequence[Preview], columns: int) -> bytes:
 
 def _tiles(preview: bytes, columns: int) -> list[Image.Image]:
     """The images of a preview's grid."""
-    images = split_grid(to_pixels(preview), columns)
-    return [as_tile(Image.fromarray(image.movedim(0, -1).numpy())) for image in images]
+    return [as_tile(to_picture(image)) for image in split_grid(to_pixels(preview), columns)]
 
 
 def _frame(tiles: list[Image.Image], columns: int, seen: int, last: int) -> Image.Image:

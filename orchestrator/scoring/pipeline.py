@@ -135,7 +135,7 @@ class _SampleActor:
         self._source = _source(work, work.config.sampling.use_gpu)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        piece = _range_of(batch)
+        piece = range_of(batch)
         images = self._source(piece)
         count = len(images["index"])
         bounds = {"start": piece.start, "stop": piece.stop}
@@ -149,7 +149,7 @@ class _WriteActor:
         self._writer = FeatureWriter(*arguments)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        piece = _range_of(batch)
+        piece = range_of(batch)
         # Half a range must never be taken for a whole one.
         assert len(batch["index"]) == piece.stop - piece.start
         self._writer.write(piece, batch)
@@ -165,7 +165,7 @@ class _ReadAndWriteActor:
         self._writer = FeatureWriter(*work.for_writer(use_gpu))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        piece, problem = _range_of(batch), ""
+        piece, problem = range_of(batch), ""
         try:
             self._writer.write(piece, self._source(piece))
         except UserError as error:  # Raised, Ray would print its traceback.
@@ -175,7 +175,8 @@ class _ReadAndWriteActor:
         }  # fmt: skip
 
 
-def _range_of(batch: dict[str, Any]) -> Range:
+def range_of(batch: dict[str, Any]) -> Range:
+    """The range whose bounds a batch has."""
     return Range(int(batch["start"][0]), int(batch["stop"][0]))
 
 

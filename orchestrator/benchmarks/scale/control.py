@@ -175,7 +175,9 @@ class _SimulatedActors:
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         await asyncio.sleep(RANGE_SECONDS)
-        piece = Range(int(batch["start"][0]), int(batch["stop"][0]))
+        from orchestrator.scoring.pipeline import range_of
+
+        piece = range_of(batch)
         self._parts.write(piece, {"index": np.arange(piece.start, piece.stop)})
         yield batch
 
