@@ -37,7 +37,7 @@ from orchestrator.tracking.mlflow_sync import MLflowSync
 
 TRIALS = (16, 64, 200)
 """What is in the folders of so many trials is read, without running them."""
-TUNED_TRIALS = (4, 16, 48)
+TUNED_TRIALS = (4, 16, 48, 200)
 """So many are run by Ray Tune."""
 SIDE_BY_SIDE = 16
 SECONDS = 1.0
