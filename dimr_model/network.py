@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dimr_model.adaln import Modulation
 from dimr_model.branch import Branch
+from dimr_model.cascade import Upsample
 from dimr_model.config import DiMRConfig
 from dimr_model.hub import HubModule
 from dimr_model.pretrained import check_fit, read_released
@@ -36,10 +37,26 @@ class DiMR(HubModule, library_name="dimr-ray", license="apache-2.0"):
         branches: list[Any] = list(self.branches)
         return [unit for branch in branches for unit in branch.units]
 
-    def compile_units(self, backend: str = "inductor") -> "DiMR":
-        """Compile every unit on its own; units alike share what is compiled."""
+    @property
+    def bf16_parameters(self) -> list[nn.Parameter]:
+        """The parameters of linear layers and convolutions, of which bf16 autocast uses bf16 copies alone.
+
+        Projections of upsamplings are left out, because the upsampling's norm uses them in float32, too.
+        """
+        wide = {id(m.projection) for m in self.modules() if isinstance(m, Upsample)}
+        used = [m for m in self.modules() if isinstance(m, nn.Linear | nn.Conv2d) and id(m) not in wide]
+        return [parameter for module in used for parameter in module.parameters()]
+
+    def compile_units(self, backend: str = "inductor", dynamic: bool | None = None) -> "DiMR":
+        """Compile every unit on its own; units alike share what is compiled.
+
+        Args:
+            backend: torch's compiler.
+            dynamic: False compiles for each size anew. With None the second size that is met gets a graph
+                for all sizes, which is slower. Two branches' widths count as two sizes.
+        """
         for unit in self.units:
-            unit.compile(fullgraph=True, backend=backend)
+            unit.compile(fullgraph=True, backend=backend, dynamic=dynamic)
         return self
 
     @torch.no_grad()

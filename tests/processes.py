@@ -65,6 +65,7 @@ def _serve(connection: Connection) -> None:
     """Do one call after another, and answer each with its traceback, which is empty where it went well."""
     import torch
     import torch.distributed as dist
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
     torch.set_num_threads(1)
     while True:
@@ -74,6 +75,8 @@ def _serve(connection: Connection) -> None:
             dist.init_process_group("gloo")
             function(*arguments)
             dist.destroy_process_group()
+            # What is kept of an equal mesh names groups that are gone.
+            _clear_sharding_prop_cache()
             connection.send("")
         except BaseException:
             connection.send(traceback.format_exc())

@@ -44,7 +44,8 @@ def worker_memory(config: ExperimentConfig, trace: StepTrace, shards: int) -> Me
     images = config.train.batch_size // max(1, config.train.workers) // config.train.micro_batches
     held = sum(trace.unit_sizes) // shards
     kept = Counter({WEIGHTS: held, MOMENTS: 2 * held, AVERAGE: held})
-    passes = _timeline(trace, shards, config.train.micro_batches > 1).worst(images)
+    sends_bf16 = config.train.precision == "bf16" and config.train.workers > 1
+    passes = _timeline(trace, shards, config.train.micro_batches > 1, sends_bf16).worst(images)
     # On a CPU AdamW works on all tensors of a group at once, and its roots of their second moments are
     # temporaries. On a GPU one kernel does it all.
     roots = 0 if config.train.use_gpu else max(trace.group_sizes) // shards
@@ -77,30 +78,33 @@ class _Timeline:
 
 
 @lru_cache
-def _timeline(trace: StepTrace, shards: int, accumulates: bool) -> _Timeline:
-    names, fixed, per_image = zip(*_changes(trace, shards, accumulates), strict=True)
+def _timeline(trace: StepTrace, shards: int, accumulates: bool, sends_bf16: bool) -> _Timeline:
+    names, fixed, per_image = zip(*_changes(trace, shards, accumulates, sends_bf16), strict=True)
     return _Timeline(list(names), np.array(fixed), np.array(per_image))
 
 
-def _changes(trace: StepTrace, shards: int, accumulates: bool) -> Iterator[tuple[str, int, int]]:
+def _changes(
+    trace: StepTrace, shards: int, accumulates: bool, sends_bf16: bool
+) -> Iterator[tuple[str, int, int]]:
     """Follow the last micro-batch's memory: (what for, bytes, bytes for each image) of every change.
 
     Weights, moments and moving average are left out. The rest is as FSDP2 does it without resharding after
     the forward pass. A unit's weights are gathered when it is entered, and freed when its gradients are
     there. The gradients are copied to one buffer, which is reduced to the worker's part and kept until the
-    next unit's. Gradients of earlier micro-batches wait in full.
+    next unit's. Gradients of earlier micro-batches wait in full. Weights that are sent as bf16 need no copy.
     """
     full, reducing = trace.unit_sizes, 0
+    gathered = trace.bf16_unit_sizes if sends_bf16 else full
     awaited = Counter(a.unit for a in trace.allocations if a.unit is not None)
     if accumulates:
         yield GRADIENTS, sum(full), 0
     for event in trace.events:
         if event.kind == "enter":
-            yield GATHERED, full[event.index], 0
+            yield GATHERED, gathered[event.index], 0
             continue
         allocation = trace.allocations[event.index]
         size, unit = (allocation.fixed_size, allocation.size_per_image), allocation.unit
-        if allocation.place == BEFORE:
+        if allocation.place == BEFORE or (sends_bf16 and allocation.is_copy):
             continue
         if unit is None:
             sign = 1 if event.kind == "allocate" else -1
@@ -111,7 +115,7 @@ def _changes(trace: StepTrace, shards: int, accumulates: bool) -> Iterator[tuple
                 yield GRADIENTS, -size[0], -size[1]  # It is added to the one that waits.
             awaited[unit] -= 1
             if not awaited[unit]:
-                yield GATHERED, -full[unit], 0
+                yield GATHERED, -gathered[unit], 0
                 yield REDUCED, full[unit] - reducing, 0
                 reducing = full[unit]
                 yield GRADIENTS, full[unit] // shards, 0

@@ -33,7 +33,7 @@ from orchestrator.training.parallelize import sharded_units
 from orchestrator.training.state import TrainState
 from orchestrator.training.step import Draws, forward_losses
 
-FP32_BYTES = 4
+FP32_BYTES, BF16_BYTES = 4, 2
 VIEWS = (
     "_unsafe_view",
     "detach",
@@ -64,6 +64,8 @@ class Allocation:
     """Branch whose forward pass made it, or one of ``BEFORE``, ``BACKWARD``, ``ELSEWHERE``."""
     unit: int | None = None
     """For a gradient: the unit of sharding that its parameter belongs to."""
+    is_copy: bool = False
+    """Whether it is a bf16 copy of weights that workers send each other as bf16."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class StepTrace:
     """Floating-point operations of the forward pass alone."""
     unit_sizes: list[int] = field(default_factory=list)
     """Bytes of the weights that are gathered together: of each unit, then of the rest."""
+    bf16_unit_sizes: list[int] = field(default_factory=list)
+    """The same where weights are sent as bf16 (:func:`orchestrator.training.parallelize.parallelize`)."""
     group_sizes: list[int] = field(default_factory=list)
     """Bytes of the weights in each of the optimizer's groups."""
 
@@ -136,6 +140,11 @@ def trace_step(config: ExperimentConfig) -> StepTrace:
         units = _units(model)
         trace = recorder.trace
         trace.unit_sizes = [sum(p.nbytes for p in unit) for unit in units]
+        sent = {id(p) for p in model.bf16_parameters}
+        trace.bf16_unit_sizes = [
+            sum(p.numel() * (BF16_BYTES if id(p) in sent else FP32_BYTES) for p in unit) for unit in units
+        ]
+        recorder.sent = {id(p.untyped_storage()) for p in model.bf16_parameters}
         optimizer = build_optimizer(model, config.train)
         trace.group_sizes = [sum(p.nbytes for p in group["params"]) for group in optimizer.param_groups]
         _follow(model, recorder, trace)
@@ -194,6 +203,8 @@ class _Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.trace, self.place = StepTrace(), BEFORE
+        self.sent: set[int] = set()
+        """Storages of the weights that workers send each other as bf16."""
         self._alive: dict[int, tuple[int, weakref.ref[Any]]] = {}
 
     def __torch_dispatch__(
@@ -212,9 +223,10 @@ class _Recorder(TorchDispatchMode):
             self.trace.costs.append((fixed, per_image, flops, self.place != BACKWARD))
         self.trace.flops_per_image += flops
         self.trace.forward_flops_per_image += flops if self.place != BACKWARD else 0
+        is_copy = func is torch.ops.aten._to_copy.default and id(args[0].untyped_storage()) in self.sent
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._note(leaf)
+                self._note(leaf, is_copy)
         return result
 
     def find(self, tensor: Tensor | None) -> Allocation:
@@ -226,12 +238,12 @@ class _Recorder(TorchDispatchMode):
         """Note nothing that is freed from now on."""
         self._alive.clear()
 
-    def _note(self, tensor: Tensor) -> None:
+    def _note(self, tensor: Tensor, is_copy: bool) -> None:
         storage = tensor.untyped_storage()
         key, index = id(storage), len(self.trace.allocations)
         if key in self._alive:
             return
-        self.trace.allocations.append(Allocation(*_split(storage.nbytes()), self.place))
+        self.trace.allocations.append(Allocation(*_split(storage.nbytes()), self.place, is_copy=is_copy))
         self.trace.events.append(Event("allocate", index))
 
         def freed(_: Any) -> None:

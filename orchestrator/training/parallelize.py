@@ -3,12 +3,14 @@
 These are recomputation, compilation and FSDP2 over a device mesh.
 """
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from dimr_model import DiMR
 from orchestrator.compilation import compile_units
@@ -71,16 +73,37 @@ def parallelize(
     """Recompute, compile, then shard, in this order and in place.
 
     Parameters, gradients and optimizer state are sharded over ``mesh`` (CPU and gloo, or GPU and NCCL). Each
-    unit's weights are gathered when the forward pass comes to it, and kept until its backward pass.
-    Gradients, optimizer and EMA take most of the memory, so gathering twice would cost more than it saves.
+    unit's weights are gathered while the unit before it computes, and kept until the backward pass of the
+    last micro-batch. Gradients, optimizer and EMA take most of the memory, so gathering twice would cost more
+    than it saves.
+
+    With ``train.precision`` bf16, weights that are used as bf16 are sent as bf16. So nothing changes but the
+    bytes: gradients are added up and reduced in float32, and what a worker holds stays float32.
     """
     model.recompute([branch in config.recompute_branches for branch in range(len(model.branches))])
     if config.compile:
-        compile_units(model)
-    for unit in sharded_units(model, smallest_unit):
-        fully_shard(unit, mesh=mesh, reshard_after_forward=False)
-    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+        compile_units(model, dynamic=False)
+    policy = MixedPrecisionPolicy()
+    if config.precision == "bf16" and mesh.size() > 1:
+        policy = _sent_as_bf16({id(parameter) for parameter in model.bf16_parameters})
+    units = sharded_units(model, smallest_unit)
+    for unit in [*units, model]:
+        fully_shard(unit, mesh=mesh, reshard_after_forward=False, mp_policy=policy)
+    for unit, following in pairwise([model, *units]):
+        cast(FSDPModule, unit).set_modules_to_forward_prefetch([cast(FSDPModule, following)])
     return model
+
+
+def _sent_as_bf16(chosen: set[int]) -> MixedPrecisionPolicy:
+    def dtype(parameter: nn.Parameter) -> torch.dtype:
+        return torch.bfloat16 if id(parameter) in chosen else parameter.dtype
+
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+        param_dtype_override_fn=dtype,
+    )
 
 
 def sharded_units(model: DiMR, smallest_unit: int = SMALLEST_UNIT) -> list[nn.Module]:

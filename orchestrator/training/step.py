@@ -178,8 +178,11 @@ def train_step(
     parts = draws.split(config.train.micro_batches)
     losses = []
     for number, part in enumerate(parts):
-        # Gradients add up in place and are reduced over the ranks once, with the last part.
-        cast(FSDPModule, state.model).set_requires_gradient_sync(number == len(parts) - 1)
+        # Gradients add up in place. With the last part they are reduced over the ranks, and gathered weights
+        # are freed.
+        sharded, is_last = cast(FSDPModule, state.model), number == len(parts) - 1
+        sharded.set_requires_gradient_sync(is_last)
+        sharded.set_reshard_after_backward(is_last)
         with stopwatch.part("forward"):
             part_losses = forward_losses(config, state, part, schedule)
             sums = multi_scale_loss(part_losses, config.diffusion.multi_scale_loss)

@@ -9,12 +9,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from dimr_model import DiMR, DiMRConfig
 from dimr_model.diffusion import NoiseSchedule, branch_losses, multi_scale_loss
+from dimr_model.ema import EMA
+from orchestrator.benchmarks.scale.step import Counts
 from orchestrator.config.training import TrainConfig
+from orchestrator.training import parallelize as parallelize_module
+from orchestrator.training.optimizer import build_optimizer
 from orchestrator.training.parallelize import count_shards, make_mesh, parallelize
 from orchestrator.training.state import TrainState, fresh_state
 from orchestrator.training.step import Draws, train_step
@@ -112,6 +116,56 @@ def train_true_width(folder: str) -> None:
 @pytest.mark.long
 def test_every_rank_holds_its_share_of_weights_optimizer_and_ema(tmp_path: Path) -> None:
     in_processes(train_true_width, 2, str(tmp_path))
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "the paper's": {"qk_norm": True},
+    "AdaLN-Zero": {"time_conditioning": "adaln_zero", "class_conditioning": "adaln_zero"},
+    "TD-LN with skips": {"time_conditioning": "td_layernorm", "branch_skips": True},
+}
+
+
+def compare_what_is_sent(sharding: str, fields: dict[str, Any]) -> None:
+    """Train in bf16, once with weights that are sent as bf16 and once as float32, and compare the bits."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    train = {
+        "images": 96, "batch_size": 16, "workers": world_size, "micro_batches": 2, "warmup_images": 0,
+        "precision": "bf16", "sharding": sharding,
+    }  # fmt: skip
+    model = {"input_size": 8, "depths": [3, 3], "widths": [16, 8], **fields}
+    config = tiny(Path("unused"), "unused", model=model, train=train, data={"lanes": world_size})
+    states, sent = [], []
+    for policy in (parallelize_module._sent_as_bf16, lambda _: MixedPrecisionPolicy()):
+        torch.manual_seed(0)
+        network = DiMR(config.model).train()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parallelize_module, "_sent_as_bf16", policy)
+            network = parallelize(network, make_mesh(config.train, "cpu", world_size, 2), config.train, 1)
+        states.append(TrainState(network, build_optimizer(network, config.train), EMA(network), CPU))
+        generator, counts = torch.Generator().manual_seed(rank), Counts()
+        for _ in range(3):
+            clean, noise = (torch.randn(4, 1, 8, 8, generator=generator) for _ in range(2))
+            draws = Draws(clean, noise, torch.tensor([1, 300, 600, 900]), torch.tensor([0, 1, 2, 3]))
+            with counts:
+                result = train_step(config, states[-1], draws, NoiseSchedule("cosine"), Stopwatch(CPU))
+            assert not result.skipped
+        sent.append(counts)
+    one, other = (dict(state.model.named_parameters()) for state in states)
+    for name, weight in one.items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight.to_local(), other[name].to_local()), name  # type: ignore[attr-defined]
+    assert sent[0].bytes["all_gather"] < 0.8 * sent[1].bytes["all_gather"]
+    assert sent[0].bytes["reduce_scatter"] == sent[1].bytes["reduce_scatter"]
+
+
+def compare_all_that_is_sent() -> None:
+    for fields in NETWORKS.values():
+        compare_what_is_sent("shard", fields)
+    compare_what_is_sent("hybrid", NETWORKS["the paper's"])
+
+
+def test_weights_sent_as_bf16_train_the_same_bits() -> None:
+    in_processes(compare_all_that_is_sent, 4)
 
 
 def one_step(**train: Any) -> TrainState:

@@ -35,6 +35,11 @@ THREE_BRANCHES = {
             THREE_BRANCHES, {"batch_size": 20, "recompute_branches": [0, 2]}, marks=pytest.mark.faults
         ),
         pytest.param(TWO_BRANCHES, {"batch_size": 20, "workers": 2}, marks=pytest.mark.faults),
+        pytest.param(
+            TWO_BRANCHES,
+            {"batch_size": 20, "workers": 2, "micro_batches": 2, "precision": "bf16"},
+            marks=pytest.mark.faults,
+        ),
     ],
     ids=[
         "two branches",
@@ -42,6 +47,7 @@ THREE_BRANCHES = {
         "three branches",
         "three branches, recomputed",
         "two branches, two workers in parts",
+        "two branches, two workers that send bf16",
     ],
 )
 def test_planned_memory_is_the_peak_of_real_steps(

@@ -29,7 +29,7 @@ def measure() -> Iterator[Row]:
             shards = ranks if sharding == "shard" else min(ranks, 8)
             # A rank sends its shard on to each of the others, once around the ring.
             found.note(f"{sharding}: ranks in a gathering", ranks, shards)
-            smallest = step["weights"] / step["units"] / shards / 1e3
+            smallest = step["sent"] / step["units"] / shards / 1e3
             found.note(f"{sharding}: kB that a rank gives to a gathering", ranks, smallest)
     yield from found
 

@@ -105,6 +105,9 @@ def main(preset: str, world_size: int, sharding: str, depth: int) -> None:
     with torch.autograd.set_multithreading_enabled(False), FakeTensorMode(), counts:
         model = DiMR(config.model).train()
         weights = sum(p.nbytes for p in model.parameters())
+        sent = weights
+        if config.train.precision == "bf16":
+            sent -= sum(p.nbytes // 2 for p in model.bf16_parameters)
         blocks = len(model.units)
         sharded = sharded_units(model)
         root = weights - sum(p.nbytes for unit in sharded for p in unit.parameters())
@@ -124,8 +127,8 @@ def main(preset: str, world_size: int, sharding: str, depth: int) -> None:
         json.dumps(
             {
                 "operators": counts.operators, "collectives": counts.collectives, "bytes": counts.bytes,
-                "weights": weights, "root_bytes": root, "parts": blocks, "units": len(sharded) + 1,
-                "micro_batches": config.train.micro_batches,
+                "weights": weights, "sent": sent, "root_bytes": root, "parts": blocks,
+                "units": len(sharded) + 1, "micro_batches": config.train.micro_batches,
             }
         )
     )  # fmt: skip
