@@ -144,7 +144,9 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
         UserError: they do not fit; the message says what is needed and what there is.
     """
     sampling, (least_cpus, least_gpus) = config.sampling, _needed(config, config.world_sizes[0])
-    _grow(config, trials * least_cpus, trials * least_gpus)
+    # Also for the evaluation: what it will need there may be room for the background until then.
+    pools = _pools(config)
+    _grow(config, max(trials * least_cpus, pools["CPU"]), max(trials * least_gpus, pools["GPU"]))
     cpus, gpus = (whole / trials for whole in _resources())
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)
