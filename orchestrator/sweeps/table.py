@@ -15,9 +15,10 @@ from orchestrator.run.terminal import print_logs
 from orchestrator.scoring.protocol import count_name, distance_name
 from orchestrator.sweeps.plots import write_plots
 from orchestrator.sweeps.results import TrialResult
-from orchestrator.sweeps.suites import TABLE_FILE, Suite
+from orchestrator.sweeps.suites import TABLE_FILE, Axis, Suite
 
 TABLE_FILES = (TABLE_FILE, "table.md", "table.json")
+OVER_SEEDS = "Mean and deviation over training seeds"
 
 
 def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
@@ -63,14 +64,25 @@ def write_results(
     quick = f"{distance_name(config.evaluation.extractors[0])}{count_name(config.train.score_images)}"
     for name in write_plots(suite, results, folder, quick):
         tracker.log_image.remote(name, f"{name}.png", 0)
-    _print(suite, rows, folder, console)
+    _print(suite.title, shown(suite, rows), console)
+    if means := over_training_seeds(suite, config, results):
+        _print(OVER_SEEDS, means, console)
+    for row in rows:
+        if row["note"]:
+            name = " ".join(str(row[axis.name]) for axis in suite.axes)
+            console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
+    console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
+    print_logs(console)
 
 
 def write_table(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
     """Write the table alone into the sweep's folder, in its three forms, and return its rows."""
     rows, folder = rows_of(suite, config, results), config.directory
     storage.write_bytes(storage.join(folder, TABLE_FILE), csv_of(rows))
-    write_text(folder, "table.md", markdown(shown(suite, rows)))
+    text = markdown(shown(suite, rows))
+    if means := over_training_seeds(suite, config, results):
+        text += f"\n{OVER_SEEDS}:\n\n{markdown(means)}"
+    write_text(folder, "table.md", text)
     # The form of MLflow's own tables, which its UI shows.
     table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
     write_text(folder, "table.json", json.dumps(table))
@@ -98,8 +110,10 @@ def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
     for name, value in row.items():
         if name.endswith("_mean"):
             deviation = row[name.replace("_mean", "_deviation")]
-            spread = "" if deviation is None else f" ± {deviation:.2g}"
-            text[name.removesuffix("_mean")] = "" if value is None else f"{value:.4g}{spread}"
+            column = name.removesuffix("_mean")
+            # Scores of as many samples as the evaluation's have a column of that name.
+            column += " of finalists" if column in row else ""
+            text[column] = "" if value is None else mean_and_deviation(value, deviation)
         elif name.startswith("paper_"):
             text[f"the paper's {name.removeprefix('paper_')}"] = value or ""
         elif isinstance(value, float) and not name.endswith("_deviation"):
@@ -107,6 +121,46 @@ def _shown(suite: Suite, row: dict[str, Any]) -> dict[str, str]:
         elif name not in (*text, "macs", "images_seen", "seeds", "note") and not name.endswith("_deviation"):
             text[name] = ""
     return text
+
+
+def mean_and_deviation(mean: float, deviation: float | None) -> str:
+    """Both as text; one value has no deviation."""
+    return f"{mean:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
+
+
+def over_training_seeds(
+    suite: Suite, config: ExperimentConfig, results: list[TrialResult]
+) -> list[dict[str, str]]:
+    """Mean and deviation of finished trials' distances over the axes that change ``run.seed`` alone.
+
+    There are no rows where the suite has no such axis.
+    """
+    kept = [place for place, axis in enumerate(suite.axes) if not _is_of_seeds(axis)]
+    if len(kept) == len(suite.axes):
+        return []
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for result in results:
+        group = groups.setdefault(tuple(result.cell.options[place].name for place in kept), [])
+        if result.status == "finished" and result.distance is not None and not result.cell.same_as:
+            group.append(result.distance)
+    column = f"{distance_name(config.evaluation.extractors[0])}{count_name(config.train.score_images)}"
+    rows = []
+    for names, found in groups.items():
+        row = {suite.axes[place].name: name for place, name in zip(kept, names, strict=True)}
+        deviation = statistics.stdev(found) if len(found) > 1 else None
+        value = mean_and_deviation(statistics.mean(found), deviation) if found else ""
+        rows.append({**row, "finished": str(len(found)), column: value})
+    return rows
+
+
+def _is_of_seeds(axis: Axis) -> bool:
+    changed = {
+        setting
+        for option in axis.options
+        for changes in (option.changes, *option.scales.values())
+        for setting in changes
+    }
+    return changed == {"run.seed"} and all(option.branches is None for option in axis.options)
 
 
 def markdown(table: list[dict[str, str]]) -> str:
@@ -117,15 +171,8 @@ def markdown(table: list[dict[str, str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]]) + "\n"
 
 
-def _print(suite: Suite, rows: list[dict[str, Any]], folder: str, console: Console) -> None:
-    text = shown(suite, rows)
-    table = Table(*text[0], title=suite.title)
+def _print(title: str, text: list[dict[str, str]], console: Console) -> None:
+    table = Table(*text[0], title=title)
     for line in text:
         table.add_row(*line.values())
     console.print(table)
-    for row in rows:
-        if row["note"]:
-            name = " ".join(str(row[axis.name]) for axis in suite.axes)
-            console.print(f"{name}: {row['status']}: {row['note']}", soft_wrap=True, highlight=False)
-    console.print(f"Table and plots: {folder}", soft_wrap=True, highlight=False)
-    print_logs(console)
