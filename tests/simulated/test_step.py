@@ -36,7 +36,7 @@ def check_collectives(found: dict[str, Any], world_size: int, shards: int) -> No
     assert found["collectives"]["all_gather"] == units
     assert found["collectives"]["reduce_scatter"] == units
     assert found["bytes"]["reduce_scatter"] == pytest.approx(weights, rel=0.02)
-    assert found["sent"] < 0.62 * weights
+    assert found["sent"] < 0.7 * weights
     assert found["bytes"]["all_gather"] == pytest.approx(found["sent"], rel=0.02)
     if shards < world_size:
         # Between nodes go the shards alone.
