@@ -23,7 +23,7 @@ OVER_SEEDS = "Mean and deviation over training seeds"
 
 def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) -> list[dict[str, Any]]:
     """The rows of the table as column -> value, None where there is nothing."""
-    quick, full = count_name(config.train.score_images), count_name(config.evaluation.images)
+    full = count_name(config.evaluation.images)
     first, *others = config.evaluation.extractors
     distance = distance_name(first)
     paper = sorted({key for result in results for key in result.cell.paper} - {"source"})
@@ -34,7 +34,7 @@ def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) 
         }
         row |= {"parameters": result.parameters, "macs": result.macs, "status": result.status}
         row["images_seen"] = result.scores[-1][0] if result.scores else None
-        row[f"{distance}{quick}"] = result.distance
+        row[_score_column(config)] = result.distance
         # Columns without an extractor's name are the first one's.
         columns = {(name, first): f"{name}{full}" for name in (distance, *suite.metrics)}
         columns |= {(distance_name(kind), kind): f"{distance_name(kind)}{full}_{kind}" for kind in others}
@@ -61,7 +61,7 @@ def write_results(
     for file in TABLE_FILES:
         tracker.log_artifact.remote(file)
     tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
-    quick = f"{distance_name(config.evaluation.extractors[0])}{count_name(config.train.score_images)}"
+    quick = _score_column(config)
     for name in write_plots(suite, results, folder, quick):
         tracker.log_image.remote(name, f"{name}.png", 0)
     _print(suite.title, shown(suite, rows), console)
@@ -143,7 +143,7 @@ def over_training_seeds(
         group = groups.setdefault(tuple(result.cell.options[place].name for place in kept), [])
         if result.status == "finished" and result.distance is not None and not result.cell.same_as:
             group.append(result.distance)
-    column = f"{distance_name(config.evaluation.extractors[0])}{count_name(config.train.score_images)}"
+    column = _score_column(config)
     rows = []
     for names, found in groups.items():
         row = {suite.axes[place].name: name for place, name in zip(kept, names, strict=True)}
@@ -151,6 +151,10 @@ def over_training_seeds(
         value = mean_and_deviation(statistics.mean(found), deviation) if found else ""
         rows.append({**row, "finished": str(len(found)), column: value})
     return rows
+
+
+def _score_column(config: ExperimentConfig) -> str:
+    return f"{distance_name(config.evaluation.extractors[0])}{count_name(config.train.score_images)}"
 
 
 def _is_of_seeds(axis: Axis) -> bool:
