@@ -21,7 +21,7 @@ OURS = tuple(
         r"Warning: Ray did not start \(.*\)\. It is tried again\.",
         r"Continuing \S+ from \d+ images\.",
         r"Extracting [\w ]+ features of \d+ real images\.",
-        r"Training a classifier on \d+ images\.",
+        r"Training a classifier on (\d+|the dataset's) images\.",
         r"Waiting for the previews, exports and scores of the checkpoints\.",
         r"Waiting for the statistics of the real images\.",
         # The progress of a part.

@@ -18,7 +18,9 @@ from orchestrator.images import to_rgb
 
 LAYER = "features"
 DIMENSIONS = 128
-EPOCHS = 12
+MOST_EPOCHS = 12
+MOST_IMAGES_SEEN = 240_000
+"""A dataset of which 12 epochs are more has fewer of them, and one at least."""
 BATCH_SIZE = 50
 LEARNING_RATE = 2e-3
 MAX_SHIFT = 2
@@ -155,10 +157,11 @@ def train_classifier(
         torch.manual_seed(seed)
         model = SmallClassifier(images.shape[1], num_classes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    epochs = min(MOST_EPOCHS, max(1, MOST_IMAGES_SEEN // len(rows)))
     batches = (len(rows) + BATCH_SIZE - 1) // BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=EPOCHS * batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * batches)
     model.train()
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         random = randomness.generator(seed, "classifier-epoch", epoch)
         order = rows[random.permutation(len(rows))]
         for batch in np.split(order, range(BATCH_SIZE, len(order), BATCH_SIZE)):

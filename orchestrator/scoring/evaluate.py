@@ -230,8 +230,10 @@ def _start_classifier(job: Evaluation) -> Any:
 
 def _on_a_cpu_of_its_own(make: Callable[..., Any], job: Evaluation, dataset: LatentDataset) -> Any:
     """What ``make`` gives of the dataset's classifier, or with actors a Ray reference to it."""
-    is_here = job.config.sampling.actors == 0 or dataset.info.kind == "moments"
-    if is_here or storage.is_file(classifier_path(job.config, dataset)):
+    is_there = storage.is_file(classifier_path(job.config, dataset))
+    if not is_there:
+        job.console.print("Training a classifier on the dataset's images.")
+    if is_there or job.config.sampling.actors == 0 or dataset.info.kind == "moments":
         return make(job.config, dataset)
     return ray.remote(num_cpus=1)(make).remote(job.config, dataset)
 

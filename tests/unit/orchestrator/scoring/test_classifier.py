@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from orchestrator.scoring import classifier
 from orchestrator.scoring.classifier import BATCH_SIZE, MAX_SIDE, class_agreement, shrink, train_classifier
 
 SIDE = 16
@@ -29,10 +31,11 @@ class Watched:
 
     def __init__(self, images: Any) -> None:
         self.images, self.shape = images, images.shape
-        self.most = 0
+        self.most = self.taken = 0
 
     def __getitem__(self, rows: Any) -> Any:
         self.most = max(self.most, len(rows))
+        self.taken += len(rows)
         return self.images[rows]
 
 
@@ -46,6 +49,15 @@ def test_it_learns_from_a_file_as_from_memory_and_takes_a_batch_at_a_time(tmp_pa
     for name, weights in here.state_dict().items():
         assert torch.equal(weights, there.state_dict()[name]), name
     assert class_agreement(there, watched, labels, others) > 190
+
+
+@pytest.mark.parametrize(("most", "epochs"), [(10_000, 12), (900, 4), (100, 1)])
+def test_a_large_dataset_is_seen_less_often(monkeypatch: pytest.MonkeyPatch, most: int, epochs: int) -> None:
+    monkeypatch.setattr(classifier, "MOST_IMAGES_SEEN", most)
+    images, labels = bars(200)
+    watched: Any = Watched(images)
+    train_classifier(watched, labels, np.arange(200), 2, seed=0)
+    assert watched.taken == epochs * 200
 
 
 def test_large_images_are_shrunken_and_small_ones_are_left() -> None:
