@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FOLDER = "logs"
 LAST_LINES = 5
+COLUMNS_OF_A_PIPE = 200
 OURS = "orchestrator"
 RAYS_PRINTER, OUR_WRITER = "ray_print_logs", "dimr_logs"
 """Names of those whom Ray gives the lines of workers."""
@@ -43,8 +44,12 @@ class _Terminal:
 
 @cache
 def terminal() -> Console:
-    """The one console of this process; others' lines never come between its own."""
-    return Console(file=cast(IO[str], _Terminal()))
+    """The one console of this process; others' lines never come between its own.
+
+    A file or a pipe is wide enough for any table of ours; rich would cut them at 80 columns.
+    """
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else COLUMNS_OF_A_PIPE
+    return Console(file=cast(IO[str], _Terminal()), width=width)
 
 
 class LogFile:

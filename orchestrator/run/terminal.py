@@ -184,7 +184,11 @@ def scores_table(scored: dict[str, Any], title: str) -> Table:
     The paper's numbers, if any, are in a column of their own.
     """
     has_paper = any("paper" in entry for entry in scored["metrics"].values())
-    table = Table("metric", "value", *(["the paper's"] if has_paper else []), "what it is", title=title)
+    table = Table(title=title)
+    # A name that is cut is no name. In a narrow terminal the words give way.
+    for whole in ("metric", "value", *(["the paper's"] if has_paper else [])):
+        table.add_column(whole, no_wrap=True, overflow="fold")
+    table.add_column("what it is")
     for name, entry in scored["metrics"].items():
         paper = [entry.get("paper", "")] if has_paper else []
         error = f" ± {entry['error']:.2g}" if "error" in entry else ""

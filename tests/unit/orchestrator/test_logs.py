@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ with logs.kept(sys.argv[1], show={show}):
     os.write(2, b"C++ writes\\n")
     subprocess.run(["echo", "a child process says"], check=True)
     logging.getLogger("orchestrator.anything").warning("do something")
-    early.print("we say")
+    early.print("we say", "so" * 60)
 print(logs.newest())
 """
 OTHERS = ("a library prints", "a library warns", "Ray logs", "C++ writes", "a child process says")
@@ -32,14 +33,15 @@ def said(folder: Path, show: bool) -> subprocess.CompletedProcess[str]:
     """What a process of its own says, whose standard output is nothing but a pipe."""
     return subprocess.run(
         [sys.executable, "-c", SAYS.format(show=show), str(folder)],
-        capture_output=True, text=True, timeout=PATIENCE, check=True,
+        # Without the COLUMNS that readline sets behind Python's back.
+        env=dict(os.environ), capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
 
 
 def test_only_we_speak_in_the_terminal(tmp_path: Path) -> None:
     done = said(tmp_path, show=False)
     (file,) = (tmp_path / "logs").iterdir()
-    assert done.stdout.splitlines() == ["Warning: do something", "we say", str(file)]
+    assert done.stdout.splitlines() == ["Warning: do something", "we say " + "so" * 60, str(file)]
     assert done.stderr == ""
     text = file.read_text()
     assert [words for words in OTHERS if words not in text] == []

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.run import terminal
-from orchestrator.run.terminal import ImageProgress, clock, counting_all, training_note
+from orchestrator.run.terminal import ImageProgress, clock, counting_all, scores_table, training_note
 from orchestrator.run.time_left import TimeLeft
 from tests.configs import tiny
 
@@ -62,6 +62,13 @@ def test_a_terminal_has_one_line_however_narrow(passes: list[float]) -> None:
         progress.update(20, "a note that does not fit into what is left of the line")
     assert "0:08 left" in out.getvalue()
     assert out.getvalue().count("\n") == 1
+
+
+def test_names_and_values_of_scores_are_whole_in_a_narrow_terminal() -> None:
+    out, name = io.StringIO(), "fd_infinity1k_efficientnet_lite0_ema"
+    entry = {"value": 45.27, "error": 1.5, "meaning": "what it would be with infinitely many samples"}
+    Console(file=out, width=80).print(scores_table({"metrics": {name: entry}}, "title"))
+    assert name in out.getvalue() and "45.27 ± 1.5" in out.getvalue() and "samples" in out.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0:00"), (59.6, "1:00"), (3725, "1:02:05")])
