@@ -166,7 +166,7 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
             f"The experiment needs {cpus_needed} CPUs ({workers} training workers, {preview_cpus} for "
             f"previews, 1 for reading data) and the cluster has {cpus:g}. {remedy}, or use a larger cluster."
         )
-    check_evaluation(config)
+    _require_pools(config)
     has_room = not sampling.use_gpu or gpus >= (workers if config.train.use_gpu else 0) + 1
     return Shares(cpus - workers - preview_cpus, has_room)
 
@@ -177,8 +177,13 @@ def check_evaluation(config: ExperimentConfig) -> None:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    needed, sampling, evaluation = _pools(config), config.sampling, config.evaluation
+    needed = _pools(config)
     _grow(config, needed["CPU"], needed["GPU"])
+    _require_pools(config)
+
+
+def _require_pools(config: ExperimentConfig) -> None:
+    needed, sampling, evaluation = _pools(config), config.sampling, config.evaluation
     cpus, gpus = _resources()
     if needed["CPU"] > cpus or needed["GPU"] > gpus:
         raise UserError(

@@ -29,11 +29,11 @@ from dimr_model.diffusion import multi_scale_loss
 from dimr_model.ema import EMA
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.training.optimizer import build_optimizer
-from orchestrator.training.parallelize import sharded_units
+from orchestrator.training.parallelize import bytes_as_bf16, sharded_units
 from orchestrator.training.state import TrainState
 from orchestrator.training.step import Draws, forward_losses
 
-FP32_BYTES, BF16_BYTES = 4, 2
+FP32_BYTES = 4
 VIEWS = (
     "_unsafe_view",
     "detach",
@@ -140,10 +140,7 @@ def trace_step(config: ExperimentConfig) -> StepTrace:
         units = _units(model)
         trace = recorder.trace
         trace.unit_sizes = [sum(p.nbytes for p in unit) for unit in units]
-        sent = {id(p) for p in model.bf16_parameters}
-        trace.bf16_unit_sizes = [
-            sum(p.numel() * (BF16_BYTES if id(p) in sent else FP32_BYTES) for p in unit) for unit in units
-        ]
+        trace.bf16_unit_sizes = [bytes_as_bf16(model, unit) for unit in units]
         recorder.sent = {id(p.untyped_storage()) for p in model.bf16_parameters}
         optimizer = build_optimizer(model, config.train)
         trace.group_sizes = [sum(p.nbytes for p in group["params"]) for group in optimizer.param_groups]

@@ -3,6 +3,7 @@
 These are recomputation, compilation and FSDP2 over a device mesh.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, cast
 
@@ -104,6 +105,12 @@ def _sent_as_bf16(chosen: set[int]) -> MixedPrecisionPolicy:
         cast_forward_inputs=False,
         param_dtype_override_fn=dtype,
     )
+
+
+def bytes_as_bf16(model: DiMR, parameters: Iterable[nn.Parameter]) -> int:
+    """Bytes of ``parameters`` on their way between workers that compute in bf16."""
+    sent = {id(parameter) for parameter in model.bf16_parameters}
+    return sum(p.nbytes // 2 if id(p) in sent else p.nbytes for p in parameters)
 
 
 def sharded_units(model: DiMR, smallest_unit: int = SMALLEST_UNIT) -> list[nn.Module]:

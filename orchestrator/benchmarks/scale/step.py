@@ -26,7 +26,7 @@ from orchestrator.config.command_line import parse
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.planning.trace import moves_nothing
 from orchestrator.training.optimizer import build_optimizer
-from orchestrator.training.parallelize import make_mesh, parallelize, sharded_units
+from orchestrator.training.parallelize import bytes_as_bf16, make_mesh, parallelize, sharded_units
 from orchestrator.training.state import TrainState
 from orchestrator.training.step import Draws, train_step
 from orchestrator.training.timing import Stopwatch
@@ -105,9 +105,7 @@ def main(preset: str, world_size: int, sharding: str, depth: int) -> None:
     with torch.autograd.set_multithreading_enabled(False), FakeTensorMode(), counts:
         model = DiMR(config.model).train()
         weights = sum(p.nbytes for p in model.parameters())
-        sent = weights
-        if config.train.precision == "bf16":
-            sent -= sum(p.nbytes // 2 for p in model.bf16_parameters)
+        sent = bytes_as_bf16(model, model.parameters()) if config.train.precision == "bf16" else weights
         blocks = len(model.units)
         sharded = sharded_units(model)
         root = weights - sum(p.nbytes for unit in sharded for p in unit.parameters())
