@@ -236,4 +236,4 @@ def _short(value: str) -> str:
         number = float(value)
     except ValueError:
         return value
-    return f"{number:,.0f}" if number == int(number) else f"{number:.4g}"
+    return f"{number:,.0f}" if number.is_integer() else f"{number:.4g}"

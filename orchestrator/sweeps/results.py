@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
-from orchestrator.run.folder import METRICS_FILE
+from orchestrator.run.folder import METRICS_FILE, read_metrics
 from orchestrator.scoring.protocol import Measurement
 from orchestrator.sweeps.pruning import pruned_at, why_pruned
 from orchestrator.sweeps.suites import Cell
-from orchestrator.sweeps.trial import final_distance, losses_of, scores_of
+from orchestrator.sweeps.trial import distance_of, losses_of, scores_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class TrialResult:
     scores: list[tuple[int, float]] = field(default_factory=list)
     """(images seen, distance) of scores with few samples."""
     losses: list[tuple[int, float]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Every number of a finished trial by its whole name, such as ``class_agreement_250_ema``."""
     finals: list[Finalist] = field(default_factory=list)
     note: str = ""
 
@@ -99,13 +101,16 @@ def _result(cell: Cell, config: ExperimentConfig, failure: str | None, finals: l
     from dimr_model.complexity import count_macs, count_parameters
 
     scores, status, note = scores_of(config.directory), "not run", failure or ""
+    metrics: dict[str, float] = {}
     if storage.is_file(storage.join(config.directory, METRICS_FILE)):
         status = "finished"
-        final = (config.train.images, final_distance(config.directory))
+        measured = read_metrics(config.directory)["metrics"]
+        metrics = {name: float(entry["value"]) for name, entry in measured.items()}
+        final = (config.train.images, distance_of(measured))
         scores = [score for score in scores if score[0] < config.train.images] + [final]
     elif failure is not None:
         status = "failed"
     elif pruned_at(config.directory) is not None:
         status, note = "pruned", why_pruned(config.directory)
     sizes = count_parameters(config.model), count_macs(config.model)
-    return TrialResult(cell, status, *sizes, scores, losses_of(config.directory), finals, note)
+    return TrialResult(cell, status, *sizes, scores, losses_of(config.directory), metrics, finals, note)

@@ -34,7 +34,7 @@ def rows_of(suite: Suite, config: ExperimentConfig, results: list[TrialResult]) 
         }
         row |= {"parameters": result.parameters, "macs": result.macs, "status": result.status}
         row["images_seen"] = result.scores[-1][0] if result.scores else None
-        row[_score_column(config)] = result.distance
+        row |= _own_scores(suite, config, result)
         # Columns without an extractor's name are the first one's.
         columns = {(name, first): f"{name}{full}" for name in (distance, *suite.metrics)}
         columns |= {(distance_name(kind), kind): f"{distance_name(kind)}{full}_{kind}" for kind in others}
@@ -61,8 +61,8 @@ def write_results(
     for file in TABLE_FILES:
         tracker.log_artifact.remote(file)
     tracker.log_tags.remote({"mlflow.loggedArtifacts": json.dumps([{"path": "table.json", "type": "table"}])})
-    quick = _score_column(config)
-    for name in write_plots(suite, results, folder, quick):
+    distance = _score_columns(suite, config)[0]
+    for name in write_plots(suite, results, folder, distance):
         tracker.log_image.remote(name, f"{name}.png", 0)
     _print(suite.title, shown(suite, rows), console)
     if means := over_training_seeds(suite, config, results):
@@ -131,30 +131,45 @@ def mean_and_deviation(mean: float, deviation: float | None) -> str:
 def over_training_seeds(
     suite: Suite, config: ExperimentConfig, results: list[TrialResult]
 ) -> list[dict[str, str]]:
-    """Mean and deviation of finished trials' distances over the axes that change ``run.seed`` alone.
+    """Mean and deviation of finished trials' scores over the axes that change ``run.seed`` alone.
 
     There are no rows where the suite has no such axis.
     """
     kept = [place for place, axis in enumerate(suite.axes) if not _is_of_seeds(axis)]
     if len(kept) == len(suite.axes):
         return []
-    groups: dict[tuple[str, ...], list[float]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, float | None]]] = {}
     for result in results:
         group = groups.setdefault(tuple(result.cell.options[place].name for place in kept), [])
-        if result.status == "finished" and result.distance is not None and not result.cell.same_as:
-            group.append(result.distance)
-    column = _score_column(config)
+        if result.status == "finished" and not result.cell.same_as:
+            group.append(_own_scores(suite, config, result))
     rows = []
     for names, found in groups.items():
         row = {suite.axes[place].name: name for place, name in zip(kept, names, strict=True)}
-        deviation = statistics.stdev(found) if len(found) > 1 else None
-        value = mean_and_deviation(statistics.mean(found), deviation) if found else ""
-        rows.append({**row, "finished": str(len(found)), column: value})
+        row["finished"] = str(len(found))
+        for column in _score_columns(suite, config):
+            known = [value for scores in found if (value := scores[column]) is not None]
+            deviation = statistics.stdev(known) if len(known) > 1 else None
+            row[column] = mean_and_deviation(statistics.mean(known), deviation) if known else ""
+        rows.append(row)
     return rows
 
 
-def _score_column(config: ExperimentConfig) -> str:
-    return f"{distance_name(config.evaluation.extractors[0])}{count_name(config.train.score_images)}"
+def _score_columns(suite: Suite, config: ExperimentConfig) -> list[str]:
+    """The columns of a trial's own scores: its distance, and the suite's metrics."""
+    metrics = (distance_name(config.evaluation.extractors[0]), *suite.metrics)
+    return [f"{metric}{count_name(config.train.score_images)}" for metric in metrics]
+
+
+def _own_scores(suite: Suite, config: ExperimentConfig, result: TrialResult) -> dict[str, float | None]:
+    """The distance at a trial's last score, and the suite's metrics where it is finished."""
+    count, first = count_name(config.train.score_images), config.evaluation.extractors[0]
+    distance, *columns = _score_columns(suite, config)
+    scores: dict[str, float | None] = {distance: result.distance}
+    for metric, column in zip(suite.metrics, columns, strict=True):
+        names = (f"{metric}{count}_{first}_ema", f"{metric}_{count}_ema")
+        scores[column] = next((result.metrics[name] for name in names if name in result.metrics), None)
+    return scores
 
 
 def _is_of_seeds(axis: Axis) -> bool:

@@ -1,8 +1,8 @@
-"""Curves of a report are what counts in the journal: metrics and scores, and nothing that was taken back."""
+"""Curves of a report are what counts in the journal, and tables say what is no number as well."""
 
 from pathlib import Path
 
-from orchestrator.report.reading import _series
+from orchestrator.report.reading import _series, read_sweep
 from orchestrator.tracking.journal import JOURNAL_FILE, Journal, read_records
 
 
@@ -17,3 +17,10 @@ def test_curves_have_metrics_and_scores_and_follow_a_rewind(tmp_path: Path) -> N
     assert _series(read_records(str(tmp_path))) == {
         "eval/fd8_lite0_ema": [(32, 9.0), (64, 5.0)], "loss/total": [(16, 16.0), (32, 1.0)],
     }  # fmt: skip
+
+
+def test_a_sweep_whose_trial_diverged_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "suite.json").write_text('{"title": "a suite"}')
+    (tmp_path / "table.csv").write_text("rate,parameters,fd250\nlow,1200,17.25\nhigh,1200,nan\nhuge,1200,inf\n")
+    rows = [(row["parameters"], row["fd250"]) for row in read_sweep(str(tmp_path)).rows]
+    assert rows == [("1,200", "17.25"), ("1,200", "nan"), ("1,200", "inf")]

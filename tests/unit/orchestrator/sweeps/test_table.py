@@ -1,5 +1,6 @@
 """The table of a sweep: means over training seeds, and columns that do not hide each other."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_trials_that_differ_by_their_seed_alone_are_averaged(tmp_path: Path) -> 
     write_table(suite, config(tmp_path), found)
     text = (Path(config(tmp_path).directory) / "table.md").read_text()
     assert "| low | 3 | 12 ± 2.6 |" in text
+
+
+def test_the_suites_metrics_of_trials_without_finalists_are_in_both_tables(tmp_path: Path) -> None:
+    suite = dataclasses.replace(suite_of(SEED), metrics=["class_agreement", "recall"])
+    found = [
+        dataclasses.replace(
+            result, metrics={"class_agreement_12_ema": value, "recall12_efficientnet_lite0_ema": 0.25}
+        )
+        for result, value in zip(results(tmp_path, suite, [10.0, 11.0, None])[:2], (0.5, 0.75), strict=True)
+    ]
+    table = shown(suite, rows_of(suite, config(tmp_path), found))
+    assert [(row["class_agreement12"], row["recall12"]) for row in table] == [
+        ("0.5", "0.25"),
+        ("0.75", "0.25"),
+    ]
+    (mean,) = over_training_seeds(suite, config(tmp_path), found)
+    assert (mean["class_agreement12"], mean["recall12"]) == ("0.625 ± 0.18", "0.25 ± 0")
 
 
 @pytest.mark.parametrize("axis", [RATE, BOTH])
