@@ -21,6 +21,8 @@ def test_curves_have_metrics_and_scores_and_follow_a_rewind(tmp_path: Path) -> N
 
 def test_a_sweep_whose_trial_diverged_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "suite.json").write_text('{"title": "a suite"}')
-    (tmp_path / "table.csv").write_text("rate,parameters,fd250\nlow,1200,17.25\nhigh,1200,nan\nhuge,1200,inf\n")
+    (tmp_path / "table.csv").write_text(
+        "rate,parameters,fd250\nlow,1200,17.25\nhigh,1200,nan\nhuge,1200,inf\n"
+    )
     rows = [(row["parameters"], row["fd250"]) for row in read_sweep(str(tmp_path)).rows]
     assert rows == [("1,200", "17.25"), ("1,200", "nan"), ("1,200", "inf")]
