@@ -226,11 +226,12 @@ class Sampler:
 
     kind: SamplerKind = "dpm_solver_multistep"
     """``released``: singlestep DPM-Solver++ of order 3, as the released evaluation samples.
-    ``dpm_solver_multistep``: DPM-Solver++ 2M (Lu et al., 2022). ``unipc`` (Zhao et al., 2023), ``ddim``
-    (Song et al., 2021) and ``heun`` (Karras et al., 2022): diffusers' own. ``ddpm``: ancestral sampling (Ho
-    et al., 2020), which adds fresh noise at every step. For flows ``euler`` and ``heun`` solve the ordinary
-    differential equation on times that are even from 1 to 0. ``flow_match_euler`` and ``flow_match_heun`` are
-    diffusers', whose last time is 0.001. ``dpm_solver_multistep`` and ``unipc`` sample both processes."""
+    ``dpm_solver_multistep``: DPM-Solver++ 2M (Lu et al., 2022). ``unipc`` (Zhao et al., 2023) and
+    ``heun`` (Karras et al., 2022): diffusers' own. ``ddim`` (Song et al., 2021). ``ddpm``: ancestral sampling
+    (Ho et al., 2020), which adds fresh noise at every step. For flows ``euler`` and ``heun`` solve the
+    ordinary differential equation on times that are even from 1 to 0. ``flow_match_euler`` and
+    ``flow_match_heun`` are diffusers', whose last time is 0.001. ``dpm_solver_multistep`` and ``unipc``
+    sample both processes."""
     steps: int = 50
     """Solver steps. Each is one network evaluation (two in those of Heun), of twice the batch under
     guidance."""

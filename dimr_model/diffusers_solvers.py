@@ -3,7 +3,6 @@
 from typing import Any
 
 from diffusers import (
-    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
@@ -19,11 +18,12 @@ from dimr_model.plain_state import PlainState
 class DiffusersSolver:
     """A diffusers scheduler that takes estimates of the clean image (its prediction type "sample")."""
 
+    adds_noise = False
+
     def __init__(self, sampler: Sampler, schedule: NoiseSchedule) -> None:
         self._scheduler = _scheduler(sampler.kind, schedule)
         self._scheduler.set_timesteps(sampler.steps)
         self.timesteps: Tensor = self._scheduler.timesteps
-        self.adds_noise = sampler.kind == "ddpm"
 
     def begin(self, noise: Tensor) -> Tensor:
         """The state that sampling starts from, in the scheduler's own scale."""
@@ -35,14 +35,8 @@ class DiffusersSolver:
         return scaled
 
     def step(self, clean: Tensor, timestep: Tensor, state: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``.
-
-        Args:
-            noise: standard normal noise of the shape of ``state``, which only ancestral sampling adds.
-        """
-        # Ancestral sampling (Ho et al., 2020) is DDIM with eta 1 (Song et al., 2021, Eq. 16).
-        extra = {"eta": 1.0, "variance_noise": noise} if self.adds_noise else {}
-        after: Tensor = self._scheduler.step(clean, timestep, state, **extra).prev_sample
+        """The next state, from the estimate ``clean`` at this one; both ``[B, C, H, W]``."""
+        after: Tensor = self._scheduler.step(clean, timestep, state).prev_sample
         return after
 
 
@@ -50,10 +44,8 @@ def _scheduler(kind: str, schedule: NoiseSchedule) -> Any:
     common = {"trained_betas": schedule.betas.numpy(), "prediction_type": "sample"}
     if kind == "unipc":
         return UniPCMultistepScheduler(**common, solver_order=2)
-    # Whole diffusion steps, from the last one on, with strides that the solvers' own arithmetic assumes.
-    if kind == "heun":
-        return HeunDiscreteScheduler(**common, timestep_spacing="trailing")
-    return DDIMScheduler(**common, clip_sample=False, timestep_spacing="trailing")
+    # Whole diffusion steps, from the last one on.
+    return HeunDiscreteScheduler(**common, timestep_spacing="trailing")
 
 
 class DiffusersFlowSolver(PlainState):
@@ -65,7 +57,8 @@ class DiffusersFlowSolver(PlainState):
         self._scheduler.set_timesteps(sampler.steps)
         # It would look for the place by the time, which Heun's scheduler has twice.
         self._scheduler.set_begin_index(0)
-        self._sigmas: Tensor = self._scheduler.sigmas[:-1].double()
+        # float32 may be above 1 by its last bit.
+        self._sigmas: Tensor = self._scheduler.sigmas[:-1].double().clamp(max=1)
         self.timesteps = NUM_STEPS * self._sigmas - 1  # counted from 0
         self._place = 0
 

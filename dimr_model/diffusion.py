@@ -223,8 +223,8 @@ class Flow(Process):
         return NUM_STEPS * torch.sigmoid(log_ratio.double())
 
     def shifted(self, step: Tensor) -> Tensor:
-        """t -> shift t / (1 + (shift - 1) t), for t = n / 1000."""
-        return self.shift * step / (1 + (self.shift - 1) * step / NUM_STEPS)
+        """t -> shift t / (1 + (shift - 1) t), for t = n / 1000, and never above 1 by the last bit."""
+        return (self.shift * step / (1 + (self.shift - 1) * step / NUM_STEPS)).clamp(max=NUM_STEPS)
 
 
 def make_process(kind: ProcessKind, schedule: Schedule, time_shift: float = 1.0) -> Process:

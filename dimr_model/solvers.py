@@ -5,6 +5,7 @@ from typing import Protocol
 from torch import Tensor
 
 from dimr_model.config import Sampler
+from dimr_model.ddim import DDIMSolver
 from dimr_model.diffusion import Flow, NoiseSchedule, Process
 from dimr_model.dpm_solver import MultistepSolver, ReleasedSolver
 from dimr_model.flow_solvers import EulerSolver, HeunSolver
@@ -45,6 +46,8 @@ def make_solver(sampler: Sampler, process: Process) -> Solver:
         return (EulerSolver if sampler.kind == "euler" else HeunSolver)(process, sampler.steps)
     if isinstance(process, NoiseSchedule) and sampler.kind == "released":
         return ReleasedSolver(process, sampler.steps)
+    if isinstance(process, NoiseSchedule) and sampler.kind in ("ddim", "ddpm"):
+        return DDIMSolver(process, sampler.steps, adds_noise=sampler.kind == "ddpm")
     # Here, because diffusers costs seconds and those above do without.
     from dimr_model.diffusers_solvers import DiffusersFlowSolver, DiffusersSolver
 

@@ -30,7 +30,7 @@ def training_steps(
     steps = process.shifted(steps)
     if continuous:
         return steps.clamp(process.first_step, NUM_STEPS)
-    return (steps.floor().long() + 1).clamp(max=NUM_STEPS)
+    return steps.ceil().long().clamp(1, NUM_STEPS)
 
 
 def time_weights(

@@ -211,6 +211,10 @@ class TrainConfig:
             )
         if self.vector_learning_rate_scale <= 0 or self.initial_embedding_std <= 0:
             raise ValueError("train.vector_learning_rate_scale and initial_embedding_std must be positive")
+        if self.initial_std is not None and self.initial_std <= 0:
+            raise ValueError(f"train.initial_std {self.initial_std} must be positive, or null")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"train.betas {self.betas} must be in [0, 1)")
         if self.ema_rampup is not None and not 0 < self.ema_rampup <= 1:
             raise ValueError(f"train.ema_rampup {self.ema_rampup} must be in (0, 1]")
         if self.score_images < FEWEST_IMAGES:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.planning.trace import BACKWARD, BEFORE, StepTrace
 
-WEIGHTS, GRADIENTS, MOMENTS, AVERAGE = "weights", "gradients", "Adam's moments", "EMA"
+WEIGHTS, GRADIENTS, MOMENTS, AVERAGE = "weights", "gradients", "moments", "EMA"
 GATHERED = "gathered weights"
 REDUCED = "gradients being reduced"
 CAST = "weights cast to bf16"
@@ -34,7 +34,7 @@ class Memory:
 
 
 def worker_memory(config: ExperimentConfig, trace: StepTrace, shards: int) -> Memory:
-    """The peak of every step but the first, in which Adam's moments are not there yet.
+    """The peak of every step but the first, in which the optimizer's moments are not there yet.
 
     Args:
         config: decides batch, workers and micro-batches.
@@ -43,7 +43,7 @@ def worker_memory(config: ExperimentConfig, trace: StepTrace, shards: int) -> Me
     """
     images = config.train.batch_size // max(1, config.train.workers) // config.train.micro_batches
     held = sum(trace.unit_sizes) // shards
-    kept = Counter({WEIGHTS: held, MOMENTS: 2 * held, AVERAGE: held})
+    kept = Counter({WEIGHTS: held, MOMENTS: trace.moments // shards, AVERAGE: held})
     sends_bf16 = config.train.precision == "bf16" and config.train.workers > 1
     passes = _timeline(trace, shards, config.train.micro_batches > 1, sends_bf16).worst(images)
     # On a CPU AdamW works on all tensors of a group at once, and its roots of their second moments are

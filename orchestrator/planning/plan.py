@@ -13,8 +13,6 @@ from orchestrator.planning.speed import evaluations_per_second, training_images_
 from orchestrator.planning.trace import StepTrace
 from orchestrator.training.parallelize import count_shards
 
-TENSORS_PER_WEIGHT = 4
-"""Tensors in a checkpoint for each weight: the weight, Adam's two moments, the moving average."""
 SECONDS_PER_HOUR = 3600
 
 
@@ -121,7 +119,7 @@ def storage_of(config: ExperimentConfig, trace: StepTrace) -> Storage:
     exports = train.images // train.export_every_images if train.export_every_images else 0
     return Storage(
         parameters=trace.parameters,
-        checkpoint=TENSORS_PER_WEIGHT * weights,
+        checkpoint=2 * weights + trace.moments,  # weights and moving average
         checkpoints_kept=len(kept) + best,
         checkpoints_written=len(points),
         export=weights,

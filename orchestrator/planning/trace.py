@@ -115,6 +115,8 @@ class StepTrace:
     """Bytes of the weights that are gathered together: of each unit, then of the rest."""
     bf16_unit_sizes: list[int] = field(default_factory=list)
     """The same where weights are sent as bf16 (:func:`orchestrator.training.parallelize.parallelize`)."""
+    moments: int = 0
+    """Bytes of the optimizer's moments: two for each weight, one for those that Muon updates."""
     group_sizes: list[int] = field(default_factory=list)
     """Bytes of the weights in each of the optimizer's groups."""
 
@@ -144,6 +146,10 @@ def trace_step(config: ExperimentConfig) -> StepTrace:
         recorder.sent = {id(p.untyped_storage()) for p in model.bf16_parameters}
         optimizer = build_optimizer(model, config.train)
         trace.group_sizes = [sum(p.nbytes for p in group["params"]) for group in optimizer.param_groups]
+        trace.moments = sum(
+            size * (1 if group.get("matrices") else 2)
+            for size, group in zip(trace.group_sizes, optimizer.param_groups, strict=True)
+        )
         _follow(model, recorder, trace)
         # The moving average is not part of the pass, so it gets no copy here.
         state = TrainState(model, optimizer, EMA(nn.Module()), torch.device("cpu"))

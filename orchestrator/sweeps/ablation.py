@@ -24,7 +24,7 @@ from orchestrator.signals import run_in_thread
 from orchestrator.stalls import answer
 from orchestrator.storage.lease import holding
 from orchestrator.sweeps.live_table import LiveTable
-from orchestrator.sweeps.pruning import PRUNED_FILE, Pruned, scheduler, why_pruned
+from orchestrator.sweeps.pruning import PRUNED_FILE, Pruned, scheduler, unprune, why_pruned
 from orchestrator.sweeps.results import Finalist, ResultsSoFar, TrialResult, results_of
 from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
 from orchestrator.sweeps.table import write_results, write_table
@@ -87,8 +87,11 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
 
 def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
     config, trials = sweep.config, sweep.trials
+    _refuse_a_run(config)
     _refuse_other_suite(sweep)
     _refuse_other_lengths(trials)
+    if not sweep.prune:
+        unprune(trials.values())
     dataset = open_or_prepare_dataset(config, console)
     require_all(config)
     with cluster.connect(config, EMBEDDED_CPUS):
@@ -106,7 +109,7 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
             failures = run_trials(sweep, trials, cluster.trials_that_fit(trials.values()), console)
             # The user can look at this table while the finalists are sampled.
             write_table(sweep.suite, config, results_of(sweep.cells, trials, failures, {}))
-            finalists = _score_finalists(sweep, trials, dataset, console)
+            finalists = _score_finalists(sweep, trials, console)
             results = results_of(sweep.cells, trials, failures, finalists)
             write_results(sweep.suite, config, results, tracker, console)
             tracker.log_status.remote("FAILED" if failures else "FINISHED")
@@ -117,6 +120,15 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
             "in the table; mend the cause and run the same command again, which continues the failed ones."
         )
     return results
+
+
+def _refuse_a_run(config: ExperimentConfig) -> None:
+    """Refuse a run's own folder: the sweep's journal would be the run's."""
+    if storage.is_file(storage.join(config.directory, CONFIG_FILE)):
+        raise UserError(
+            f"{config.directory} is the folder of a run. Give the sweep another --run.name. Nothing was "
+            "changed."
+        )
 
 
 def _refuse_other_suite(sweep: Sweep) -> None:
@@ -199,7 +211,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             max_concurrent_trials=side_by_side,
             reuse_actors=False,
-            scheduler=scheduler(next(iter(configs.values())), sweep.prune),
+            scheduler=scheduler(list(configs.values()), sweep.prune),
         ),
         run_config=tune.RunConfig(
             name=sweep.config.run.name,
@@ -247,7 +259,7 @@ def _is_news(directory: str) -> bool:
 
 
 def _score_finalists(
-    sweep: Sweep, trials: dict[str, ExperimentConfig], dataset: LatentDataset, console: Console
+    sweep: Sweep, trials: dict[str, ExperimentConfig], console: Console
 ) -> dict[str, list[Finalist]]:
     """Sample the best trials again, with ``evaluation.images`` images and several seeds.
 
@@ -264,12 +276,10 @@ def _score_finalists(
             soft_wrap=True,
         )
     seeds = range(sweep.seeds)
-    return {name: [_score(sweep, trials[name], dataset, seed, console) for seed in seeds] for name in best}
+    return {name: [_score(sweep, trials[name], seed, console) for seed in seeds] for name in best}
 
 
-def _score(
-    sweep: Sweep, trial: ExperimentConfig, dataset: LatentDataset, seed: int, console: Console
-) -> Finalist:
+def _score(sweep: Sweep, trial: ExperimentConfig, seed: int, console: Console) -> Finalist:
     from orchestrator.checkpoints.selection import marked
     from orchestrator.scoring.evaluate import Evaluation, evaluate
     from orchestrator.scoring.model_under_test import checkpoint_under_test
@@ -282,5 +292,7 @@ def _score(
     )
     console.print(f"{trial.run.name}: {config.evaluation.images} images with seed {config.run.seed}")
     tested = checkpoint_under_test(marked(trial.directory)[-1], config)
+    # The trial's own, which an axis may change.
+    dataset = open_or_prepare_dataset(config, console)
     scores = evaluate(Evaluation(config, tested, dataset, console))
     return Finalist(config.run.seed, [m for m in scores.measurements if m.is_of_samples])

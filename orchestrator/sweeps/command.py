@@ -1,5 +1,6 @@
 """The command line of jobs/ablate.py."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from orchestrator import storage
 from orchestrator.artifacts import millions
 from orchestrator.config.command_line import merged, mistakes_explained, parse_with
 from orchestrator.config.plain import with_absolute_paths
+from orchestrator.config.presets import preset_names
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.logs import terminal
@@ -63,7 +65,8 @@ def ablate(arguments: Sequence[str]) -> None:
     """
     description = f"Run a suite of trials and compare them. Suites: {', '.join(suite_names())}."
     config, options = parse_with(AblateOptions, description, suite_base, arguments)
-    config, console, suite = with_absolute_paths(config), terminal(), load_suite(options.suite)
+    config = with_absolute_paths(_named_after_its_suite(config, options))
+    console, suite = terminal(), load_suite(options.suite)
     warn_of_temporary_folder(config, console)
     cells = cells_of(suite, options.scale, config)
     _print_trials(suite, cells, config, options, console)
@@ -93,6 +96,14 @@ def suite_base(options: AblateOptions) -> dict[str, Any]:
         raise UserError(f"The suite has no scale {options.scale!r}; it has: {', '.join(suite.scales)}.")
     base = merged(suite.scales[options.scale])
     return base | {"run": base.get("run", {}) | {"name": f"{Path(options.suite).stem}-{options.scale}"}}
+
+
+def _named_after_its_suite(config: ExperimentConfig, options: AblateOptions) -> ExperimentConfig:
+    """The config, renamed where ``--config`` has named it like a preset: that folder is a run's own."""
+    if config.run.name not in preset_names():
+        return config
+    name = f"{Path(options.suite).stem}-{config.run.name}"
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, name=name))
 
 
 def _print_trials(

@@ -79,7 +79,10 @@ def run_guidance_sweep(
     with cluster.connect(config):
         found = _evaluated(config, tested, dataset, settings, quick, console)
         best = min(found, key=distance)
-        around = refine(best.setting, [result.setting for result in found])
+        tried = [result.setting for result in found]
+        around = refine(best.setting, tried)
+        if quick == config.evaluation.images:
+            around = [setting for setting in around if setting not in tried]
         found += _evaluated(config, tested, dataset, around, config.evaluation.images, console)
         folder = storage.join(config.directory, "sweeps", f"{tested.step}-{tested.weights['sha256'][:8]}")
         _write(folder, found, config, tested)

@@ -1,6 +1,7 @@
 """Pruning: Tune's scheduler stops a trial whose distance is in the worse half of those that came as far."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from ray import tune
@@ -8,6 +9,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 
 from orchestrator import storage
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, write_text
 
 PRUNED_FILE = "pruned.json"
@@ -15,11 +17,22 @@ REDUCTION = 2
 SHOWN = 4
 
 
-def scheduler(config: ExperimentConfig, prune: bool) -> Any:
-    """Tune's scheduler for trials like ``config``."""
-    every = config.train.score_every_images
-    if not prune or not 0 < every < config.train.images:
+def scheduler(configs: list[ExperimentConfig], prune: bool) -> Any:
+    """Tune's scheduler for trials of ``configs``.
+
+    Raises:
+        UserError: they are to be pruned, and are scored at other points, or by other numbers of samples.
+    """
+    cadences = {(config.train.score_every_images, config.train.score_images) for config in configs}
+    (every, _), longest = next(iter(cadences)), max(config.train.images for config in configs)
+    if not prune or not any(0 < every < longest for every, _ in cadences):
         return FIFOScheduler()
+    if len(cadences) > 1:
+        raise UserError(
+            "The suite's trials differ in train.score_every_images or train.score_images, and pruning "
+            "compares scores of as many samples after as many images. Give them the same, or set --prune "
+            "false."
+        )
     return AsyncHyperBandScheduler(
         # Not Tune's own iterations, which do not begin anew when a trial is started again.
         time_attr="images_seen",
@@ -28,7 +41,7 @@ def scheduler(config: ExperimentConfig, prune: bool) -> Any:
         grace_period=every,
         reduction_factor=REDUCTION,
         # More than any trial reports. So a trial that is not pruned ends by itself, with its numbers written.
-        max_t=config.train.images + 1,
+        max_t=longest + 1,
     )
 
 
@@ -77,6 +90,12 @@ def pruned_at(directory: str) -> int | None:
     """Images seen at the score that a trial was stopped for, or None if it was not."""
     note = _note_of(directory)
     return int(note["images_seen"]) if note else None
+
+
+def unprune(configs: Iterable[ExperimentConfig]) -> None:
+    """Have trials that were pruned go on, from their checkpoints."""
+    for config in configs:
+        storage.delete_file(storage.join(config.directory, PRUNED_FILE))
 
 
 def why_pruned(directory: str) -> str:

@@ -28,6 +28,8 @@ TABLE_FILE = "table.csv"
 """In a sweep's folder: what it found."""
 TRIALS_FOLDER = "trials"
 """In a sweep's folder: a run for every trial."""
+COLUMNS = {"parameters", "macs", "MACs", "status", "images_seen", "seeds", "note", "finished", "paper_source"}
+"""Columns that every table has beside the suite's axes."""
 ScaleName = Literal["nano", "paper"]
 Changes = dict[str, Any]
 
@@ -78,8 +80,13 @@ class Suite:
     """Further metrics of the samples for the table, without count and extractor, as class_agreement."""
 
     def __post_init__(self) -> None:
-        if not self.axes:
+        names = [axis.name for axis in self.axes]
+        if not names:
             raise ValueError("a suite needs at least one axis")
+        if len(set(names)) < len(names):
+            raise ValueError(f"a suite's axes need names that differ, and they are {names}")
+        if taken := sorted(COLUMNS.intersection(names)):
+            raise ValueError(f"an axis cannot be called {taken[0]!r}: the table has a column of that name")
 
 
 @dataclass(frozen=True)

@@ -138,17 +138,18 @@ def over_training_seeds(
     kept = [place for place, axis in enumerate(suite.axes) if not _is_of_seeds(axis)]
     if len(kept) == len(suite.axes):
         return []
-    groups: dict[tuple[str, ...], list[dict[str, float | None]]] = {}
+    groups: dict[tuple[str, ...], dict[str, dict[str, float | None]]] = {}
     for result in results:
-        group = groups.setdefault(tuple(result.cell.options[place].name for place in kept), [])
-        if result.status == "finished" and not result.cell.same_as:
-            group.append(_own_scores(suite, config, result))
+        group = groups.setdefault(tuple(result.cell.options[place].name for place in kept), {})
+        if result.status == "finished":
+            # Cells that share a trial count once, in each group that has one.
+            group[result.cell.same_as or result.cell.name] = _own_scores(suite, config, result)
     rows = []
     for names, found in groups.items():
         row = {suite.axes[place].name: name for place, name in zip(kept, names, strict=True)}
         row["finished"] = str(len(found))
         for column in _score_columns(suite, config):
-            known = [value for scores in found if (value := scores[column]) is not None]
+            known = [value for scores in found.values() if (value := scores[column]) is not None]
             deviation = statistics.stdev(known) if len(known) > 1 else None
             row[column] = mean_and_deviation(statistics.mean(known), deviation) if known else ""
         rows.append(row)

@@ -208,7 +208,7 @@ def held_out_losses(
     for number in range(math.ceil(largest_share / size)):
         part = places[number * size : (number + 1) * size]
         # A rank that has no rows left computes its first for nothing.
-        first, count = (int(part[0]), len(part)) if len(part) else (int(places[0]), 1)
+        first, count = (int(part[0]), len(part)) if len(part) else (int(places[0]) if len(places) else 0, 1)
         draws = draw(config, info, held_out[first : first + count], first, held_out=True)
         draws = draws.to(state.device, dtype).repeated(size)
         losses.append(forward_losses(config, state, draws, schedule)[:, : len(part)])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -116,6 +116,18 @@ def test_the_network_is_told_the_time_of_what_it_sees() -> None:
         first = float(solver.timesteps[0]) + 1
         assert first == pytest.approx(1000, abs=0.6) and (solver.timesteps.diff() <= 0).all()
         assert float(solver.timesteps[-1]) + 1 > 0
+
+
+@given(shift=st.floats(0.1, 10), steps=st.integers(2, 12))
+@example(shift=1.15, steps=8)
+@example(shift=0.15, steps=8)
+def test_every_step_is_guided_whatever_the_shift(shift: float, steps: int) -> None:
+    for kind in FLOW_SAMPLERS:
+        counts = [
+            evaluations_per_image(Flow(shift), Sampler(kind=kind, steps=steps), guidance)
+            for guidance in (Guidance(kind="none"), Guidance(kind="constant", scale=3.0))
+        ]
+        assert counts[1] == 2 * counts[0], kind
 
 
 def test_heun_calls_the_network_twice_a_step_but_for_the_last() -> None:

@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, DPMSolverSinglestepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -159,8 +164,16 @@ class SinglestepOnReleasedGrid(DPMSolverSinglestepScheduler):  # type: ignore[mi
             self.register_to_config(solver_type="midpoint")
 
 
-def agree(kind: str, other: Any, schedule: NoiseSchedule, steps: int, seed: int, dtype: torch.dtype) -> None:
-    """Our solver and diffusers' go the same way from the same noise, to 1e-9 at every step.
+def agree(
+    kind: str,
+    other: Any,
+    schedule: NoiseSchedule,
+    steps: int,
+    seed: int,
+    dtype: torch.dtype,
+    within: float = 1e-9,
+) -> None:
+    """Our solver and diffusers' go the same way from the same noise, at every step.
 
     The estimates of the clean image depend on where each solver is.
     """
@@ -176,7 +189,47 @@ def agree(kind: str, other: Any, schedule: NoiseSchedule, steps: int, seed: int,
             ours.step(fresh + 0.1 * state, timestep, state),
             other.step(fresh + 0.1 * theirs, timestep, theirs).prev_sample,
         )
-        torch.testing.assert_close(state, theirs, rtol=0, atol=1e-9)
+        torch.testing.assert_close(state, theirs, rtol=0, atol=within)
+
+
+def test_ddim_is_diffusers_own_where_its_strides_are_whole() -> None:
+    schedule = NoiseSchedule("cosine")
+    for steps in (1, 2, 4, 5, 8, 10, 20, 25, 40, 50, 100):
+        other = DDIMScheduler(
+            trained_betas=schedule.betas.numpy(),
+            prediction_type="sample",
+            clip_sample=False,
+            timestep_spacing="trailing",
+        )
+        # It computes the square of alpha at the last step in float32, which leaves three digits of it.
+        agree("ddim", other, schedule, steps, steps, torch.float64, within=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "ddpm"])
+@pytest.mark.parametrize("schedule", [NoiseSchedule("scaled_linear"), NoiseSchedule("cosine")])
+@given(steps=st.integers(200, 1000))
+@settings(max_examples=10)
+def test_gaussian_images_keep_their_width_for_any_number_of_steps(
+    kind: str, schedule: NoiseSchedule, steps: int
+) -> None:
+    solver, spread = make_solver(Sampler(kind=kind, steps=steps), schedule), 0.3  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(steps)
+    state = torch.randn(20_000, 1, 1, 1, generator=generator, dtype=torch.float64)
+    for timestep in solver.timesteps:
+        alpha, sigma = schedule.alpha_sigma(timestep.view(1) + 1)
+        clean = state * alpha * spread**2 / ((alpha * spread) ** 2 + sigma**2)
+        noise = torch.randn(state.shape, generator=generator, dtype=torch.float64)
+        state = solver.step(clean, timestep, state, noise if solver.adds_noise else None)
+    assert float(state.std()) == pytest.approx(spread, rel=0.08)
+
+
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_ancestral_sampling_is_finite_with_few_steps(steps: int) -> None:
+    solver = make_solver(Sampler(kind="ddpm", steps=steps), NoiseSchedule("cosine"))
+    state = torch.ones(1, 1, 2, 2)
+    for timestep in solver.timesteps:
+        state = solver.step(torch.zeros_like(state), timestep, state, torch.ones_like(state))
+    assert torch.equal(state, torch.zeros_like(state))
 
 
 def test_ancestral_sampling_is_diffusers_own() -> None:

@@ -55,6 +55,14 @@ def test_a_lognormal_time_has_normal_log_noise(process: Process) -> None:
     assert abs(float(found.mean()) + 1.2) < 0.03 and abs(float(found.std()) - 1.2) < 0.03
 
 
+def test_the_first_step_has_its_share_of_lognormal_times() -> None:
+    whole, any_time = (
+        steps_of(NoiseSchedule("scaled_linear"), "lognormal", -1.2, 1.2, continuous)
+        for continuous in (False, True)
+    )
+    assert int((whole == 1).sum()) == int((any_time <= 1).sum()) > 100
+
+
 def test_in_a_flow_lognormal_is_logit_normal() -> None:
     one, other = (steps_of(Flow(), kind, 0.3, 0.9) for kind in ("lognormal", "logit_normal"))
     torch.testing.assert_close(one, other)

@@ -63,6 +63,8 @@ DIFFUSION = ("--diffusion.process", "diffusion", "--diffusion.prediction", "v")
         (["--diffusion.prediction", "x", "--diffusion.loss_weight", "edm"], "use v or velocity"),
         ([*DIFFUSION, "--diffusion.time_shift", "3"], "leave time_shift at 1"),
         (["--diffusion.time_std", "0"], "must be positive"),
+        (["--train.betas", "[0.9, 1.0]"], r"must be in \[0, 1\)"),
+        (["--train.initial_std", "-1"], "must be positive, or null"),
         (
             ["--diffusion.process", "flow", "--sampling.sampler.kind", "ddim"],
             "use one of dpm_solver_multistep",

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from torch import nn
 
+from dimr_model import DiMR
+from dimr_model.complexity import count_parameters
 from orchestrator.config.command_line import parse, parse_with
 from orchestrator.config.presets import preset_names
 from orchestrator.errors import UserError
@@ -39,7 +42,7 @@ def test_the_papers_largest_model_has_the_known_numbers(largest: StepTrace) -> N
     assert storage.checkpoint == pytest.approx(17e9, rel=0.01)
     machine = machine_of(config, options)
     one = scale(config, 1, largest, machine, options)
-    held = sum(one.memory.parts[name] for name in ("weights", "Adam's moments", "EMA"))
+    held = sum(one.memory.parts[name] for name in ("weights", "moments", "EMA"))
     assert held == pytest.approx(17e9, rel=0.01)
     assert one.images_per_second == pytest.approx(199, rel=0.02)
     assert one.worker_hours == pytest.approx(1430, rel=0.02)
@@ -160,6 +163,15 @@ def test_storage_follows_the_rule_of_what_stays() -> None:
     storage = storage_of(config, trace_step(config))
     # 128, 256, 384, 512 and 640; 576 is new; one may be the best.
     assert (storage.checkpoints_written, storage.checkpoints_kept, storage.exports) == (10, 7, 3)
+
+
+def test_muon_has_one_moment_for_each_weight_of_a_matrix() -> None:
+    config = parse("Test.", "quickstart", [])
+    trace = trace_step(config)
+    model = DiMR(config.model)
+    matrices = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    assert trace.moments == 4 * (2 * count_parameters(config.model) - matrices)
+    assert storage_of(config, trace).checkpoint == 8 * count_parameters(config.model) + trace.moments
 
 
 @pytest.mark.parametrize(

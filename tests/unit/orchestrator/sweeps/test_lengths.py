@@ -1,4 +1,4 @@
-"""A sweep is continued at its own lengths only."""
+"""A sweep is continued at its own lengths only, and in a folder of its own."""
 
 import dataclasses
 from pathlib import Path
@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config.command_line import parse_with
 from orchestrator.config.plain import to_yaml
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.folder import CONFIG_FILE, write_text
-from orchestrator.sweeps.ablation import _refuse_other_lengths
+from orchestrator.sweeps.ablation import _refuse_a_run, _refuse_other_lengths
+from orchestrator.sweeps.command import AblateOptions, _named_after_its_suite, suite_base
 from tests.configs import tiny
 
 
@@ -27,3 +29,25 @@ def test_a_trial_of_another_length_is_refused(tmp_path: Path) -> None:
         (key,) = changes
         with pytest.raises(UserError, match=f"one was begun with train.{key} .* --run.name"):
             _refuse_other_lengths({"one": with_train(config, **changes)})
+
+
+def test_a_run_s_folder_is_no_sweep_s(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "data")
+    _refuse_a_run(config)
+    write_text(config.directory, CONFIG_FILE, to_yaml(config))
+    with pytest.raises(UserError, match="is the folder of a run"):
+        _refuse_a_run(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "tuning-nano"),
+        (["--config", "fashion"], "tuning-fashion"),
+        (["--config", "fashion", "--config", "suites/scales/tuning"], "tuning-fashion"),
+        (["--config", "fashion", "--run.name", "mine"], "mine"),
+    ],
+)
+def test_a_sweep_of_a_preset_has_a_name_of_its_own(arguments: list[str], name: str) -> None:
+    config, options = parse_with(AblateOptions, "Test.", suite_base, ["--suite", "tuning", *arguments])
+    assert _named_after_its_suite(config, options).run.name == name

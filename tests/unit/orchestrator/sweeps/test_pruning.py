@@ -1,14 +1,17 @@
 """A pruned trial's note says what it was compared with, which depends on the order of the trials."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, write_text
-from orchestrator.sweeps.pruning import Pruned, pruned_at, scheduler, why_pruned
+from orchestrator.sweeps.pruning import Pruned, pruned_at, scheduler, unprune, why_pruned
 from tests.configs import tiny
 
 
@@ -28,7 +31,7 @@ def report(told: Pruned, one: Any) -> None:
 
 def test_the_note_names_those_that_came_to_the_rung_before(tmp_path: Path) -> None:
     trials = configs(tmp_path, "first", "second", "third")
-    told, asha = Pruned(trials), scheduler(trials["first"], prune=True)
+    told, asha = Pruned(trials), scheduler(list(trials.values()), prune=True)
     arrivals = [("first", 10.0), ("second", 30.0), ("third", 25.0)]
     decisions = []
     for name, distance in arrivals:
@@ -74,17 +77,40 @@ def test_a_finished_trial_and_one_that_was_pruned_before_keep_what_they_have(tmp
 
 
 def test_without_scores_during_training_nothing_is_pruned(tmp_path: Path) -> None:
-    assert isinstance(scheduler(tiny(tmp_path, "data"), prune=True), FIFOScheduler)
+    assert isinstance(scheduler([tiny(tmp_path, "data")], prune=True), FIFOScheduler)
     (scored,) = configs(tmp_path, "scored").values()
-    assert isinstance(scheduler(scored, prune=False), FIFOScheduler)
+    assert isinstance(scheduler([scored], prune=False), FIFOScheduler)
 
 
 def test_trials_that_are_scored_at_their_end_alone_are_not_pruned(tmp_path: Path) -> None:
     train = {"images": 256, "score_every_images": 0}
     config = tiny(tmp_path, "data", run={"name": "only", "root": str(tmp_path)}, train=train)
     told, one = Pruned({"only": config}), trial("only", 256, 10.0)
-    assert isinstance(scheduler(config, prune=True), FIFOScheduler)
+    assert isinstance(scheduler([config], prune=True), FIFOScheduler)
     report(told, one)
     write_text(config.directory, METRICS_FILE, "{}")
     told.on_trial_complete(0, [], one)
     assert pruned_at(config.directory) is None
+
+
+def test_longer_trials_are_not_pruned_where_shorter_ones_end(tmp_path: Path) -> None:
+    short, long = configs(tmp_path, "short", "long").values()
+    long = dataclasses.replace(long, train=dataclasses.replace(long.train, images=2 * short.train.images))
+    asha, one = scheduler([short, long], prune=True), trial("long", short.train.images + 16, 1.0)
+    asha.on_trial_add(None, one)
+    assert asha.on_trial_result(None, one, one.last_result) == TrialScheduler.CONTINUE
+
+
+def test_scores_that_cannot_be_compared_are_refused_where_trials_are_pruned(tmp_path: Path) -> None:
+    one, other = configs(tmp_path, "one", "other").values()
+    other = dataclasses.replace(other, train=dataclasses.replace(other.train, score_images=24))
+    with pytest.raises(UserError, match="--prune false"):
+        scheduler([one, other], prune=True)
+    assert isinstance(scheduler([one, other], prune=False), FIFOScheduler)
+
+
+def test_pruned_trials_go_on_when_nothing_is_to_be_pruned(tmp_path: Path) -> None:
+    (one,) = configs(tmp_path, "one").values()
+    write_text(one.directory, "pruned.json", '{"images_seen": 32}')
+    unprune([one])
+    assert pruned_at(one.directory) is None

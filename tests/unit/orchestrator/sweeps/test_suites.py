@@ -113,6 +113,8 @@ def test_a_user_adds_a_suite_as_a_file(tmp_path: Path) -> None:
         ({"axes": [{"name": "a", "options": [{"name": "x"}, {"name": "x"}]}]}, "names that differ"),
         ({"axes": []}, "at least one axis"),
         ({"axis": []}, "axis"),
+        ({"axes": [{"name": "seeds", "options": [{"name": "x"}]}]}, "the table has a column of that name"),
+        ({"axes": [{"name": "a", "options": [{"name": "x"}]}] * 2}, "axes need names that differ"),
         ({"axes": [{"name": "a", "options": [{"name": "x", "changes": {"model.mpl": "mlp"}}]}]},
          "changes 'model.mpl', which is no setting. Did you mean model.mlp"),
         ({"axes": [{"name": "a", "options": [{"name": "x y"}, {"name": "x_y"}]}]}, "the same folder 'x_y'"),

@@ -83,6 +83,15 @@ def test_a_cell_that_another_one_stands_for_counts_once(tmp_path: Path) -> None:
     assert over_training_seeds(suite_of(again), config(tmp_path), found) == [{"finished": "1", "fd12": "10"}]
 
 
+def test_a_group_whose_trials_are_another_group_s_has_their_mean(tmp_path: Path) -> None:
+    same = Axis(name="rate", options=[Option(name="none"), Option(name="no other")])
+    suite = suite_of(same, SEED)
+    found = results(tmp_path, suite, [10.0, 11.0, 15.0] * 2)
+    assert [result.cell.same_as for result in found[3:]] == ["none-s0", "none-s1", "none-s2"]
+    rows = over_training_seeds(suite, config(tmp_path), found)
+    assert [(row["finished"], row["fd12"]) for row in rows] == [("3", "12 ± 2.6")] * 2
+
+
 def test_scores_of_as_many_samples_as_the_evaluation_stay_in_the_table(tmp_path: Path) -> None:
     suite = suite_of(RATE)
     first, second = results(tmp_path, suite, [10.0, 20.0])
