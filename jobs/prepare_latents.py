@@ -15,4 +15,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] in (["look"], ["verify"]):
         run_function({"look": look, "verify": verify})
     else:
-        run_job(prepare_and_report, "Make the dataset that a config trains on.", default="imagenet256_g2r")
+        description = "Make a config's dataset. Other commands, with a --help of their own: look, verify."
+        run_job(prepare_and_report, description, default="imagenet256_g2r")

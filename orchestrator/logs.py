@@ -49,7 +49,8 @@ def terminal() -> Console:
     A file or a pipe is wide enough for any table of ours; rich would cut them at 80 columns.
     """
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else COLUMNS_OF_A_PIPE
-    return Console(file=cast(IO[str], _Terminal()), width=width)
+    # Paths and names of classes may have words in brackets, which rich would take for its own.
+    return Console(file=cast(IO[str], _Terminal()), width=width, markup=False)
 
 
 class LogFile:

@@ -10,6 +10,7 @@ from orchestrator import storage
 from orchestrator.checkpoints.loading import load_ema
 from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, newest_valid, problem_of
 from orchestrator.config.mistakes import did_you_mean_path
+from orchestrator.config.plain import absolute
 from orchestrator.errors import UserError
 
 WEIGHTS_FILES = (hub.CONFIG_FILE, hub.WEIGHTS_FILE)
@@ -47,7 +48,7 @@ def find_weights(path: str) -> FoundWeights:
     Raises:
         UserError: there are no weights, or a checkpoint is not complete.
     """
-    path = path.rstrip("/")
+    path = (absolute(path) or path).rstrip("/")
     if storage.is_local(path) and Path(path).is_file():
         return FoundWeights(path, "released")
     names = storage.sizes(path)

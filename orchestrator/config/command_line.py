@@ -5,6 +5,7 @@ The command line is read, one function is called, and a user's mistake is explai
 
 import dataclasses
 import difflib
+import errno
 import json
 import re
 import sys
@@ -34,6 +35,9 @@ from orchestrator.signals import Stopper
 Options = TypeVar("Options")
 Plain = dict[str, Any]
 """A config as nested dictionaries."""
+OF_THE_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
+)  # fmt: skip
 MOST_OF_A_REASON = 300
 """Characters."""
 HELP = frozenset({"-h", "--help"})
@@ -86,6 +90,13 @@ def mistakes_explained() -> Iterator[None]:
         # A task's own exception is a fault of the program, and its traceback is wanted. Ray is not loaded to
         # ask, because most mistakes are found without it.
         kind = type(error)
+        disk = _of_the_disk(error) or _of_the_disk(getattr(error, "cause", None))
+        if disk is not None:
+            end(
+                f"{disk.strerror}: {disk.filename or 'a file'}. Make room, or name a place that can be "
+                "written. What is finished is kept. Run the same command again: it goes on from there.",
+                1,
+            )
         if not kind.__module__.startswith("ray.") or kind.__name__.startswith("RayTaskError"):
             if logs.newest():
                 console.print(f"Logs      {logs.newest()}", soft_wrap=True, highlight=False)
@@ -100,6 +111,11 @@ def mistakes_explained() -> Iterator[None]:
     except KeyboardInterrupt as interruption:
         console.print(str(interruption) or "Interrupted. The same command continues from where it was.")
         sys.exit(130)
+
+
+def _of_the_disk(error: object) -> OSError | None:
+    """The error, where it says that a place is full, is not ours to write, or is a folder."""
+    return error if isinstance(error, OSError) and error.errno in OF_THE_DISK else None
 
 
 def parse(description: str, default: str, arguments: Sequence[str] | None = None) -> ExperimentConfig:

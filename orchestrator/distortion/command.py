@@ -244,7 +244,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse(checkpoint: str, written: list[str]) -> tuple[ExperimentConfig, DistortionOptions]:
-    description = "Study the distortion of models' images."
+    description = "Study the distortion of models' images. Another command: distortion.py rates --help."
     config, options = parse_beside(DistortionOptions, description, lambda _: checkpoint, written)
     return with_absolute_paths(config), options
 

@@ -31,7 +31,11 @@ def main() -> None:
             "Say what a run will need before it is started: memory, time, cost, storage.",
             base="imagenet256_g2r",
         )
-        print_plan(with_absolute_paths(config), options, Console(width=120, highlight=False, soft_wrap=True))
+        print_plan(
+            with_absolute_paths(config),
+            options,
+            Console(width=120, highlight=False, soft_wrap=True, markup=False),
+        )
 
 
 def print_plan(config: ExperimentConfig, options: PlanOptions, console: Console) -> None:

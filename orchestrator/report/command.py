@@ -6,6 +6,7 @@ from jsonargparse import ArgumentParser
 
 from orchestrator import storage
 from orchestrator.config.command_line import mistakes_explained
+from orchestrator.config.plain import absolute
 from orchestrator.logs import terminal
 
 
@@ -30,5 +31,6 @@ def report(folders: Sequence[str], out: str) -> None:
 
     sweeps = [read_sweep(folder) for folder in folders if is_sweep(folder)]
     runs = [read_run(folder) for folder in folders if not is_sweep(folder)]
+    out = absolute(out) or out  # Shells leave ~ as it is behind a =.
     storage.write_bytes(out, render(runs, sweeps).encode())
     terminal().print(f"Written to {out}", soft_wrap=True, highlight=False)

@@ -9,13 +9,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-import yaml
-
 from dimr_model.complexity import count_macs, count_parameters
 from orchestrator import storage
 from orchestrator.checkpoints.selection import CONFIG_FILE
 from orchestrator.config.mistakes import did_you_mean_path
-from orchestrator.config.plain import from_dict
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.folder import (
@@ -24,6 +21,7 @@ from orchestrator.run.folder import (
     NEAREST_FILE,
     SAMPLES_FILE,
     VAE_FOLDER,
+    read_config,
     read_metrics,
 )
 from orchestrator.sampling.progress import read_previews
@@ -129,8 +127,9 @@ def read_run(folder: str) -> RunData:
     def picture(name: str) -> bytes | None:
         return storage.read_bytes(storage.join(folder, name)) if name in names else None
 
-    config = from_dict(yaml.safe_load(storage.read_bytes(storage.join(folder, CONFIG_FILE))))
-    records = read_records(folder)
+    config, records = read_config(folder), read_records(folder)
+    if not records:
+        raise UserError(f"The run in {folder} has logged nothing yet; run its command again.")
     status = newest_status(records) or "RUNNING"
     return RunData(
         name=config.run.name,

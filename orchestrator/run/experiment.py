@@ -30,7 +30,7 @@ from orchestrator.run.terminal import (
 )
 from orchestrator.run.time_left import TimeLeft
 from orchestrator.run.worker_messages import Follow, RemoteHooks, ask
-from orchestrator.scoring.prerequisites import require_all, require_classes
+from orchestrator.scoring.prerequisites import require_all, require_classes, require_real_images
 from orchestrator.signals import Stopper, run_in_thread
 from orchestrator.stalls import Patience
 from orchestrator.storage.lease import holding
@@ -62,6 +62,7 @@ def run_experiment(
     dataset = open_or_prepare_dataset(config, console)
     require_all(config)
     require_classes(config, dataset)
+    require_real_images(config, dataset)
     held_out = open_held_out(config)
     _check_initial_weights(config)
     uri = tracking_uri(config)

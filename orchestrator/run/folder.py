@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from jsonargparse import ArgumentError
 
 from orchestrator import storage
 from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
@@ -70,10 +71,10 @@ def parse_beside(
 ) -> tuple[ExperimentConfig, Options]:
     """The config and a job's own options, for jobs that start from weights.
 
-    Without ``--config``, the command line changes the config that lies beside the weights. What such a job
-    writes belongs into the run's folder, where that is now: the config of a run that was moved or downloaded
-    names the folder in which it was trained. A checkpoint that was taken out of its run gets the default
-    root.
+    The command line changes the config that lies beside the weights; so does a ``--config``, without which
+    there must be one there. What such a job writes belongs into the run's folder, where that is now: the
+    config of a run that was moved or downloaded names the folder in which it was trained. Only ``--run.root``
+    and ``--run.name`` have it elsewhere. A checkpoint that was taken out of its run gets the default root.
 
     Args:
         weights: the job's options -> a run's folder, or a checkpoint's.
@@ -81,13 +82,28 @@ def parse_beside(
     Raises:
         UserError: no config lies there, or the command line is not valid.
     """
-    base = None if names_config(arguments) else lambda chosen: _config_beside(weights(chosen))
-    return parse_with(options, description, base, arguments)
+    place: dict[str, str] = {}
+
+    def base(chosen: Options) -> dict[str, Any]:
+        found = _config_beside(weights(chosen), must_be_there=not names_config(arguments))
+        place.update(found.get("run", {}))
+        return found
+
+    config, parsed = parse_with(options, description, base, arguments)
+    given = {argument.split("=")[0] for argument in arguments}
+    run = config.run
+    if place and "--run.root" not in given:
+        run = replace(run, root=place["root"])
+    if "name" in place and "--run.name" not in given:
+        run = replace(run, name=place["name"])
+    return replace(config, run=run), parsed
 
 
-def _config_beside(weights: str) -> dict[str, Any]:
+def _config_beside(weights: str, must_be_there: bool) -> dict[str, Any]:
     path = weights.rstrip("/") if "://" in weights else str(Path(weights).expanduser().absolute())
     files = storage.sizes(path)
+    if files.get(CONFIG_FILE) is None and not must_be_there:
+        return {}
     if not files and not (storage.is_local(path) and Path(path).exists()):
         raise UserError(
             f"There is nothing at {path}. {did_you_mean_path(path)}Name a run's folder, a checkpoint's, an "
@@ -99,7 +115,7 @@ def _config_beside(weights: str) -> dict[str, Any]:
             "file."
         )
     # Read as a whole, so that the command line changes what is said by today's names.
-    plain = to_dict(from_dict(yaml.safe_load(storage.read_bytes(storage.join(path, CONFIG_FILE)))))
+    plain = to_dict(read_config(path))
     plain["run"] |= _place(path, is_checkpoint=MARKER in files)
     return plain
 
@@ -113,10 +129,36 @@ def _place(path: str, is_checkpoint: bool) -> dict[str, str]:
     return {"root": root, "name": name} if above.endswith("/checkpoints") else {"root": RunConfig.root}
 
 
+def read_config(directory: str) -> ExperimentConfig:
+    """The config that lies in a run's folder, or in a checkpoint's.
+
+    Raises:
+        UserError: it is no config, or one of another version of the code.
+    """
+    path = storage.join(directory, CONFIG_FILE)
+    try:
+        plain = yaml.safe_load(storage.read_bytes(path))
+        if not isinstance(plain, dict):
+            raise TypeError("it holds no settings.")
+        return from_dict(plain)
+    except (ArgumentError, TypeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path} is no config of this version of the code: {' '.join(str(error).split())} Use the "
+            "version that wrote it."
+        ) from error
+
+
 def read_metrics(directory: str) -> dict[str, Any]:
-    """The content of ``metrics.json``, or nothing where the run was not scored yet."""
+    """The content of ``metrics.json``, or nothing where the run was not scored yet.
+
+    Raises:
+        UserError: it is damaged.
+    """
     path = storage.join(directory, METRICS_FILE)
-    content: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.is_file(path) else {}
+    try:
+        content: dict[str, Any] = json.loads(storage.read_bytes(path)) if storage.is_file(path) else {}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}). Delete it and score the run again.") from error
     return content
 
 
@@ -131,7 +173,7 @@ def _refuse_other_config(config: ExperimentConfig, dataset_fingerprint: str) -> 
     if not storage.is_file(path):
         return inputs_of(config, {})
     free = keys_that_may_change(ExperimentConfig)
-    recorded = from_dict(yaml.safe_load(storage.read_bytes(path)))
+    recorded = read_config(config.directory)
     before, now = flatten(recorded), flatten(config)
     differing = [
         f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"

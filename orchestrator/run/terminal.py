@@ -1,6 +1,7 @@
 """What a run shows in the terminal: how far it is, warnings, and the summary."""
 
 import os
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -201,7 +202,7 @@ def print_summary(config: ExperimentConfig, uri: str, console: Console) -> None:
     scored = read_metrics(config.directory)
     console.print(scores_table(scored, f"{config.run.name} after {scored['images_seen']} images"))
     parts = ", ".join(f"{name} {value:.0f} s" for name, value in scored["seconds"].items())
-    store = f"--backend-store-uri {uri}" if not uri.startswith("http") else ""
+    store = f"--backend-store-uri {shlex.quote(uri)}" if not uri.startswith("http") else ""
     # Its job runner would be seven more processes.
     ui = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false uv run mlflow ui"
     look = f"{ui} --workers 1 {store}" if store else f"open {uri}"

@@ -33,6 +33,9 @@ from orchestrator.scoring.options import (
 from orchestrator.tracking.tracker import ending, start_tracker, tracking_uri
 
 Options = TypeVar("Options", bound=CheckpointOptions)
+SUBCOMMANDS = (
+    "Other commands: evaluate.py sample, branches, reference, sweep and vae; each has its own --help."
+)
 
 
 def main() -> None:
@@ -53,12 +56,12 @@ def score(arguments: Sequence[str]) -> None:
     Raises:
         UserError: something that the user can mend; what was sampled before stays.
     """
-    config, checkpoint = _parse("Sample images with a checkpoint and score them.", arguments)
-    from orchestrator.scoring.extractors import check_weights
+    config, checkpoint = _parse(f"Sample images with a checkpoint and score them. {SUBCOMMANDS}", arguments)
     from orchestrator.scoring.model_under_test import load_model_under_test
+    from orchestrator.scoring.prerequisites import require_all
 
     console, started = terminal(), time.perf_counter()
-    check_weights(config.evaluation)
+    require_all(config)
     tested, dataset = load_model_under_test(checkpoint, config), open_if_there(config)
     uri = tracking_uri(config)
     with cluster.connect(config):
@@ -174,6 +177,7 @@ def reference(arguments: Sequence[str]) -> None:
     config = with_absolute_paths(config)
     if not options.out.endswith(".npz"):
         raise UserError(f"--out {options.out} must end in .npz")
+    out = absolute(options.out) or options.out
     from orchestrator.scoring.extractors import check_weights, describe_extractors
 
     _require_classifier_file(config)
@@ -186,13 +190,13 @@ def reference(arguments: Sequence[str]) -> None:
 
         images = open_images(absolute(options.images) or config.data.path, config)
         made = make_references(images, config, described, console)
-        sha256 = join_references(made, options.out)
+        sha256 = join_references(made, out)
     console.print(
         f"Statistics of {made[0].about['images']} images in the features of "
-        f"{' and '.join(config.evaluation.extractors)}: {options.out}, sha256 {sha256}",
+        f"{' and '.join(config.evaluation.extractors)}: {out}, sha256 {sha256}",
         soft_wrap=True,
     )
-    console.print(f"Use them with --evaluation.reference {options.out}", soft_wrap=True)
+    console.print(f"Use them with --evaluation.reference {out}", soft_wrap=True)
     print_logs(console)
 
 
@@ -252,6 +256,10 @@ def _parse_for(
 ) -> tuple[ExperimentConfig, Options]:
     """The config, by default the one that lies with the checkpoint, and the job's own options."""
     config, options = parse_beside(kind, description, lambda chosen: chosen.checkpoint, arguments)
+    # Shells leave ~ as it is behind a =.
+    for name in ("checkpoint", "out"):
+        if hasattr(options, name):
+            options = dataclasses.replace(options, **{name: absolute(getattr(options, name))})  # type: ignore[arg-type]
     return with_absolute_paths(config), options
 
 

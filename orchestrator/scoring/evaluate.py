@@ -30,7 +30,7 @@ from orchestrator.scoring.features import collect
 from orchestrator.scoring.judge import Judge, warnings_of
 from orchestrator.scoring.model_under_test import ModelUnderTest
 from orchestrator.scoring.pipeline import Samples, Work
-from orchestrator.scoring.prerequisites import require_classes, require_enough_images
+from orchestrator.scoring.prerequisites import require_classes, require_enough_images, require_real_images
 from orchestrator.scoring.protocol import (
     Measurement,
     count_name,
@@ -248,6 +248,7 @@ def _references(job: Evaluation) -> Sequence[Baselines | Reference]:
             "evaluation.reference is not set. Name statistics, a folder of images or a dataset with "
             "--evaluation.reference, or the dataset with --data.path."
         )
+    require_real_images(job.config, job.dataset)
     return load_baselines(job.config, job.dataset, job.console)
 
 

@@ -10,6 +10,7 @@ from dimr_model import DiMR
 from orchestrator.checkpoints.selection import Checkpoint
 from orchestrator.checkpoints.weights import FoundWeights, check_architecture, find_weights
 from orchestrator.config.schema import ExperimentConfig
+from orchestrator.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,30 @@ def load_model_under_test(path: str, config: ExperimentConfig) -> ModelUnderTest
     """The model under test at ``path``: a run's folder, a checkpoint, an exported folder, or a released file.
 
     Raises:
-        UserError: there are none, they are broken, or of another network than the config's.
+        UserError: there are none, they are broken, or of another network or training than the config's.
     """
     found = find_weights(path)
+    if found.checkpoint is not None:
+        _check_training(found.checkpoint.config, config, path)
     model = found.load(config.model.num_heads)
     check_architecture(model, config.model, path)
     return _describe(model, found)
+
+
+def _check_training(trained: ExperimentConfig, config: ExperimentConfig, path: str) -> None:
+    """Refuse to sample a network as what it was not trained for: the samples would be noise."""
+    was, now = trained.diffusion, config.diffusion
+    differing = [
+        f"diffusion.{name} was {getattr(was, name)} and is {getattr(now, name)}"
+        for name in ("process", "prediction", "schedule")
+        if getattr(was, name) != getattr(now, name)
+        and not (name == "schedule" and was.process == now.process == "flow")
+    ]
+    if differing:
+        raise UserError(
+            f"The network at {path} was trained with other settings than these: {'; '.join(differing)}. Its "
+            "samples would be noise. Leave those settings out: the run's own config has them."
+        )
 
 
 def checkpoint_under_test(checkpoint: Checkpoint, config: ExperimentConfig) -> ModelUnderTest:

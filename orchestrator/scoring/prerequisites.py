@@ -9,6 +9,7 @@ from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.errors import UserError
+from orchestrator.scoring.held_out import HELD_OUT_FRACTION
 from orchestrator.scoring.reference_files import check_reference
 
 NEED_NO_CHECK = {"efficientnet_lite0"}
@@ -42,6 +43,20 @@ def require_enough_images(config: ExperimentConfig) -> None:
         raise UserError(
             f"evaluation.images {config.evaluation.images} are too few for a score, which takes at least "
             f"{FEWEST_IMAGES}. Set --evaluation.images, or only sample: jobs/evaluate.py sample."
+        )
+
+
+def require_real_images(config: ExperimentConfig, dataset: LatentDataset) -> None:
+    """Check that the dataset can be compared with where no reference is named.
+
+    Raises:
+        UserError: it is too small to hold a fifth of it out.
+    """
+    if config.evaluation.reference is None and int(dataset.info.num_images * HELD_OUT_FRACTION) < 2:
+        raise UserError(
+            f"{dataset.path} has {dataset.info.num_images} images. A score holds a fifth of them out, which "
+            "must be 2 at least. Use a dataset of 10 images or more, or name real images with "
+            "--evaluation.reference."
         )
 
 

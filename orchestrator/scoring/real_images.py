@@ -30,6 +30,7 @@ from orchestrator.scoring.reference_files import (
     list_folder,
     read_arrays,
     read_headers,
+    require_enough_real,
     require_images,
     require_resolution,
 )
@@ -86,6 +87,7 @@ def open_images(path: str, config: ExperimentConfig) -> RealImages:
             ".npz with "
             f"uint8 images in {ADM_IMAGES}."
         )
+    require_enough_real(path, found.count)
     require_resolution(path, found.resolution, image_resolution(config))
     return found
 

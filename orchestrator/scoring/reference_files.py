@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator import storage
+from orchestrator.config.evaluation import FEWEST_IMAGES
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import INFO_FILE, open_dataset
 from orchestrator.data.sources.decode import Decoding, size_of
@@ -43,10 +44,12 @@ def check_reference(path: str, config: ExperimentConfig) -> None:
         _check_npz(path, config, resolution)
     elif INFO_FILE in storage.sizes(path):
         info = open_dataset(path).info
+        require_enough_real(path, info.num_images)
         if info.kind == "pixels" and resolution is not None:
             require_resolution(path, info.shape[-1], resolution)
     else:
-        _, size = list_folder(path, Decoding.of(config.prepare))
+        names, size = list_folder(path, Decoding.of(config.prepare))
+        require_enough_real(path, len(names))
         if resolution is not None:
             require_resolution(path, size, resolution)
 
@@ -61,6 +64,19 @@ def known_resolution(config: ExperimentConfig) -> int | None:
         return None
     blocks = json.loads(described.read_text()).get("block_out_channels")
     return config.model.input_size * 2 ** (len(blocks) - 1) if blocks else None
+
+
+def require_enough_real(path: str, count: int) -> None:
+    """Check that there are as many real images as a score needs.
+
+    Raises:
+        UserError: they are fewer.
+    """
+    if count < FEWEST_IMAGES:
+        raise UserError(
+            f"There are {count} images at {path}, and a score compares with at least {FEWEST_IMAGES}. Name "
+            "more."
+        )
 
 
 def require_resolution(path: str, found: int, wanted: int) -> None:

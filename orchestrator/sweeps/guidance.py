@@ -153,13 +153,15 @@ def _evaluated(
 
 
 def _rows(found: list[GuidanceResult]) -> list[dict[str, Any]]:
+    # Few samples lack some metrics that many have, such as fd_infinity.
+    metrics = dict.fromkeys(name for result in found for name in result.metrics)
     return [
         {
             "scale": result.setting.scale,
             "from_step": result.setting.interval[0],
             "to_step": result.setting.interval[1],
             "samples": result.images,
-            **result.metrics,
+            **{name: result.metrics.get(name, "") for name in metrics},
         }
         for result in sorted(found, key=lambda o: (o.images, o.setting.interval, o.setting.scale))
     ]

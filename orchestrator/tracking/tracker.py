@@ -68,8 +68,15 @@ def server_problem(uri: str, timeout_seconds: float = 3.0) -> str | None:
     if not uri.startswith(("http://", "https://")):
         return None
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=timeout_seconds).close()
-    except urllib.error.HTTPError:
+        # /health would answer also where no call is let in.
+        asked = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
+        urllib.request.urlopen(asked, timeout=timeout_seconds).close()
+    except urllib.error.HTTPError as error:
+        if b"Invalid Host header" in error.read():
+            return (
+                "it refuses calls by that name; set MLFLOW_SERVER_ALLOWED_HOSTS at the server to what "
+                "clients call it"
+            )
         return None  # It answers; whether we are let in shows when writing.
     except (OSError, ValueError) as error:
         return str(error)

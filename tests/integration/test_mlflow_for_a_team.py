@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import boto3
 import mlflow
 import pytest
+import yaml
 from PIL import Image
 
 from orchestrator.tracking.tracker import Tracker
@@ -69,7 +71,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, database: str, s3_server: s
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "a-secret-of-tests",
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
         "MLFLOW_S3_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"],
-        "MLFLOW_PORT": str(port),
+        # As Kubernetes sets it for a service of that name.
+        "MLFLOW_PORT": "tcp://10.96.12.7:5000",
+        "MLFLOW_LISTEN_PORT": str(port),
+        "MLFLOW_SERVER_ALLOWED_HOSTS": allowed_hosts(),
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -81,6 +86,13 @@ def server(tmp_path_factory: pytest.TempPathFactory, database: str, s3_server: s
     finally:
         process.terminate()
         process.wait(PATIENCE)
+
+
+def allowed_hosts() -> str:
+    """What Kubernetes' server answers to."""
+    documents = yaml.safe_load_all((ROOT / "cluster/kuberay/base/mlflow.yaml").read_text())
+    container = next(documents)["spec"]["template"]["spec"]["containers"][0]
+    return next(str(one["value"]) for one in container["env"] if one["name"] == "MLFLOW_SERVER_ALLOWED_HOSTS")
 
 
 def answers(address: str) -> bool:
@@ -114,6 +126,16 @@ def test_a_run_is_tracked_with_a_password(
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/total")] == [100]
     listed = boto3.client("s3").list_objects_v2(Bucket=s3_server.removeprefix("s3://"), Prefix="mlflow/")
     assert any("samples" in found["Key"] for found in listed["Contents"])
+
+
+@pytest.mark.parametrize(
+    ("host", "code"), [("mlflow:5000", 401), ("mlflow.dimr:5000", 401), ("elsewhere.example:5000", 403)]
+)
+def test_it_answers_to_the_names_that_kubernetes_gives_it(server: str, host: str, code: int) -> None:
+    asked = f"{server}/api/2.0/mlflow/experiments/search?max_results=1"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(asked, headers={"Host": host}), timeout=PATIENCE)
+    assert refused.value.code == code
 
 
 def test_without_one_the_journal_keeps_everything(

@@ -155,10 +155,14 @@ def test_jobs_give_settings_that_exist(name: str) -> None:
     assert (python, script.rpartition("/")[0]) == ("python", "/opt/dimr-ray/jobs")
     assert (CLUSTER.parent / "jobs" / Path(script).name).is_file()
     if name == "train":
-        assert parse("Test.", "quickstart", arguments).train.workers == 8
+        config = parse("Test.", "quickstart", arguments)
+        assert config.train.workers == 8
     else:
         config, options = parse_with(CheckpointOptions, "Test.", None, arguments)
         assert config.evaluation.images == 50_000 and options.checkpoint.startswith("s3://")
+    # No node has a path of the machine on which the job was written.
+    for path in (config.run.root, config.data.path, config.evaluation.reference):
+        assert path is not None and path.startswith("s3://")
 
 
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda file: file.stem)

@@ -23,7 +23,7 @@ with logs.kept(sys.argv[1], show={show}):
     os.write(2, b"C++ writes\\n")
     subprocess.run(["echo", "a child process says"], check=True)
     logging.getLogger("orchestrator.anything").warning("do something")
-    early.print("we say", "so" * 60)
+    early.print("we say [old]", "so" * 60)
 print(logs.newest())
 """
 OTHERS = ("a library prints", "a library warns", "Ray logs", "C++ writes", "a child process says")
@@ -41,7 +41,7 @@ def said(folder: Path, show: bool) -> subprocess.CompletedProcess[str]:
 def test_only_we_speak_in_the_terminal(tmp_path: Path) -> None:
     done = said(tmp_path, show=False)
     (file,) = (tmp_path / "logs").iterdir()
-    assert done.stdout.splitlines() == ["Warning: do something", "we say " + "so" * 60, str(file)]
+    assert done.stdout.splitlines() == ["Warning: do something", "we say [old] " + "so" * 60, str(file)]
     assert done.stderr == ""
     text = file.read_text()
     assert [words for words in OTHERS if words not in text] == []

@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
-from orchestrator.report.reading import _series, read_sweep
+import pytest
+
+from orchestrator.config.plain import to_yaml
+from orchestrator.errors import UserError
+from orchestrator.report.reading import _series, read_run, read_sweep
 from orchestrator.tracking.journal import JOURNAL_FILE, Journal, read_records
+from tests.configs import tiny
 
 
 def test_curves_have_metrics_and_scores_and_follow_a_rewind(tmp_path: Path) -> None:
@@ -17,6 +22,13 @@ def test_curves_have_metrics_and_scores_and_follow_a_rewind(tmp_path: Path) -> N
     assert _series(read_records(str(tmp_path))) == {
         "eval/fd8_lite0_ema": [(32, 9.0), (64, 5.0)], "loss/total": [(16, 16.0), (32, 1.0)],
     }  # fmt: skip
+
+
+def test_a_run_that_has_logged_nothing_is_said_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(to_yaml(tiny(tmp_path, "data")))
+    (tmp_path / JOURNAL_FILE).touch()
+    with pytest.raises(UserError, match="has logged nothing yet"):
+        read_run(str(tmp_path))
 
 
 def test_a_sweep_whose_trial_diverged_can_be_read(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from orchestrator.checkpoints.selection import MARKER
 from orchestrator.config.command_line import parse
 from orchestrator.config.plain import to_yaml
 from orchestrator.errors import UserError
-from orchestrator.run.folder import CONFIG_FILE, open_run, parse_beside
+from orchestrator.run.folder import CONFIG_FILE, METRICS_FILE, open_run, parse_beside, read_metrics
 from orchestrator.tracking.journal import Journal
 from tests.configs import tiny
 
@@ -36,6 +36,30 @@ def test_a_run_that_was_moved_is_written_to_where_it_is(tmp_path: Path) -> None:
     assert directory(run) == run
     assert directory(f"{run}/") == run
     assert directory(run, "--run.root", str(tmp_path)) == str(tmp_path / "mine")
+
+
+def test_a_config_changes_settings_of_a_run_and_not_its_place(tmp_path: Path) -> None:
+    run = downloaded(tmp_path / "downloads" / "mine")
+    (tmp_path / "eight.yaml").write_text("sampling: {sampler: {steps: 3}}")
+    config, _ = parse_beside(Options, "Test.", lambda _: run, ["--config", str(tmp_path / "eight.yaml")])
+    assert (config.directory, config.sampling.sampler.steps) == (run, 3)
+    assert config.model == parse("Test.", "quickstart", []).model
+    assert directory(run, "--config", "fashion") == run
+    assert directory(run, "--config", "fashion", "--run.name=other") == str(tmp_path / "downloads" / "other")
+
+
+def test_a_config_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
+    run = downloaded(tmp_path / "mine")
+    for wrong in ("of_tomorrow: 1", "run: {", "[]"):
+        (Path(run) / CONFIG_FILE).write_text(wrong)
+        with pytest.raises(UserError, match=r"config\.yaml is no config of this version"):
+            directory(run)
+
+
+def test_metrics_that_are_cut_short_are_said_to_be_damaged(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('{"metrics": {')
+    with pytest.raises(UserError, match="damaged"):
+        read_metrics(str(tmp_path))
 
 
 def test_a_checkpoint_of_a_run_belongs_to_that_run(tmp_path: Path) -> None:

@@ -152,6 +152,25 @@ def test_a_server_that_does_not_answer_is_noticed_and_one_that_does_is_not() -> 
         server.shutdown()
 
 
+class RefusesNames(http.server.BaseHTTPRequestHandler):
+    """As MLflow does, which answers to /health all the same."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/health" else 403)
+        self.end_headers()
+        self.wfile.write(b"Invalid Host header - possible DNS rebinding attack detected")
+
+
+def test_a_server_that_refuses_its_name_is_noticed() -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RefusesNames)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        problem = server_problem(f"http://127.0.0.1:{server.server_port}")
+        assert problem is not None and "MLFLOW_SERVER_ALLOWED_HOSTS" in problem
+    finally:
+        server.shutdown()
+
+
 @pytest.mark.parametrize("first", ["a", "b"])
 def test_two_runs_share_a_store(tmp_path: Path, first: str) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
