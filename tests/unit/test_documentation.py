@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.config.command_line import parse, parse_with
 from orchestrator.config.plain import flatten
-from orchestrator.config.presets import preset_names, protocol_names
+from orchestrator.config.presets import PRESETS, preset_names, protocol_names
 from orchestrator.planning.options import PlanOptions
 from orchestrator.sweeps.command import AblateOptions, suite_base
 from orchestrator.sweeps.suites import suite_names
@@ -54,7 +54,8 @@ def is_setting(key: str) -> bool:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_it_names_exists(document: Path) -> None:
-    presets, sections = {*preset_names(), *protocol_names()}, "|".join(SECTIONS)
+    scales = {f"suites/scales/{path.stem}" for path in (PRESETS / "suites" / "scales").glob("*.yaml")}
+    presets, sections = {*preset_names(), *protocol_names(), *scales}, "|".join(SECTIONS)
     wrong = {
         "files": [
             link
@@ -69,7 +70,7 @@ def test_what_it_names_exists(document: Path) -> None:
         "tests": [
             test for test in named(document, r"`(test_\w+\.py)") if not [*ROOT.glob(f"tests/**/{test}")]
         ],
-        "presets": named(document, r"--config[ =]([a-z]\w+(?:-\w+)*)\b") - presets,
+        "presets": named(document, r"--config[ =]([a-z]\w+(?:[-/]\w+)*)(?![\w./])") - presets,
         "suites": named(document, r"--suite ([a-z][\w-]*)(?![\w.-])") - {*suite_names()},
         "settings": [
             key
