@@ -33,8 +33,8 @@ def said(folder: Path, show: bool) -> subprocess.CompletedProcess[str]:
     """What a process of its own says, whose standard output is nothing but a pipe."""
     return subprocess.run(
         [sys.executable, "-c", SAYS.format(show=show), str(folder)],
-        # Without the COLUMNS that readline sets behind Python's back.
-        env=dict(os.environ), capture_output=True, text=True, timeout=PATIENCE, check=True,
+        # readline and xdist set COLUMNS, and a user's pipe has none.
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"}, capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
 
 
