@@ -31,10 +31,11 @@ OTHERS = ("a library prints", "a library warns", "Ray logs", "C++ writes", "a ch
 
 def said(folder: Path, show: bool) -> subprocess.CompletedProcess[str]:
     """What a process of its own says, whose standard output is nothing but a pipe."""
+    # readline and xdist set COLUMNS, and a user's pipe has none.
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     return subprocess.run(
         [sys.executable, "-c", SAYS.format(show=show), str(folder)],
-        # readline and xdist set COLUMNS, and a user's pipe has none.
-        env={name: value for name, value in os.environ.items() if name != "COLUMNS"}, capture_output=True, text=True, timeout=PATIENCE, check=True,
+        env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True,
     )  # fmt: skip
 
 
