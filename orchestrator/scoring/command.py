@@ -256,10 +256,8 @@ def _parse_for(
 ) -> tuple[ExperimentConfig, Options]:
     """The config, by default the one that lies with the checkpoint, and the job's own options."""
     config, options = parse_beside(kind, description, lambda chosen: chosen.checkpoint, arguments)
-    # Shells leave ~ as it is behind a =.
-    for name in ("checkpoint", "out"):
-        if hasattr(options, name):
-            options = dataclasses.replace(options, **{name: absolute(getattr(options, name))})  # type: ignore[arg-type]
+    if hasattr(options, "out"):  # Shells leave ~ as it is behind a =.
+        options = dataclasses.replace(options, **{"out": absolute(options.out)})  # type: ignore[arg-type]
     return with_absolute_paths(config), options
 
 
