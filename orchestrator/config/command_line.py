@@ -1,24 +1,18 @@
-"""How every job begins and ends.
+"""How every job begins: its command line becomes a config, and the job's own options."""
 
-The command line is read, one function is called, and a user's mistake is explained in a paragraph.
-"""
-
+import copy
 import dataclasses
 import difflib
-import errno
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli
-from rich.console import Console
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, auto_cli, set_parsing_settings
 
-from orchestrator import logs
 from orchestrator.config.mistakes import mistake_in, type_of
-from orchestrator.config.plain import build
+from orchestrator.config.plain import build, flat
 from orchestrator.config.presets import preset_names, preset_path, protocol_names
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.config.yaml_files import (
@@ -29,17 +23,11 @@ from orchestrator.config.yaml_files import (
     with_whole_numbers,
 )
 from orchestrator.errors import UserError
-from orchestrator.memory import memory_advice
-from orchestrator.signals import Stopper
+from orchestrator.exits import mistakes_explained
 
 Options = TypeVar("Options")
 Plain = dict[str, Any]
 """A config as nested dictionaries."""
-OF_THE_DISK = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR,
-)  # fmt: skip
-MOST_OF_A_REASON = 300
-"""Characters."""
 HELP = frozenset({"-h", "--help"})
 
 
@@ -66,56 +54,6 @@ def run_function(components: Any, arguments: Sequence[str] | None = None) -> Non
     """
     with mistakes_explained():
         auto_cli(components, args=list(sys.argv[1:] if arguments is None else arguments))
-
-
-@contextmanager
-def mistakes_explained() -> Iterator[None]:
-    """Turn what ends a job into a paragraph.
-
-    The exit code is 2 for a :class:`UserError`, 1 where Ray failed, and 130 for an interruption.
-    """
-    console = Console(stderr=True)
-
-    def end(text: str, code: int) -> NoReturn:
-        where = f"\nLogs      {logs.newest()}" if logs.newest() else ""
-        console.print(f"Error: {text}{where}", style="red", soft_wrap=True, markup=False, highlight=False)
-        sys.exit(code)
-
-    try:
-        with Stopper(), logs.said():
-            yield
-    except UserError as error:
-        end(str(error), 2)
-    except Exception as error:
-        # A task's own exception is a fault of the program, and its traceback is wanted. Ray is not loaded to
-        # ask, because most mistakes are found without it.
-        kind = type(error)
-        disk = _of_the_disk(error) or _of_the_disk(getattr(error, "cause", None))
-        if disk is not None:
-            end(
-                f"{disk.strerror}: {disk.filename or 'a file'}. Make room, or name a place that can be "
-                "written. What is finished is kept. Run the same command again: it goes on from there.",
-                1,
-            )
-        if not kind.__module__.startswith("ray.") or kind.__name__.startswith("RayTaskError"):
-            if logs.newest():
-                console.print(f"Logs      {logs.newest()}", soft_wrap=True, highlight=False)
-            raise
-        reason = " ".join(str(error).split())[:MOST_OF_A_REASON] or kind.__name__
-        text = memory_advice(str(error)) or (
-            f"a process of Ray died or does not answer, and the job cannot go on: {reason}\nWhat is finished "
-            "is kept. Run the same command again: it goes on from there. Ray's own logs are in "
-            "/tmp/ray/session_latest/logs."
-        )
-        end(text, 1)
-    except KeyboardInterrupt as interruption:
-        console.print(str(interruption) or "Interrupted. The same command continues from where it was.")
-        sys.exit(130)
-
-
-def _of_the_disk(error: object) -> OSError | None:
-    """The error, where it says that a place is full, is not ours to write, or is a folder."""
-    return error if isinstance(error, OSError) and error.errno in OF_THE_DISK else None
 
 
 def parse(description: str, default: str, arguments: Sequence[str] | None = None) -> ExperimentConfig:
@@ -188,6 +126,8 @@ def _overlay(below: Plain, above: Plain) -> None:
 def _parsed(options: type[Any], description: str, base: Plain, arguments: list[str]) -> Namespace:
     written = [*(["--config", json.dumps(base)] if base else []), *_resolve(arguments)]
     try:
+        if HELP & set(arguments):
+            return _helpful_parser(description, options, base, arguments).parse_args(["--help"])
         return _parser(description, options).parse_args(written)
     except ArgumentError as error:
         raise UserError(_explain(str(error), arguments, options)) from error
@@ -205,6 +145,26 @@ def _parser(description: str, options: type[Any]) -> ArgumentParser:
     parser.add_class_arguments(ExperimentConfig, as_group=False)
     if dataclasses.fields(options):
         parser.add_class_arguments(options, as_group=False)
+    return parser
+
+
+def _helpful_parser(
+    description: str, options: type[Any], base: Plain, arguments: list[str]
+) -> ArgumentParser:
+    """The parser whose help says what each setting is, and what it is set to where nothing is said."""
+    # It reads the sources of all dataclasses, a second, which no other command line needs.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _parser(description, options)
+    chosen = copy.deepcopy(base)
+    for name in _configs(arguments):
+        _overlay(chosen, merged([name]))
+    known = {
+        name: value for name, value in flat(chosen).items() if f"--{name}" in parser._option_string_actions
+    }
+    parser.set_defaults(known)
+    for name in known:
+        parser._option_string_actions[f"--{name}"].required = False
+    parser.usage = "%(prog)s [--config NAME|PATH ...] [--SETTING VALUE ...]"
     return parser
 
 

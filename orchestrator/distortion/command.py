@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator import cluster, storage
-from orchestrator.config.command_line import mistakes_explained
 from orchestrator.config.plain import with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_if_there
 from orchestrator.distortion.raters import RATERS_PER_IMAGE
 from orchestrator.errors import UserError
+from orchestrator.exits import mistakes_explained
 from orchestrator.logs import terminal
 from orchestrator.run.folder import parse_beside, write_text
 from orchestrator.run.terminal import print_logs

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.config.command_line import mistakes_explained, parse_with
+from orchestrator.config.command_line import parse_with
 from orchestrator.config.plain import with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data import format as latents_format
 from orchestrator.errors import UserError
+from orchestrator.exits import mistakes_explained
 from orchestrator.planning.machine import COMPILED, CONTEXT_BYTES, FRAGMENTATION, Machine, machine_of
 from orchestrator.planning.options import PlanOptions
 from orchestrator.sampling.grids import PREVIEW_ROWS, grid_columns

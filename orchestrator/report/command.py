@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from orchestrator import storage
-from orchestrator.config.command_line import mistakes_explained
 from orchestrator.config.plain import absolute
+from orchestrator.exits import mistakes_explained
 from orchestrator.logs import terminal
 
 

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from orchestrator import cluster, storage
-from orchestrator.config.command_line import mistakes_explained, parse_with
+from orchestrator.config.command_line import parse_with
 from orchestrator.config.plain import absolute, flatten, with_absolute_paths
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_if_there
 from orchestrator.errors import UserError
+from orchestrator.exits import mistakes_explained
 from orchestrator.logs import terminal
 from orchestrator.run.folder import SAMPLES_FILE, parse_beside, read_metrics
 from orchestrator.run.terminal import print_logs, scores_table

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from orchestrator import storage
 from orchestrator.artifacts import millions
-from orchestrator.config.command_line import merged, mistakes_explained, parse_with
+from orchestrator.config.command_line import merged, parse_with
 from orchestrator.config.plain import with_absolute_paths
 from orchestrator.config.presets import preset_names
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
+from orchestrator.exits import mistakes_explained
 from orchestrator.logs import terminal
 from orchestrator.planning.options import PlanOptions
 from orchestrator.run.terminal import warn_of_temporary_folder

@@ -1,16 +1,13 @@
 """Reading configs: presets, overrides, and errors that name the way out."""
 
 import dataclasses
-import errno
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ray.exceptions import RayTaskError
 
-from orchestrator.config.command_line import merged, mistakes_explained, parse, parse_with
+from orchestrator.config.command_line import merged, parse, parse_with
 from orchestrator.config.plain import flatten, from_dict, to_dict
 from orchestrator.config.presets import preset_names
 from orchestrator.errors import UserError
@@ -156,21 +153,19 @@ def test_a_base_is_overridden_by_files_and_these_by_the_command_line(tmp_path: P
     assert (config.run.name, config.train.images, config.train.warmup_images) == ("base", 6000, 100)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EISDIR])
-@pytest.mark.parametrize("is_a_task_s", [False, True])
-def test_a_disk_that_cannot_be_written_is_explained(
-    number: int, is_a_task_s: bool, capsys: pytest.CaptureFixture[str]
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parse("Test.", "imagenet64_m3r", [*arguments, "--help"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_help_says_what_settings_are_and_what_they_are_set_to(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    error: Exception = OSError(number, os.strerror(number), "/there/file")
-    if is_a_task_s:
-        error = RayTaskError("sample", "traceback", error)
-    with pytest.raises(SystemExit) as ended, mistakes_explained():
-        raise error
-    assert ended.value.code == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"{os.strerror(number)}: /there/file." in said and "the same command" in said
-
-
-def test_a_fault_of_the_program_keeps_its_traceback() -> None:
-    with pytest.raises(FileNotFoundError), mistakes_explained():
-        raise FileNotFoundError(errno.ENOENT, "gone", "/there/file")
+    said = help_of(capsys)
+    assert "Weights, data order, training noise and samples all derive from it." in said
+    assert "(type: str, default: imagenet64_m3r)" in said and "(required" not in said
+    assert "(type: str, default: fashion)" in help_of(capsys, "--config", "fashion")
+    (tmp_path / "mine.yaml").write_text("run: {name: mine}\nof_tomorrow: 1\n")
+    assert "(type: str, default: mine)" in help_of(capsys, f"--config={tmp_path / 'mine.yaml'}")
