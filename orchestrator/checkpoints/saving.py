@@ -19,7 +19,6 @@ from orchestrator import storage
 from orchestrator.checkpoints.files import CheckpointFiles, failures_as_errors, writer
 from orchestrator.checkpoints.retention import discard_unfinished, prune, warn_of_unknown_metric
 from orchestrator.checkpoints.selection import (
-    CONFIG_FILE,
     Checkpoint,
     FileDescription,
     Marker,
@@ -27,6 +26,7 @@ from orchestrator.checkpoints.selection import (
     discard,
 )
 from orchestrator.config.plain import to_yaml
+from orchestrator.config.saved import CONFIG_FILE
 from orchestrator.config.schema import ExperimentConfig
 
 Result = TypeVar("Result")

@@ -12,15 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
-import yaml
-
 from orchestrator import storage
-from orchestrator.config.plain import from_dict
+from orchestrator.config.saved import read_config
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 
 MARKER = "COMPLETE.json"
-CONFIG_FILE = "config.yaml"
 SCHEMA_VERSION = 1
 logger = logging.getLogger(__name__)
 
@@ -44,8 +41,12 @@ class Checkpoint:
 
     @property
     def config(self) -> ExperimentConfig:
-        """The configuration that it was trained with."""
-        return from_dict(yaml.safe_load(storage.read_bytes(storage.join(self.path, CONFIG_FILE))))
+        """The config that it was trained with.
+
+        Raises:
+            UserError: another version of the code wrote it.
+        """
+        return read_config(self.path)
 
     @cached_property
     def marker(self) -> "Marker":

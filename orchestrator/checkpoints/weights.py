@@ -8,9 +8,10 @@ from typing import Literal
 from dimr_model import DiMR, DiMRConfig, hub
 from orchestrator import storage
 from orchestrator.checkpoints.loading import load_ema
-from orchestrator.checkpoints.selection import CONFIG_FILE, Checkpoint, newest_valid, problem_of
+from orchestrator.checkpoints.selection import Checkpoint, newest_valid, problem_of
 from orchestrator.config.mistakes import did_you_mean_path
 from orchestrator.config.plain import absolute
+from orchestrator.config.saved import CONFIG_FILE
 from orchestrator.errors import UserError
 
 WEIGHTS_FILES = (hub.CONFIG_FILE, hub.WEIGHTS_FILE)

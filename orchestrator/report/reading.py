@@ -11,8 +11,8 @@ from typing import Any
 
 from dimr_model.complexity import count_macs, count_parameters
 from orchestrator import storage
-from orchestrator.checkpoints.selection import CONFIG_FILE
 from orchestrator.config.mistakes import did_you_mean_path
+from orchestrator.config.saved import CONFIG_FILE, read_config
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.folder import (
@@ -20,12 +20,12 @@ from orchestrator.run.folder import (
     METRICS_FILE,
     NEAREST_FILE,
     SAMPLES_FILE,
+    SUITE_FILE,
     VAE_FOLDER,
-    read_config,
     read_metrics,
 )
 from orchestrator.sampling.progress import read_previews
-from orchestrator.sweeps.suites import SUITE_FILE, TABLE_FILE, TRIALS_FOLDER
+from orchestrator.sweeps.suites import TABLE_FILE, TRIALS_FOLDER
 from orchestrator.tracking.journal import JOURNAL_FILE, holds_values, newest_status, read_records
 
 Series = list[tuple[int, float]]

@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from jsonargparse import ArgumentError
-
 from orchestrator import storage
 from orchestrator.checkpoints.selection import MARKER, Checkpoint, newest_valid
 from orchestrator.config.command_line import names_config, parse_with
 from orchestrator.config.mistakes import did_you_mean_path
-from orchestrator.config.plain import flatten, from_dict, to_dict, to_yaml
+from orchestrator.config.plain import flatten, to_dict, to_yaml
+from orchestrator.config.saved import CONFIG_FILE, read_config
 from orchestrator.config.schema import ExperimentConfig, RunConfig
 from orchestrator.config.settings import keys_that_may_change
 from orchestrator.errors import UserError
@@ -21,7 +19,6 @@ from orchestrator.run.inputs import Input, differences, inputs_of, read_inputs, 
 from orchestrator.tracking.journal import newest_status, read_records
 
 Options = TypeVar("Options")
-CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 STRIP_FILE, FILM_FILE = "progress.png", "progress.webp"
 SAMPLES_FILE, BRANCHES_FILE, NEAREST_FILE = "samples.png", "branches.png", "nearest.png"
@@ -29,6 +26,8 @@ SAMPLES_FILE, BRANCHES_FILE, NEAREST_FILE = "samples.png", "branches.png", "near
 DATASET_FILE = "dataset.json"
 VAE_FOLDER = "vae"
 """Folder of run.root with scores of VAEs."""
+SUITE_FILE = "suite.json"
+"""In a sweep's folder: the suite that it was started with. No run lies in a folder that has one."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,13 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     """Create or continue the run's folder, whose lease is held, and record the config in it.
 
     Raises:
-        UserError: the folder belongs to a run with another config or dataset.
+        UserError: the folder belongs to a sweep, or to a run with another config or dataset.
     """
     directory = config.directory
+    if storage.is_file(storage.join(directory, SUITE_FILE)):
+        raise UserError(
+            f"{directory} is the folder of a sweep. Give the run another --run.name. Nothing was changed."
+        )
     inputs = _refuse_other_config(config, dataset_fingerprint)
     write_inputs(directory, inputs)
     write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))
@@ -127,25 +130,6 @@ def _place(path: str, is_checkpoint: bool) -> dict[str, str]:
         return {"root": above, "name": last}
     root, _, name = above.removesuffix("/checkpoints").rpartition("/")
     return {"root": root, "name": name} if above.endswith("/checkpoints") else {"root": RunConfig.root}
-
-
-def read_config(directory: str) -> ExperimentConfig:
-    """The config that lies in a run's folder, or in a checkpoint's.
-
-    Raises:
-        UserError: it is no config, or one of another version of the code.
-    """
-    path = storage.join(directory, CONFIG_FILE)
-    try:
-        plain = yaml.safe_load(storage.read_bytes(path))
-        if not isinstance(plain, dict):
-            raise TypeError("it holds no settings.")
-        return from_dict(plain)
-    except (ArgumentError, TypeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path} is no config of this version of the code: {' '.join(str(error).split())} Use the "
-            "version that wrote it."
-        ) from error
 
 
 def read_metrics(directory: str) -> dict[str, Any]:

@@ -58,9 +58,7 @@ class Measurement:
     @property
     def name(self) -> str:
         """The whole name, such as ``fid50k_inception_ema`` or ``class_agreement_1k_ema``."""
-        count = "" if self.count is None else count_name(self.count)
-        stem = f"{self.metric}{count}" if self.extractor else "_".join(filter(None, (self.metric, count)))
-        return "_".join(part for part in (stem, self.extractor, self.images) if part)
+        return score_name(self.metric, self.count, self.extractor, self.images)
 
     @property
     def name_without_count(self) -> str:
@@ -71,6 +69,13 @@ class Measurement:
     def is_of_samples(self) -> bool:
         """Whether it was measured on samples, rather than on real images or noise."""
         return "samples" in self.protocol
+
+
+def score_name(metric: str, count: int | None, extractor: str | None, images: str) -> str:
+    """The name of a :class:`Measurement` by the fields that make it."""
+    shown = "" if count is None else count_name(count)
+    stem = f"{metric}{shown}" if extractor else "_".join(filter(None, (metric, shown)))
+    return "_".join(part for part in (stem, extractor, images) if part)
 
 
 def distance_name(extractor: ExtractorKind) -> str:

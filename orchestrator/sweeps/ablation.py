@@ -7,26 +7,33 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import yaml
 from ray import tune
 from ray.tune.execution import class_cache
 from rich.console import Console
 
 from orchestrator import cluster, storage
 from orchestrator.config.plain import flatten
+from orchestrator.config.saved import CONFIG_FILE, read_config
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_or_prepare_dataset
 from orchestrator.errors import UserError
-from orchestrator.run.folder import CONFIG_FILE, METRICS_FILE, write_text
+from orchestrator.run.folder import METRICS_FILE, SUITE_FILE, write_text
 from orchestrator.scoring.prerequisites import require_all
 from orchestrator.signals import run_in_thread
 from orchestrator.stalls import answer
 from orchestrator.storage.lease import holding
 from orchestrator.sweeps.live_table import LiveTable
-from orchestrator.sweeps.pruning import PRUNED_FILE, Pruned, scheduler, unprune, why_pruned
+from orchestrator.sweeps.pruning import (
+    PRUNED_FILE,
+    Pruned,
+    refuse_unlike_scores,
+    scheduler,
+    unprune,
+    why_pruned,
+)
 from orchestrator.sweeps.results import Finalist, ResultsSoFar, TrialResult, results_of
-from orchestrator.sweeps.suites import SUITE_FILE, TRIALS_FOLDER, Cell, Suite
+from orchestrator.sweeps.suites import TRIALS_FOLDER, Cell, Suite
 from orchestrator.sweeps.table import write_results, write_table
 from orchestrator.sweeps.trial import Trials, final_distance, run_trial
 from orchestrator.sweeps.watch import TrialWatch
@@ -88,6 +95,7 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
 def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
     config, trials = sweep.config, sweep.trials
     _refuse_a_run(config)
+    refuse_unlike_scores(list(trials.values()), sweep.prune)
     _refuse_other_suite(sweep)
     _refuse_other_lengths(trials)
     if not sweep.prune:
@@ -152,15 +160,14 @@ def _refuse_other_lengths(trials: dict[str, ExperimentConfig]) -> None:
     A run may be made longer. In a sweep, the trials that are finished would stay as they are.
     """
     for name, config in trials.items():
-        path = storage.join(config.directory, CONFIG_FILE)
-        if not storage.is_file(path):
+        if not storage.is_file(storage.join(config.directory, CONFIG_FILE)):
             continue
-        before = yaml.safe_load(storage.read_bytes(path))["train"]
+        before, now = read_config(config.directory).train, config.train
         for key in ("images", "score_images", "score_every_images"):
-            if before.get(key) != getattr(config.train, key):
+            if getattr(before, key) != getattr(now, key):
                 raise UserError(
-                    f"The sweep's trial {name} was begun with train.{key} {before.get(key)}, and it is "
-                    f"{getattr(config.train, key)} now. Give another length its own sweep with --run.name, "
+                    f"The sweep's trial {name} was begun with train.{key} {getattr(before, key)}, and it is "
+                    f"{getattr(now, key)} now. Give another length its own sweep with --run.name, "
                     "or use the same to continue this one. Nothing was changed."
                 )
 

@@ -21,18 +21,12 @@ def scheduler(configs: list[ExperimentConfig], prune: bool) -> Any:
     """Tune's scheduler for trials of ``configs``.
 
     Raises:
-        UserError: they are to be pruned, and are scored at other points, or by other numbers of samples.
+        UserError: as :func:`refuse_unlike_scores` does.
     """
-    cadences = {(config.train.score_every_images, config.train.score_images) for config in configs}
-    (every, _), longest = next(iter(cadences)), max(config.train.images for config in configs)
-    if not prune or not any(0 < every < longest for every, _ in cadences):
+    refuse_unlike_scores(configs, prune)
+    if not _is_compared(configs, prune):
         return FIFOScheduler()
-    if len(cadences) > 1:
-        raise UserError(
-            "The suite's trials differ in train.score_every_images or train.score_images, and pruning "
-            "compares scores of as many samples after as many images. Give them the same, or set --prune "
-            "false."
-        )
+    every, longest = configs[0].train.score_every_images, max(config.train.images for config in configs)
     return AsyncHyperBandScheduler(
         # Not Tune's own iterations, which do not begin anew when a trial is started again.
         time_attr="images_seen",
@@ -43,6 +37,27 @@ def scheduler(configs: list[ExperimentConfig], prune: bool) -> Any:
         # More than any trial reports. So a trial that is not pruned ends by itself, with its numbers written.
         max_t=longest + 1,
     )
+
+
+def refuse_unlike_scores(configs: list[ExperimentConfig], prune: bool) -> None:
+    """Refuse to compare trials by scores that do not compare.
+
+    Raises:
+        UserError: they are to be pruned, and are scored at other points, or by other numbers of samples.
+    """
+    cadences = {(config.train.score_every_images, config.train.score_images) for config in configs}
+    if len(cadences) > 1 and _is_compared(configs, prune):
+        raise UserError(
+            "The suite's trials differ in train.score_every_images or train.score_images, and pruning "
+            "compares scores of as many samples after as many images. Give them the same, or set --prune "
+            "false. Nothing was changed."
+        )
+
+
+def _is_compared(configs: list[ExperimentConfig], prune: bool) -> bool:
+    """Whether a trial is scored before the longest one ends, and is stopped if others are better."""
+    longest = max((config.train.images for config in configs), default=0)
+    return prune and any(0 < config.train.score_every_images < longest for config in configs)
 
 
 class Pruned(tune.Callback):

@@ -22,8 +22,6 @@ from orchestrator.config.yaml_files import read_yaml
 from orchestrator.errors import UserError
 
 SUITES = PRESETS / "suites"
-SUITE_FILE = "suite.json"
-"""In a sweep's folder: the suite that it was started with."""
 TABLE_FILE = "table.csv"
 """In a sweep's folder: what it found."""
 TRIALS_FOLDER = "trials"

@@ -12,7 +12,7 @@ from orchestrator.artifacts import csv_of, millions
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.run.folder import write_text
 from orchestrator.run.terminal import print_logs
-from orchestrator.scoring.protocol import count_name, distance_name
+from orchestrator.scoring.protocol import count_name, distance_name, score_name
 from orchestrator.sweeps.plots import write_plots
 from orchestrator.sweeps.results import TrialResult
 from orchestrator.sweeps.suites import TABLE_FILE, Axis, Suite
@@ -164,11 +164,12 @@ def _score_columns(suite: Suite, config: ExperimentConfig) -> list[str]:
 
 def _own_scores(suite: Suite, config: ExperimentConfig, result: TrialResult) -> dict[str, float | None]:
     """The distance at a trial's last score, and the suite's metrics where it is finished."""
-    count, first = count_name(config.train.score_images), config.evaluation.extractors[0]
+    count, first = config.train.score_images, config.evaluation.extractors[0]
     distance, *columns = _score_columns(suite, config)
     scores: dict[str, float | None] = {distance: result.distance}
     for metric, column in zip(suite.metrics, columns, strict=True):
-        names = (f"{metric}{count}_{first}_ema", f"{metric}_{count}_ema")
+        # A trial's checkpoints are scored by their EMA weights.
+        names = [score_name(metric, count, extractor, "ema") for extractor in (first, None)]
         scores[column] = next((result.metrics[name] for name in names if name in result.metrics), None)
     return scores
 

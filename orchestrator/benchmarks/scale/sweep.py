@@ -23,13 +23,14 @@ from orchestrator.benchmarks.scale.growth import Row, Rows
 from orchestrator.benchmarks.scale.measuring import seconds_of, small_ray
 from orchestrator.config.command_line import parse
 from orchestrator.config.plain import to_yaml
+from orchestrator.config.saved import CONFIG_FILE
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.report.page import render
 from orchestrator.report.reading import read_sweep
-from orchestrator.run.folder import CONFIG_FILE, METRICS_FILE
+from orchestrator.run.folder import METRICS_FILE, SUITE_FILE
 from orchestrator.sweeps.ablation import Sweep, run_trials
 from orchestrator.sweeps.results import ResultsSoFar
-from orchestrator.sweeps.suites import SUITE_FILE, Axis, Option, Suite, cells_of
+from orchestrator.sweeps.suites import Axis, Option, Suite, cells_of
 from orchestrator.sweeps.table import write_table
 from orchestrator.sweeps.trial import Trials
 from orchestrator.tracking.journal import JOURNAL_FILE, Journal, RunFiles

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkpoints.selection import MARKER
+from orchestrator.checkpoints.selection import MARKER, Checkpoint
 from orchestrator.config.command_line import parse
 from orchestrator.config.plain import to_yaml
+from orchestrator.config.saved import CONFIG_FILE
 from orchestrator.errors import UserError
-from orchestrator.run.folder import CONFIG_FILE, METRICS_FILE, open_run, parse_beside, read_metrics
+from orchestrator.run.folder import METRICS_FILE, open_run, parse_beside, read_metrics
 from orchestrator.tracking.journal import Journal
 from tests.configs import tiny
 
@@ -54,6 +55,8 @@ def test_a_config_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
         (Path(run) / CONFIG_FILE).write_text(wrong)
         with pytest.raises(UserError, match=r"config\.yaml is no config of this version"):
             directory(run)
+        with pytest.raises(UserError, match=r"config\.yaml is no config of this version"):
+            _ = Checkpoint(run, 100).config
 
 
 def test_metrics_that_are_cut_short_are_said_to_be_damaged(tmp_path: Path) -> None:

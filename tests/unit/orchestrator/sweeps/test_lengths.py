@@ -8,9 +8,10 @@ import pytest
 
 from orchestrator.config.command_line import parse_with
 from orchestrator.config.plain import to_yaml
+from orchestrator.config.saved import CONFIG_FILE
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.run.folder import CONFIG_FILE, write_text
+from orchestrator.run.folder import SUITE_FILE, open_run, write_text
 from orchestrator.sweeps.ablation import _refuse_a_run, _refuse_other_lengths
 from orchestrator.sweeps.command import AblateOptions, _named_after_its_suite, suite_base
 from tests.configs import tiny
@@ -37,6 +38,14 @@ def test_a_run_s_folder_is_no_sweep_s(tmp_path: Path) -> None:
     write_text(config.directory, CONFIG_FILE, to_yaml(config))
     with pytest.raises(UserError, match="is the folder of a run"):
         _refuse_a_run(config)
+
+
+def test_a_sweep_s_folder_is_no_run_s(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "data")
+    write_text(config.directory, SUITE_FILE, "{}")
+    with pytest.raises(UserError, match="is the folder of a sweep"):
+        open_run(config, "fingerprint")
+    assert [file.name for file in Path(config.directory).iterdir()] == [SUITE_FILE]
 
 
 @pytest.mark.parametrize(

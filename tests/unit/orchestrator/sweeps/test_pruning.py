@@ -11,7 +11,14 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.folder import METRICS_FILE, write_text
-from orchestrator.sweeps.pruning import Pruned, pruned_at, scheduler, unprune, why_pruned
+from orchestrator.sweeps.pruning import (
+    Pruned,
+    pruned_at,
+    refuse_unlike_scores,
+    scheduler,
+    unprune,
+    why_pruned,
+)
 from tests.configs import tiny
 
 
@@ -104,8 +111,9 @@ def test_longer_trials_are_not_pruned_where_shorter_ones_end(tmp_path: Path) -> 
 def test_scores_that_cannot_be_compared_are_refused_where_trials_are_pruned(tmp_path: Path) -> None:
     one, other = configs(tmp_path, "one", "other").values()
     other = dataclasses.replace(other, train=dataclasses.replace(other.train, score_images=24))
-    with pytest.raises(UserError, match="--prune false"):
-        scheduler([one, other], prune=True)
+    for refuses in (scheduler, refuse_unlike_scores):
+        with pytest.raises(UserError, match="--prune false"):
+            refuses([one, other], prune=True)
     assert isinstance(scheduler([one, other], prune=False), FIFOScheduler)
 
 
