@@ -130,8 +130,6 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float, mak
     began = time.perf_counter()
     checkpoint = _train(work)
     seconds["train"] = time.perf_counter() - began
-    if making is not None:
-        beside_training.wait_for(making, work.console, config.cluster.stall_seconds)
     # torch, seconds of import, is loaded when it is needed.
     from orchestrator.checkpoints.loading import export
     from orchestrator.run.gallery import write_gallery
@@ -142,6 +140,8 @@ def _train_and_score(work: _Work, seconds: dict[str, float], started: float, mak
 
     exported = storage.join(work.run.directory, "export")
     export(checkpoint, exported)
+    if making is not None:
+        beside_training.wait_for(making, work.console, config.cluster.stall_seconds)
     tested = checkpoint_under_test(checkpoint, config)
     scores = evaluate(Evaluation(config, tested, dataset, work.console))
     grid = scores.samples.pictures["final_samples"]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from rich.console import Console
 
@@ -22,6 +21,7 @@ from orchestrator.scoring.classifier import (
     read_classifier,
     shrink,
     train_classifier,
+    written,
 )
 from orchestrator.scoring.features import FEATURES_FOLDER, SMALL
 from orchestrator.scoring.held_out import held_out_mask
@@ -95,11 +95,9 @@ def _train(pieces: Iterator[Columns], dataset: LatentDataset, file: str) -> None
         seen, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
         logger.info("Training a classifier on %d images.", len(seen))
         network = train_classifier(pixels, classes, seen, len(dataset.info.class_names), seed=0)
-        facts = {
-            "right": class_agreement(network, pixels, classes, held_out),
-            "held_out": len(held_out),
-            "trained_on": len(seen),
-            "channels": pixels.shape[1],
-        }
-    tensors = network.state_dict() | {k: torch.tensor(v) for k, v in facts.items()}
-    storage.write_bytes(file, safetensors.torch.save(tensors))
+        right = class_agreement(network, pixels, classes, held_out)
+        trained_on, channels = len(seen), pixels.shape[1]
+        content = written(
+            network, right=right, held_out=len(held_out), trained_on=trained_on, channels=channels
+        )
+    storage.write_bytes(file, content)

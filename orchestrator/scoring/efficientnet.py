@@ -29,7 +29,8 @@ def embedded_network(weights: Path) -> Any:
     names = [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     # The two implementations name their layers differently and list them in the same order.
     network.load_state_dict(dict(zip(names, given, strict=True)), strict=False)
-    return network.eval()
+    # CPUs compute it in two thirds of the time. Features differ by rounding alone.
+    return network.eval().to(memory_format=torch.channels_last)
 
 
 class EfficientNetLite0Features(nn.Module):
