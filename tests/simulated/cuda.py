@@ -129,7 +129,7 @@ def _refuse_mixed(kind: Any, args: Any, on_gpu: list[Any], on_host: list[Any]) -
 def _goes_to_gpu(kind: Any, device: Any, args: Any, has_gpu: bool) -> bool:
     if kind is aten.copy_:
         return isinstance(args[0], OnGPU)
-    return has_gpu if device is None else torch.device(device).type == "cuda"
+    return has_gpu if device is None else torch.device(device).type == GPU.type
 
 
 def _place() -> str:

@@ -12,22 +12,24 @@ from tests.configs import tiny
 from tests.simulated.cuda import SimulatedGPU, pretend
 
 STEPS = 6
+OF_DIFFUSION = ("released", "dpm_solver_multistep", "unipc", "heun", "ddim", "ddpm")
+OF_A_FLOW = ("dpm_solver_multistep", "unipc", "euler", "heun", "flow_match_euler", "flow_match_heun")
 
 
 def main(root: Path) -> None:
     """Print a line of JSON for every sampler and guidance."""
     pretend()
-    for kind in ("released", "dpm_solver_multistep", "unipc", "heun", "ddim", "ddpm"):
+    processes = {"diffusion": OF_DIFFUSION, "flow": OF_A_FLOW}
+    for process, kind in [(process, kind) for process, kinds in processes.items() for kind in kinds]:
         for guidance in ("none", "constant"):
-            config = tiny(
-                root, "data", model={"input_size": 8},
-                sampling={"sampler": {"kind": kind, "steps": STEPS}, "use_gpu": False,
-                          "guidance": {"kind": guidance, "scale": 3.0}},
-            )  # fmt: skip
-            on_gpu = tiny(
-                root, "data", model={"input_size": 8},
-                sampling={"sampler": {"kind": kind, "steps": STEPS}, "use_gpu": True,
-                          "guidance": {"kind": guidance, "scale": 3.0}},
+            config, on_gpu = (
+                tiny(
+                    root, "data", model={"input_size": 8},
+                    diffusion={"process": "flow", "prediction": "velocity"} if process == "flow" else {},
+                    sampling={"sampler": {"kind": kind, "steps": STEPS}, "use_gpu": use_gpu,
+                              "guidance": {"kind": guidance, "scale": 3.0}},
+                )
+                for use_gpu in (False, True)
             )  # fmt: skip
             torch.manual_seed(0)
             model = DiMR(config.model).eval()
@@ -40,7 +42,17 @@ def main(root: Path) -> None:
                 gpu.events.clear()
                 images, _ = sampler.sample(list(range(4)))
             apart = int((images.int() - expected.int()).abs().max())
-            print(json.dumps({"kind": kind, "guidance": guidance, "apart": apart, "events": gpu.events}))
+            print(
+                json.dumps(
+                    {
+                        "process": process,
+                        "kind": kind,
+                        "guidance": guidance,
+                        "apart": apart,
+                        "events": gpu.events,
+                    }
+                )
+            )
 
 
 if __name__ == "__main__":
