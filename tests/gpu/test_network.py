@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -74,9 +75,14 @@ def test_float32_gives_the_cpu_s_gradients(config: DiMRConfig) -> None:
     assert apart(found[1], expected[1]) < 1e-5
 
 
-@pytest.mark.parametrize("conditioning", ["td_rmsnorm", "td_layernorm", "adaln_zero"])
-def test_bf16_is_as_close_as_bf16_can_be(conditioning: str) -> None:
-    model = network(dataclasses.replace(CONFIG, time_conditioning=conditioning))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "changes",
+    [{"time_conditioning": kind} for kind in ("td_rmsnorm", "td_layernorm", "adaln_zero")]
+    + [{"qk_norm": True}],
+    ids=lambda changes: "-".join(map(str, changes.values())),
+)
+def test_bf16_is_as_close_as_bf16_can_be(changes: dict[str, Any]) -> None:
+    model = network(dataclasses.replace(CONFIG, **changes))
     expected = gradients(model, "fp32", torch.device("cpu"))
     found = gradients(model.to(DEVICE), "bf16", DEVICE)
     assert 1e-4 < apart(found[0], expected[0]) < 2e-2

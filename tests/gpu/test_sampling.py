@@ -17,16 +17,26 @@ from tests.gpu import ON_GPU, marks
 
 pytestmark = marks
 MODEL = {"input_size": 8, "channels": 1, "depths": [3, 1], "widths": [32, 16]}
-KINDS = ("released", "dpm_solver_multistep", "unipc", "heun", "ddim", "ddpm")
+KINDS = [
+    *(("diffusion", kind) for kind in ("released", "dpm_solver_multistep", "unipc", "heun", "ddim", "ddpm")),
+    *(
+        ("flow", kind)
+        for kind in ("dpm_solver_multistep", "unipc", "euler", "heun", "flow_match_euler", "flow_match_heun")
+    ),
+]
 
 
-def config_of(root: Path, use_gpu: bool = ON_GPU, **sampling: Any) -> ExperimentConfig:
+def config_of(
+    root: Path, use_gpu: bool = ON_GPU, process: str = "diffusion", **sampling: Any
+) -> ExperimentConfig:
     sampler = {"kind": sampling.pop("kind", "released"), "steps": 6}
     # From the other schedule's first noise, thousands of times the data, Heun's rule magnifies rounding.
-    schedule = {"schedule": "scaled_linear"} if sampler["kind"] == "heun" else {}
+    diffusion = {"schedule": "scaled_linear"} if sampler["kind"] == "heun" else {}
+    if process == "flow":
+        diffusion = {"process": "flow", "prediction": "velocity"}
     guidance = {"kind": "constant", "scale": 3.0}
     return tiny(
-        root, "data", model=MODEL, diffusion=schedule,
+        root, "data", model=MODEL, diffusion=diffusion,
         sampling={"sampler": sampler, "guidance": guidance, "use_gpu": use_gpu, **sampling},
     )  # fmt: skip
 
@@ -40,9 +50,9 @@ def network(config: ExperimentConfig) -> DiMR:
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_sampler_gives_the_cpu_s_images(kind: str, tmp_path: Path) -> None:
-    here, there = config_of(tmp_path, use_gpu=False, kind=kind), config_of(tmp_path, kind=kind)
+@pytest.mark.parametrize(("process", "kind"), KINDS)
+def test_every_sampler_gives_the_cpu_s_images(process: str, kind: str, tmp_path: Path) -> None:
+    here, there = (config_of(tmp_path, use_gpu, process=process, kind=kind) for use_gpu in (False, ON_GPU))
     expected, labels = ImageSampler(here, network(here), None).sample(list(range(8)))
     found, found_labels = ImageSampler(there, network(there), None).sample(list(range(8)))
     assert torch.equal(labels, found_labels)
@@ -87,8 +97,11 @@ def test_the_vae_decodes_as_on_the_cpu(tmp_path: Path) -> None:
 def test_actors_on_a_gpu_write_what_this_process_samples(tmp_path: Path) -> None:
     config = config_of(tmp_path, actors=1)
     model, ranges = network(config), ranges_of(12, 4)
-    work = Work(config, Samples(model, None), tuple(ranges), str(tmp_path / "work"), keep_below=2.0)
+    work = Work(
+        config, Samples(model, None), tuple(ranges), str(tmp_path / "work"), keep_below=2.0,
+        extractors=config.evaluation.extractors,
+    )  # fmt: skip
     assert sorted(piece.start for piece in run_on_actors(work, list(ranges))) == [0, 4, 8]
     assert not work.missing()
-    features = np.concatenate([part["features"] for part in work.parts.read(list(ranges))])
+    features = np.concatenate([part["efficientnet_lite0.features"] for part in work.parts.read(list(ranges))])
     assert features.shape == (12, 320) and np.isfinite(features).all()
