@@ -1,4 +1,4 @@
-"""The tests for GPUs hold on a CPU, where they can run there: so they are right on the day that there is one."""
+"""The tests for GPUs hold on a CPU, where they can run there, so that they are right when there is a GPU."""
 
 import os
 import subprocess
