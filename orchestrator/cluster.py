@@ -119,16 +119,20 @@ def works_in_background(config: ExperimentConfig) -> bool:
 
 
 def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:
-    """How many experiments as large as the largest of ``configs`` fit side by side; at least 1."""
-    cpus, gpus = _resources()
-    counts = []
+    """How many experiments as large as the largest of ``configs`` fit side by side; at least 1.
+
+    A cluster that can grow does so before, until all of them fit or it grows no more.
+    """
+    shares = []
     for config in configs:
         needed_cpus, needed_gpus = _needed(config, config.world_sizes[0])
-        pools = _pools(config)
         if works_in_background(config) and config.sampling.use_gpu and config.train.use_gpu:
             needed_gpus += 1
-        counts.append(cpus // max(needed_cpus, pools["CPU"]))
-        counts.append(gpus // max(needed_gpus, pools["GPU"]) if max(needed_gpus, pools["GPU"]) else cpus)
+        pools = _pools(config)
+        shares.append((max(needed_cpus, pools["CPU"]), max(needed_gpus, pools["GPU"])))
+    _grow(next(iter(configs)), sum(share[0] for share in shares), sum(share[1] for share in shares))
+    cpus, gpus = _resources()
+    counts = [min(cpus // of_cpus, gpus // of_gpus if of_gpus else cpus) for of_cpus, of_gpus in shares]
     return max(1, int(min(counts)))
 
 
@@ -143,10 +147,10 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    sampling, (least_cpus, least_gpus) = config.sampling, _needed(config, config.world_sizes[0])
+    sampling, (most_cpus, most_gpus) = config.sampling, _needed(config, config.world_sizes[-1])
     # Also for the evaluation: what it will need there may be room for the background until then.
     pools = _pools(config)
-    _grow(config, max(trials * least_cpus, pools["CPU"]), max(trials * least_gpus, pools["GPU"]))
+    _grow(config, max(trials * most_cpus, pools["CPU"]), max(trials * most_gpus, pools["GPU"]))
     cpus, gpus = (whole / trials for whole in _resources())
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)

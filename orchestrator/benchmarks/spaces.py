@@ -18,7 +18,7 @@ from orchestrator.config.evaluation import EvaluationConfig, ExtractorKind, Samp
 from orchestrator.config.schema import ExperimentConfig, RunConfig
 from orchestrator.config.training import TrainConfig
 from orchestrator.sampling.parts import ranges_of
-from orchestrator.scoring.classifier import SmallClassifier, written
+from orchestrator.scoring.classifier import SmallClassifier, classifier_content
 from orchestrator.scoring.pipeline import Samples, Work, run_here
 from orchestrator.scoring.real_images import RealImages, open_images
 
@@ -60,7 +60,7 @@ def measure_spaces(images: int, repeats: int, console: Console) -> dict[str, dic
 
 
 def _config(folder: str) -> ExperimentConfig:
-    classifier = written(SmallClassifier(3, 10), right=1, held_out=1, trained_on=1, channels=3)
+    classifier = classifier_content(SmallClassifier(3, 10), right=1, held_out=1, trained_on=1, channels=3)
     Path(folder, "classifier.safetensors").write_bytes(classifier)
     network = DiMRConfig(
         input_size=RESOLUTION, channels=3, num_classes=10, depths=(2, 2), widths=(64, 32), num_heads=4

@@ -90,8 +90,13 @@ def parse_with(
     if callable(base):
         # The options are known before the config that they choose. To read them, the types of any complete
         # config will do; whether its values fit together is seen below, with the right one.
-        printed = [argument for argument in arguments if not argument.startswith("--print_config")]
-        base = base(build(options, _parsed(options, description, merged(["quickstart"]), printed)))
+        asked = [a for a in arguments if not a.startswith("--print_config") and a not in HELP]
+        try:
+            base = base(build(options, _parsed(options, description, merged(["quickstart"]), asked)))
+        except UserError:
+            if not is_help:
+                raise
+            base = {}  # Nothing says yet which run or suite it will be.
     if isinstance(base, str):
         base = {} if names_config(arguments) else merged([base])
     parsed = _parsed(options, description, base or {}, arguments)
@@ -152,15 +157,17 @@ def _helpful_parser(
     description: str, options: type[Any], base: Plain, arguments: list[str]
 ) -> ArgumentParser:
     """The parser whose help says what each setting is, and what it is set to where nothing is said."""
-    # It reads the sources of all dataclasses, a second, which no other command line needs.
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _parser(description, options)
+    try:
+        parser = _parser(description, options)
+    finally:
+        # Other command lines would take twice as long.
+        set_parsing_settings(docstring_parse_attribute_docstrings=False)
     chosen = copy.deepcopy(base)
-    for name in _configs(arguments):
+    for name in filter(None, _configs(arguments)):
         _overlay(chosen, merged([name]))
-    known = {
-        name: value for name, value in flat(chosen).items() if f"--{name}" in parser._option_string_actions
-    }
+    leaves = _leaves(_valid_keys(ExperimentConfig))
+    known = {name: value for name, value in flat(chosen).items() if name in leaves}
     parser.set_defaults(known)
     for name in known:
         parser._option_string_actions[f"--{name}"].required = False
@@ -242,7 +249,7 @@ def _configs(arguments: list[str]) -> list[str]:
 
 
 def _suggestion(key: str, valid: list[str]) -> str:
-    leaves = [name for name in valid if not any(other.startswith(f"{name}.") for other in valid)]
+    leaves = _leaves(valid)
     nearest = difflib.get_close_matches(key, leaves, n=1, cutoff=0.75)
     if nearest:
         return f"Did you mean {nearest[0]!r}?"
@@ -253,6 +260,11 @@ def _suggestion(key: str, valid: list[str]) -> str:
         if inside
         else f"Sections: {', '.join(sorted({n.split('.')[0] for n in valid}))}."
     )
+
+
+def _leaves(keys: list[str]) -> list[str]:
+    """Those that are settings, not sections."""
+    return [name for name in keys if not any(other.startswith(f"{name}.") for other in keys)]
 
 
 def _valid_keys(kind: type, prefix: str = "") -> list[str]:

@@ -18,7 +18,7 @@ from orchestrator.data.opening import open_held_out, open_or_prepare_dataset
 from orchestrator.logs import terminal
 from orchestrator.run import beside_training
 from orchestrator.run.background import Background
-from orchestrator.run.folder import Run, open_run
+from orchestrator.run.folder import Run, open_run, refuse_a_sweep
 from orchestrator.run.provenance import provenance
 from orchestrator.run.terminal import (
     ImageProgress,
@@ -59,6 +59,7 @@ def run_experiment(
     started = time.perf_counter()
     config = with_absolute_paths(config)
     warn_of_temporary_folder(config, console)
+    refuse_a_sweep(config.directory)
     dataset = open_or_prepare_dataset(config, console)
     require_all(config)
     require_classes(config, dataset)

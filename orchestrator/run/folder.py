@@ -43,17 +43,25 @@ class Run:
     """Whether the process that ran it last ended without saying so."""
 
 
-def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
-    """Create or continue the run's folder, whose lease is held, and record the config in it.
+def refuse_a_sweep(directory: str) -> None:
+    """Refuse a sweep's own folder: the run's journal would be the sweep's.
 
     Raises:
-        UserError: the folder belongs to a sweep, or to a run with another config or dataset.
+        UserError: a sweep was started there.
     """
-    directory = config.directory
     if storage.is_file(storage.join(directory, SUITE_FILE)):
         raise UserError(
             f"{directory} is the folder of a sweep. Give the run another --run.name. Nothing was changed."
         )
+
+
+def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
+    """Create or continue the run's folder, whose lease is held, and record the config in it.
+
+    Raises:
+        UserError: the folder belongs to a run with another config or dataset.
+    """
+    directory = config.directory
     inputs = _refuse_other_config(config, dataset_fingerprint)
     write_inputs(directory, inputs)
     write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))

@@ -96,7 +96,9 @@ class TrainedClassifier:
         }
 
 
-def written(network: SmallClassifier, *, right: int, held_out: int, trained_on: int, channels: int) -> bytes:
+def classifier_content(
+    network: SmallClassifier, *, right: int, held_out: int, trained_on: int, channels: int
+) -> bytes:
     """The content of a classifier's file.
 
     Args:
@@ -108,7 +110,7 @@ def written(network: SmallClassifier, *, right: int, held_out: int, trained_on: 
 
 
 def read_classifier(file: str) -> TrainedClassifier:
-    """The classifier in a file with the content of :func:`written`.
+    """The classifier in a file with the content of :func:`classifier_content`.
 
     Raises:
         UserError: it holds something else.

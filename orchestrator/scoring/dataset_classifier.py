@@ -18,10 +18,10 @@ from orchestrator.scoring.cache import cache_path, get_or_make
 from orchestrator.scoring.classifier import (
     TrainedClassifier,
     class_agreement,
+    classifier_content,
     read_classifier,
     shrink,
     train_classifier,
-    written,
 )
 from orchestrator.scoring.features import FEATURES_FOLDER, SMALL
 from orchestrator.scoring.held_out import held_out_mask
@@ -97,7 +97,7 @@ def _train(pieces: Iterator[Columns], dataset: LatentDataset, file: str) -> None
         network = train_classifier(pixels, classes, seen, len(dataset.info.class_names), seed=0)
         right = class_agreement(network, pixels, classes, held_out)
         trained_on, channels = len(seen), pixels.shape[1]
-        content = written(
+        content = classifier_content(
             network, right=right, held_out=len(held_out), trained_on=trained_on, channels=channels
         )
     storage.write_bytes(file, content)

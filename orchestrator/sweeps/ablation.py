@@ -12,8 +12,8 @@ from ray.tune.execution import class_cache
 from rich.console import Console
 
 from orchestrator import cluster, storage
-from orchestrator.config.plain import flatten
-from orchestrator.config.saved import CONFIG_FILE, read_config
+from orchestrator.config.plain import flat, flatten
+from orchestrator.config.saved import CONFIG_FILE, read_plain
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_or_prepare_dataset
@@ -162,13 +162,14 @@ def _refuse_other_lengths(trials: dict[str, ExperimentConfig]) -> None:
     for name, config in trials.items():
         if not storage.is_file(storage.join(config.directory, CONFIG_FILE)):
             continue
-        before, now = read_config(config.directory).train, config.train
+        before = flat(read_plain(config.directory))
         for key in ("images", "score_images", "score_every_images"):
-            if getattr(before, key) != getattr(now, key):
+            then, now = before.get(f"train.{key}"), getattr(config.train, key)
+            if then != now:
                 raise UserError(
-                    f"The sweep's trial {name} was begun with train.{key} {getattr(before, key)}, and it is "
-                    f"{getattr(now, key)} now. Give another length its own sweep with --run.name, "
-                    "or use the same to continue this one. Nothing was changed."
+                    f"The sweep's trial {name} was begun with train.{key} {then}, and it is {now} now. Give "
+                    "another length its own sweep with --run.name, or use the same to continue this one. "
+                    "Nothing was changed."
                 )
 
 

@@ -19,6 +19,7 @@ from orchestrator.memory import memory_advice
 from orchestrator.stalls import Life, call_in_time
 from orchestrator.training.hooks import DivergenceError, PreemptedError
 from orchestrator.training.placement import free_places
+from orchestrator.training.process_group import backend_of
 from orchestrator.training.shards import DeterministicOrder, TrainJob, find_start
 
 MAX_ROLLBACKS = 2
@@ -103,10 +104,13 @@ def _fit_with_restarts(
 def _fit(
     job: TrainJob, data_cpus: float, workers: int, life: Life | None
 ) -> DivergenceError | PreemptedError | None:
+    on_gpu = job.config.train.use_gpu
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"job": job, "data_cpus": data_cpus},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=job.config.train.use_gpu),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=on_gpu),
+        # By itself Ray makes a group of NCCL alone, which cannot send what is on the CPU.
+        torch_config=ray.train.torch.TorchConfig(backend=backend_of(on_gpu)),
         run_config=ray.train.RunConfig(
             # Ray Train's own state is not used to resume, so every call is a Ray Train run of its own.
             name=f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{job.attempt}",

@@ -79,7 +79,8 @@ def run_process(job: TrainJob) -> TrainState:
         torch.cuda.set_device(device)
     is_launched = "WORLD_SIZE" in os.environ and not dist.is_initialized()
     if is_launched:
-        dist.init_process_group(backend_of(device), device_id=device if device.type == "cuda" else None)
+        on_gpu = device.type == "cuda"
+        dist.init_process_group(backend_of(on_gpu), device_id=device if on_gpu else None)
     try:
         start = _same_everywhere(job)
         rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dimr_model import DiMR
+from dimr_model.objective import DIFFUSION_SAMPLERS, FLOW_SAMPLERS
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.sampling.parts import ranges_of
 from orchestrator.sampling.sampler import ImageSampler
@@ -18,11 +19,8 @@ from tests.gpu import ON_GPU, marks
 pytestmark = marks
 MODEL = {"input_size": 8, "channels": 1, "depths": [3, 1], "widths": [32, 16]}
 KINDS = [
-    *(("diffusion", kind) for kind in ("released", "dpm_solver_multistep", "unipc", "heun", "ddim", "ddpm")),
-    *(
-        ("flow", kind)
-        for kind in ("dpm_solver_multistep", "unipc", "euler", "heun", "flow_match_euler", "flow_match_heun")
-    ),
+    *(("diffusion", kind) for kind in DIFFUSION_SAMPLERS),
+    *(("flow", kind) for kind in FLOW_SAMPLERS),
 ]
 
 

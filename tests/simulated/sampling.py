@@ -7,19 +7,18 @@ from pathlib import Path
 import torch
 
 from dimr_model import DiMR
+from dimr_model.objective import DIFFUSION_SAMPLERS, FLOW_SAMPLERS
 from orchestrator.sampling.sampler import ImageSampler
 from tests.configs import tiny
 from tests.simulated.cuda import SimulatedGPU, pretend
 
 STEPS = 6
-OF_DIFFUSION = ("released", "dpm_solver_multistep", "unipc", "heun", "ddim", "ddpm")
-OF_A_FLOW = ("dpm_solver_multistep", "unipc", "euler", "heun", "flow_match_euler", "flow_match_heun")
 
 
 def main(root: Path) -> None:
     """Print a line of JSON for every sampler and guidance."""
     pretend()
-    processes = {"diffusion": OF_DIFFUSION, "flow": OF_A_FLOW}
+    processes = {"diffusion": DIFFUSION_SAMPLERS, "flow": FLOW_SAMPLERS}
     for process, kind in [(process, kind) for process, kinds in processes.items() for kind in kinds]:
         for guidance in ("none", "constant"):
             config, on_gpu = (

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dimr_model.objective import DIFFUSION_SAMPLERS, FLOW_SAMPLERS
 from tests.commands import ROOT
-from tests.simulated.sampling import OF_A_FLOW, OF_DIFFUSION, STEPS
+from tests.simulated.sampling import STEPS
 
 pytestmark = pytest.mark.long
 ONCE = {
@@ -26,7 +27,7 @@ def test_every_sampler_gives_the_cpu_s_images_and_waits_for_no_step(tmp_path: Pa
     done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == 2 * len(OF_DIFFUSION + OF_A_FLOW)
+    assert len(found) == 2 * len(DIFFUSION_SAMPLERS + FLOW_SAMPLERS)
     for one in found:
         assert one["apart"] == 0, one
         once = ONCE | (TABLE if one["process"] == "diffusion" else {})

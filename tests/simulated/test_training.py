@@ -16,7 +16,7 @@ EACH_STEP = {
     "the host reads _local_scalar_dense (optimizer.py:clip_gradients)": STEPS,  # The gradient's norm.
 }
 ONCE = {"to the GPU, waiting (diffusion.py:_alphas_cumprod_on)": 1}
-"""A table, which the process keeps for each device."""
+"""A table, which the diffusion process keeps for each device."""
 
 
 def test_every_recipe_trains_what_the_cpu_does_and_waits_once_a_step(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """How a cluster is divided, told from what its nodes would say."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,33 @@ def test_training_on_cpus_fits_beside_the_only_gpu(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(cluster, "_resources", lambda leaving=(): (64.0, 1.0))
     config = on_gpus(tmp_path, use_gpu=False)
     assert cluster.workers_that_fit(config) == cluster.workers_that_fit(config, gpus_beside=1) == 8
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """The CPUs and GPUs that are asked of a cluster's autoscaler, which has 20 and 6 to give."""
+    found: list[tuple[float, float]] = []
+    monkeypatch.setattr(cluster, "_resources", lambda leaving=(): (20.0, 6.0) if found else (0.0, 0.0))
+    monkeypatch.setattr(cluster, "grow_to", lambda cpus, gpus, *rest: found.append((cpus, gpus)))
+    return found
+
+
+def resting(root: Path, **train: Any) -> ExperimentConfig:
+    config = on_gpus(root, **train)
+    return dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, address="host:6379"))
+
+
+def test_a_run_that_takes_any_number_of_workers_asks_for_all(
+    tmp_path: Path, asked: list[tuple[float, float]]
+) -> None:
+    shares = cluster.divide(resting(tmp_path))
+    assert asked == [(10, 8)]  # Eight workers, previews and reading.
+    assert shares == cluster.Shares(data_cpus=15.0, has_room_for_background=True)  # Four fit.
+
+
+def test_a_sweep_asks_for_all_its_trials_and_runs_as_many_as_fit(
+    tmp_path: Path, asked: list[tuple[float, float]]
+) -> None:
+    trial = resting(tmp_path, workers=1, min_workers=None)
+    assert cluster.trials_that_fit([trial] * 9) == 3
+    assert asked == [(27, 18)]  # A worker, scores and reading each; the worker and the scores have a GPU.

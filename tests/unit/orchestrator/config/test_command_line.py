@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -167,5 +168,22 @@ def test_help_says_what_settings_are_and_what_they_are_set_to(
     assert "Weights, data order, training noise and samples all derive from it." in said
     assert "(type: str, default: imagenet64_m3r)" in said and "(required" not in said
     assert "(type: str, default: fashion)" in help_of(capsys, "--config", "fashion")
-    (tmp_path / "mine.yaml").write_text("run: {name: mine}\nof_tomorrow: 1\n")
+    (tmp_path / "mine.yaml").write_text("run: {name: mine}\ntrain:\nof_tomorrow: 1\n")
     assert "(type: str, default: mine)" in help_of(capsys, f"--config={tmp_path / 'mine.yaml'}")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_help_asks_for_the_base_that_the_options_choose(
+    is_known: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def base(chosen: Chosen) -> dict[str, Any]:
+        if not is_known:
+            raise UserError("There is no such run.")
+        return merged([chosen.preset])
+
+    with pytest.raises(SystemExit) as ended:
+        parse_with(Chosen, "Test.", base, ["--preset", "fashion", "--help"])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("(type: str, default: datasets/fashion)" in said) == is_known
+    assert ("(required, type: str)" in said) != is_known

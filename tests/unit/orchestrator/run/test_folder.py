@@ -20,6 +20,9 @@ class Options:
     checkpoint: str = ""
 
 
+IMPOSSIBLE = to_yaml(parse("Test.", "quickstart", [])).replace("class_dropout: 0.", "class_dropout: 2.")
+
+
 def downloaded(folder: Path) -> str:
     """A folder with the config of a run that was trained somewhere else."""
     folder.mkdir(parents=True)
@@ -51,7 +54,7 @@ def test_a_config_changes_settings_of_a_run_and_not_its_place(tmp_path: Path) ->
 
 def test_a_config_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
     run = downloaded(tmp_path / "mine")
-    for wrong in ("of_tomorrow: 1", "run: {", "[]"):
+    for wrong in ("of_tomorrow: 1", "run: {", "[]", IMPOSSIBLE):
         (Path(run) / CONFIG_FILE).write_text(wrong)
         with pytest.raises(UserError, match=r"config\.yaml is no config of this version"):
             directory(run)

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from orchestrator.config.command_line import parse_with
 from orchestrator.config.plain import to_yaml
 from orchestrator.config.saved import CONFIG_FILE
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
-from orchestrator.run.folder import SUITE_FILE, open_run, write_text
-from orchestrator.sweeps.ablation import _refuse_a_run, _refuse_other_lengths
+from orchestrator.run.experiment import run_experiment
+from orchestrator.run.folder import SUITE_FILE, write_text
+from orchestrator.sweeps.ablation import Sweep, _refuse_a_run, _refuse_other_lengths, run_sweep
 from orchestrator.sweeps.command import AblateOptions, _named_after_its_suite, suite_base
+from orchestrator.sweeps.suites import Axis, Option, Suite, cells_of
 from tests.configs import tiny
 
 
@@ -43,9 +46,21 @@ def test_a_run_s_folder_is_no_sweep_s(tmp_path: Path) -> None:
 def test_a_sweep_s_folder_is_no_run_s(tmp_path: Path) -> None:
     config = tiny(tmp_path, "data")
     write_text(config.directory, SUITE_FILE, "{}")
+    # There is no dataset either, and the folder is refused before one is asked for.
     with pytest.raises(UserError, match="is the folder of a sweep"):
-        open_run(config, "fingerprint")
+        run_experiment(config)
     assert [file.name for file in Path(config.directory).iterdir()] == [SUITE_FILE]
+
+
+def test_scores_that_cannot_be_compared_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "data", train={"score_every_images": 32, "score_images": 8})
+    options = [Option(name=str(images), changes={"train.score_images": images}) for images in (8, 9)]
+    suite = Suite(title="unlike", scales={"nano": ()}, axes=(Axis(name="samples", options=tuple(options)),))
+    cells = cells_of(suite, "nano", config)
+    sweep = Sweep(config=config, suite=suite, cells=cells, prune=True, finalists=0, seeds=1)
+    with pytest.raises(UserError, match="--prune false"):
+        run_sweep(sweep, Console(quiet=True))
+    assert not (Path(config.directory) / SUITE_FILE).exists()
 
 
 @pytest.mark.parametrize(
