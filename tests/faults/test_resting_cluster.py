@@ -131,6 +131,13 @@ def test_gpus_come_when_they_are_asked_for(address: str, tmp_path: Path) -> None
     assert shares == {"data_cpus": 3.0, "has_room_for_background": False}
 
 
+def test_a_run_that_takes_any_number_of_workers_gets_all_that_there_can_be(
+    address: str, tmp_path: Path
+) -> None:
+    shares = ask(on_gpus(tmp_path, address, 8, min_workers=1), tmp_path)
+    assert shares == {"data_cpus": 3.0, "has_room_for_background": False}  # Four workers, on both nodes.
+
+
 def test_a_run_starts_from_no_nodes(address: str, tmp_path: Path) -> None:
     dataset = write_numbered(tmp_path / "data", 50, 8)
     config = tiny(

@@ -1,5 +1,6 @@
 """Images sampled on a GPU: the CPU's, whichever images are sampled beside them, with and without a VAE."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from dimr_model.objective import DIFFUSION_SAMPLERS, FLOW_SAMPLERS
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.sampling.parts import ranges_of
 from orchestrator.sampling.sampler import ImageSampler
+from orchestrator.scoring.classifier import SmallClassifier, classifier_content
 from orchestrator.scoring.pipeline import Samples, Work, run_on_actors
 from tests.configs import tiny
 from tests.gpu import ON_GPU, marks
 
 pytestmark = marks
 MODEL = {"input_size": 8, "channels": 1, "depths": [3, 1], "widths": [32, 16]}
+DIMENSIONS = {"efficientnet_lite0": 320, "dataset_classifier": 128}
 KINDS = [
     *(("diffusion", kind) for kind in DIFFUSION_SAMPLERS),
     *(("flow", kind) for kind in FLOW_SAMPLERS),
@@ -93,7 +96,13 @@ def test_the_vae_decodes_as_on_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_with_gpus")
 def test_actors_on_a_gpu_write_what_this_process_samples(tmp_path: Path) -> None:
-    config = config_of(tmp_path, actors=1)
+    config, classifier = config_of(tmp_path, actors=1), tmp_path / "classifier.safetensors"
+    content = classifier_content(SmallClassifier(1, 3), right=1, held_out=1, trained_on=1, channels=1)
+    classifier.write_bytes(content)
+    evaluation = dataclasses.replace(
+        config.evaluation, extractors=tuple(DIMENSIONS), dataset_classifier_weights=str(classifier)
+    )
+    config = dataclasses.replace(config, evaluation=evaluation)
     model, ranges = network(config), ranges_of(12, 4)
     work = Work(
         config, Samples(model, None), tuple(ranges), str(tmp_path / "work"), keep_below=2.0,
@@ -101,5 +110,7 @@ def test_actors_on_a_gpu_write_what_this_process_samples(tmp_path: Path) -> None
     )  # fmt: skip
     assert sorted(piece.start for piece in run_on_actors(work, list(ranges))) == [0, 4, 8]
     assert not work.missing()
-    features = np.concatenate([part["efficientnet_lite0.features"] for part in work.parts.read(list(ranges))])
-    assert features.shape == (12, 320) and np.isfinite(features).all()
+    parts = list(work.parts.read(list(ranges)))
+    for kind, dimensions in DIMENSIONS.items():
+        features = np.concatenate([part[f"{kind}.features"] for part in parts])
+        assert features.shape == (12, dimensions) and np.isfinite(features).all()

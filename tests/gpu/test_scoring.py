@@ -60,21 +60,25 @@ def test_inception_s_features_are_the_cpu_s(tmp_path: Path) -> None:
         assert error < 1e-4, name
 
 
+def random_weights(network: Architecture, file: Path) -> Path:
+    """Write random weights of a vision transformer, whose positions are those of its training."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(tensor.shape, generator=generator) / tensor.shape[-1] ** 0.5
+        for name, tensor in network.network().state_dict().items()
+    }
+    patches = (network.trained_size // network.patch_size) ** 2
+    tensors["pos_embed"] = torch.randn(1, patches + 1, network.width, generator=generator)
+    torch.save(tensors, file)
+    return file
+
+
 @pytest.mark.parametrize("published", [DINOV2, CLIP], ids=["dinov2", "clip"])
 def test_a_vision_transformer_s_features_are_the_cpu_s(published: Architecture, tmp_path: Path) -> None:
     small = dataclasses.replace(published, width=64, depth=3, heads=4)
-    generator = torch.Generator().manual_seed(0)
-    network = small.network()
-    tensors = {
-        name: torch.randn(tensor.shape, generator=generator) / tensor.shape[-1] ** 0.5
-        for name, tensor in network.state_dict().items()
-    }
-    patches = (small.trained_size // small.patch_size) ** 2
-    tensors["pos_embed"] = torch.randn(1, patches + 1, small.width, generator=generator)
-    torch.save(tensors, tmp_path / "weights.pth")
-    images = pictures(20, 64, 0)
+    weights, images = random_weights(small, tmp_path / "weights.pth"), pictures(20, 64, 0)
     expected, found = (
-        VisionTransformerExtractor(tmp_path / "weights.pth", device, small)(images)["features"]
+        VisionTransformerExtractor(weights, device, small)(images)["features"]
         for device in (CPU, compute_device(ON_GPU))
     )
     assert expected.std() > 0

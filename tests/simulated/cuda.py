@@ -80,6 +80,7 @@ def pretend() -> None:
     torch.cuda.is_bf16_supported = lambda *how: True  # type: ignore[assignment]
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.__future__.set_swap_module_params_on_conversion(True)
+    torch.backends.cudnn.enabled = False  # Its operators are not the CPU's.
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any], events: Counter[str]) -> Any:
