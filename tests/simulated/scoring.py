@@ -1,4 +1,4 @@
-"""Features and decoded images on a simulated GPU and on the CPU: prints how far apart they are, and the waits."""
+"""Features and images on a simulated GPU and on the CPU: prints how far apart they are, and the waits."""
 
 import dataclasses
 import json
