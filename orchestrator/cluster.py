@@ -147,10 +147,12 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    sampling, (most_cpus, most_gpus) = config.sampling, _needed(config, config.world_sizes[-1])
-    # Also for the evaluation: what it will need there may be room for the background until then.
-    pools = _pools(config)
-    _grow(config, max(trials * most_cpus, pools["CPU"]), max(trials * most_gpus, pools["GPU"]))
+    sampling, pools = config.sampling, _pools(config)
+    for workers in dict.fromkeys((config.world_sizes[-1], config.world_sizes[0])):
+        cpus_needed, gpus_needed = _needed(config, workers)
+        # Also for the evaluation: what it will need there may be room for the background until then.
+        if _grow(config, max(trials * cpus_needed, pools["CPU"]), max(trials * gpus_needed, pools["GPU"])):
+            break
     cpus, gpus = (whole / trials for whole in _resources())
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)
@@ -198,10 +200,14 @@ def _require_pools(config: ExperimentConfig) -> None:
         )
 
 
-def _grow(config: ExperimentConfig, cpus: float, gpus: float) -> None:
-    """Have a cluster grow that can, until it has so many CPUs and GPUs. One of this job's own cannot."""
-    if cluster_address(config):
-        grow_to(cpus, gpus, _resources, Patience(config.cluster.stall_seconds).longest)
+def _grow(config: ExperimentConfig, cpus: float, gpus: float) -> bool:
+    """Have a cluster grow that can, until it has so many CPUs and GPUs; returns whether it has.
+
+    One of this job's own cannot grow.
+    """
+    if not cluster_address(config):
+        return False
+    return grow_to(cpus, gpus, _resources, Patience(config.cluster.stall_seconds).longest)
 
 
 def _pools(config: ExperimentConfig) -> dict[str, int]:

@@ -40,7 +40,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     """The CPUs and GPUs that are asked of a cluster's autoscaler, which has 20 and 6 to give."""
     found: list[tuple[float, float]] = []
     monkeypatch.setattr(cluster, "_resources", lambda leaving=(): (20.0, 6.0) if found else (0.0, 0.0))
-    monkeypatch.setattr(cluster, "grow_to", lambda cpus, gpus, *rest: found.append((cpus, gpus)))
+
+    def grow_to(cpus: float, gpus: float, *rest: Any) -> bool:
+        found.append((cpus, gpus))
+        return cpus <= 20 and gpus <= 6
+
+    monkeypatch.setattr(cluster, "grow_to", grow_to)
     return found
 
 
@@ -53,7 +58,8 @@ def test_a_run_that_takes_any_number_of_workers_asks_for_all(
     tmp_path: Path, asked: list[tuple[float, float]]
 ) -> None:
     shares = cluster.divide(resting(tmp_path))
-    assert asked == [(10, 8)]  # Eight workers, previews and reading.
+    # Eight workers, scores and reading; and where these cannot be had, one worker.
+    assert asked == [(10, 8), (3, 1)]
     assert shares == cluster.Shares(data_cpus=15.0, has_room_for_background=True)  # Four fit.
 
 
