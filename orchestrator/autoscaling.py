@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,34 +19,29 @@ def grow_to(
 ) -> bool:
     """Have the cluster grow until it has so many CPUs and GPUs in all; returns whether it has.
 
-    Where the autoscaler tells the most that there can be, no more than that is asked for: of a wish that can
-    never be met it would meet no part. Where it does not tell, or there is none, it is known after half a
-    minute that nothing grows.
+    Where it has no autoscaler, or one that cannot grow any further, that is known after half a minute.
 
     Args:
         there: tells the CPUs and GPUs that there are.
         longest_seconds: how long to wait for nodes that were begun to be started.
     """
-    before, most = there(), _most()
-    wish = [min(one, max(has, can)) for one, has, can in zip((cpus, gpus), before, most, strict=True)]
-    is_whole = wish == [cpus, gpus]
-    if _has(before, *wish):
-        return is_whole
+    if _has(before := there(), cpus, gpus):
+        return True
     logger.warning(
         "Waiting: the cluster has %g CPUs and %g GPUs, and its autoscaler was asked for %g and %g.",
-        *before, *wish,
+        *before, cpus, gpus,
     )  # fmt: skip
-    _request(*map(int, wish))
+    _request(int(cpus), int(gpus))
     try:
         began = grew = time.monotonic()
-        while not _has(found := there(), *wish):
+        while not _has(found := there(), cpus, gpus):
             now = time.monotonic()
             if found != before or _is_starting_nodes():
                 before, grew = found, now
             if now - grew > GROWTH_SECONDS or now - began > longest_seconds:
                 return False
             time.sleep(LOOK_SECONDS)
-        return is_whole
+        return True
     finally:
         # It would hold the nodes for ever. What is started now holds them by itself.
         _request(0, 0)
@@ -57,14 +51,14 @@ def _has(there: tuple[float, float], cpus: float, gpus: float) -> bool:
     return there[0] >= cpus and there[1] >= gpus
 
 
-def _most() -> tuple[float, float]:
-    """The CPUs and GPUs that the cluster can have at most, by its config; infinity where that is not told."""
-    from ray._private.state import state
+def takes_whole_wishes() -> bool:
+    """Whether Ray's second autoscaler is there: of a wish that it cannot meet, it meets no part."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
 
-    with suppress(Exception):  # Ray's own report, of the second autoscaler alone.
-        if most := state.get_max_resources_from_cluster_config():
-            return float(most.get("CPU", 0)), float(most.get("GPU", 0))
-    return math.inf, math.inf
+    with suppress(Exception):  # It has never reported.
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        return int(status.stats.autoscaler_version or 0) > 0
+    return False
 
 
 def _request(cpus: int, gpus: int) -> None:

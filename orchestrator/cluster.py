@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import ray
 from ray.job_config import JobConfig
 
 from orchestrator import logs
-from orchestrator.autoscaling import grow_to
+from orchestrator.autoscaling import grow_to, takes_whole_wishes
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.embedded_ray import MIN_CPUS, start_embedded
 from orchestrator.errors import UserError
@@ -130,10 +130,11 @@ def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:
             needed_gpus += 1
         pools = _pools(config)
         shares.append((max(needed_cpus, pools["CPU"]), max(needed_gpus, pools["GPU"])))
-    _grow(next(iter(configs)), sum(share[0] for share in shares), sum(share[1] for share in shares))
+    largest_cpus, largest_gpus = (max(of_kind) for of_kind in zip(*shares, strict=True))
+    counts = [len(shares) >> halvings for halvings in range(len(shares).bit_length())]
+    _grow(next(iter(configs)), [(n * largest_cpus, n * largest_gpus) for n in counts])
     cpus, gpus = _resources()
-    counts = [min(cpus // of_cpus, gpus // of_gpus if of_gpus else cpus) for of_cpus, of_gpus in shares]
-    return max(1, int(min(counts)))
+    return max(1, int(min(cpus // largest_cpus, gpus // largest_gpus if largest_gpus else cpus)))
 
 
 def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
@@ -148,11 +149,12 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
         UserError: they do not fit; the message says what is needed and what there is.
     """
     sampling, pools = config.sampling, _pools(config)
-    for workers in dict.fromkeys((config.world_sizes[-1], config.world_sizes[0])):
-        cpus_needed, gpus_needed = _needed(config, workers)
-        # Also for the evaluation: what it will need there may be room for the background until then.
-        if _grow(config, max(trials * cpus_needed, pools["CPU"]), max(trials * gpus_needed, pools["GPU"])):
-            break
+    needs = [_needed(config, workers) for workers in reversed(config.world_sizes)]
+    # Also for the evaluation: what it will need there may be room for the background until then.
+    _grow(
+        config,
+        [(max(trials * cpus, pools["CPU"]), max(trials * gpus, pools["GPU"])) for cpus, gpus in needs],
+    )
     cpus, gpus = (whole / trials for whole in _resources())
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)
@@ -184,7 +186,7 @@ def check_evaluation(config: ExperimentConfig) -> None:
         UserError: they do not fit; the message says what is needed and what there is.
     """
     needed = _pools(config)
-    _grow(config, needed["CPU"], needed["GPU"])
+    _grow(config, [(needed["CPU"], needed["GPU"])])
     _require_pools(config)
 
 
@@ -200,14 +202,18 @@ def _require_pools(config: ExperimentConfig) -> None:
         )
 
 
-def _grow(config: ExperimentConfig, cpus: float, gpus: float) -> bool:
-    """Have a cluster grow that can, until it has so many CPUs and GPUs; returns whether it has.
+def _grow(config: ExperimentConfig, wishes: Sequence[tuple[float, float]]) -> None:
+    """Have a cluster that can grow do so, to the first of ``wishes`` (CPUs, GPUs) that it can reach.
 
-    One of this job's own cannot grow.
+    The largest comes first. One of this job's own cannot grow.
     """
     if not cluster_address(config):
-        return False
-    return grow_to(cpus, gpus, _resources, Patience(config.cluster.stall_seconds).longest)
+        return
+    for cpus, gpus in wishes:
+        if grow_to(cpus, gpus, _resources, Patience(config.cluster.stall_seconds).longest):
+            return
+        if not takes_whole_wishes():
+            return  # What could be had of the wish is there.
 
 
 def _pools(config: ExperimentConfig) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """What a resting cluster lacks is asked for and waited for while it grows, and not a moment longer."""
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,13 +36,12 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def make(most: int, seconds: float, told: tuple[float, float] | None = None) -> Cluster:
+    def make(most: int, seconds: float) -> Cluster:
         made = Cluster(most, seconds)
         clock = SimpleNamespace(monotonic=lambda: made.now, sleep=made.sleep)
         monkeypatch.setattr(autoscaling, "time", clock)
         monkeypatch.setattr(autoscaling, "_request", made.request)
         monkeypatch.setattr(autoscaling, "_is_starting_nodes", made.is_starting)
-        monkeypatch.setattr(autoscaling, "_most", lambda: told or (math.inf, math.inf))
         return made
 
     return make
@@ -61,13 +59,6 @@ def test_a_cluster_that_grows_no_further_is_given_up_soon(cluster: Any) -> None:
     assert not grow_to(8, 8, made.there, longest_seconds=1800)
     assert made.requests == [(8, 8), (0, 0)]
     assert made.now < 100 + GROWTH_SECONDS + 5
-
-
-def test_no_more_is_asked_for_than_there_can_be(cluster: Any) -> None:
-    made = cluster(most=1, seconds=100.0, told=(6.0, 4.0))
-    assert not grow_to(8, 8, made.there, longest_seconds=1800)
-    assert made.requests == [(6, 4), (0, 0)]
-    assert made.now < 105  # It is there, and nothing more can come.
 
 
 def test_a_cluster_without_an_autoscaler_takes_half_a_minute(cluster: Any) -> None:

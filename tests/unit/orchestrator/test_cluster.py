@@ -37,15 +37,16 @@ def test_training_on_cpus_fits_beside_the_only_gpu(tmp_path: Path, monkeypatch: 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
-    """The CPUs and GPUs that are asked of a cluster's autoscaler, which has 20 and 6 to give."""
+    """The CPUs and GPUs that are asked of a second autoscaler, which can give 20 and 6."""
     found: list[tuple[float, float]] = []
-    monkeypatch.setattr(cluster, "_resources", lambda leaving=(): (20.0, 6.0) if found else (0.0, 0.0))
 
     def grow_to(cpus: float, gpus: float, *rest: Any) -> bool:
         found.append((cpus, gpus))
         return cpus <= 20 and gpus <= 6
 
+    monkeypatch.setattr(cluster, "_resources", lambda leaving=(): (20.0, 6.0) if found else (0.0, 0.0))
     monkeypatch.setattr(cluster, "grow_to", grow_to)
+    monkeypatch.setattr(cluster, "takes_whole_wishes", lambda: True)
     return found
 
 
@@ -54,13 +55,21 @@ def resting(root: Path, **train: Any) -> ExperimentConfig:
     return dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, address="host:6379"))
 
 
-def test_a_run_that_takes_any_number_of_workers_asks_for_all(
+def test_a_run_that_takes_any_number_of_workers_asks_for_the_most_that_there_can_be(
     tmp_path: Path, asked: list[tuple[float, float]]
 ) -> None:
     shares = cluster.divide(resting(tmp_path))
-    # Eight workers, scores and reading; and where these cannot be had, one worker.
-    assert asked == [(10, 8), (3, 1)]
-    assert shares == cluster.Shares(data_cpus=15.0, has_room_for_background=True)  # Four fit.
+    # Workers, scores and reading: for eight workers, then for four.
+    assert asked == [(10, 8), (6, 4)]
+    assert shares == cluster.Shares(data_cpus=15.0, has_room_for_background=True)
+
+
+def test_a_first_autoscaler_is_asked_once(
+    tmp_path: Path, asked: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "takes_whole_wishes", lambda: False)
+    cluster.divide(resting(tmp_path))
+    assert asked == [(10, 8)]
 
 
 def test_a_sweep_asks_for_all_its_trials_and_runs_as_many_as_fit(
@@ -68,4 +77,5 @@ def test_a_sweep_asks_for_all_its_trials_and_runs_as_many_as_fit(
 ) -> None:
     trial = resting(tmp_path, workers=1, min_workers=None)
     assert cluster.trials_that_fit([trial] * 9) == 3
-    assert asked == [(27, 18)]  # A worker, scores and reading each; the worker and the scores have a GPU.
+    # A worker, scores and reading each; the worker and the scores have a GPU. For 9 trials, then for 4 and 2.
+    assert asked == [(27, 18), (12, 8), (6, 4)]
