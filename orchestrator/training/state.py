@@ -57,10 +57,14 @@ def fresh_state(
     Its weights depend on ``run.seed`` alone, or are those of ``train.init_from``.
 
     Args:
-        resumes: whether a checkpoint will be loaded into it. Then ``train.init_from`` need not be there any
-            more.
+        resumes: whether a checkpoint will be loaded into it. Then its weights are not set, and
+            ``train.init_from`` need not be there any more.
     """
-    if config.train.init_from is not None and not resumes:
+    if resumes:
+        with torch.device("meta"):
+            model = DiMR(config.model)
+        model.to_empty(device=device)
+    elif config.train.init_from is not None:
         model = load_weights(config.train.init_from, config.model)
     else:
         with torch.random.fork_rng(devices=[]):
