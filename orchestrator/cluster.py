@@ -125,16 +125,28 @@ def trials_that_fit(configs: Collection[ExperimentConfig]) -> int:
     """
     shares = []
     for config in configs:
-        needed_cpus, needed_gpus = _needed(config, config.world_sizes[0])
+        # All workers of each: one that would begin with fewer takes what belongs to the others.
+        needed_cpus, needed_gpus = _needed(config, config.world_sizes[-1])
         if works_in_background(config) and config.sampling.use_gpu and config.train.use_gpu:
             needed_gpus += 1
         pools = _pools(config)
         shares.append((max(needed_cpus, pools["CPU"]), max(needed_gpus, pools["GPU"])))
     largest_cpus, largest_gpus = (max(of_kind) for of_kind in zip(*shares, strict=True))
     counts = [len(shares) >> halvings for halvings in range(len(shares).bit_length())]
-    _grow(next(iter(configs)), [(n * largest_cpus, n * largest_gpus) for n in counts])
+    one = next(iter(configs))
+    _grow(one, [(n * largest_cpus, n * largest_gpus) for n in counts], one.cluster.stall_seconds)
     cpus, gpus = _resources()
     return max(1, int(min(cpus // largest_cpus, gpus // largest_gpus if largest_gpus else cpus)))
+
+
+def grow_for_all_workers(config: ExperimentConfig) -> None:
+    """Have a cluster that can grow do so for ``train.workers``, where fewer would do as well.
+
+    They are waited for only as long as nodes come, and for ``cluster.stall_seconds`` at most.
+    """
+    if len(config.world_sizes) > 1:
+        wishes = [_needed(config, workers) for workers in reversed(config.world_sizes)]
+        _grow(config, wishes, config.cluster.stall_seconds)
 
 
 def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
@@ -148,13 +160,10 @@ def divide(config: ExperimentConfig, trials: int = 1) -> Shares:
     Raises:
         UserError: they do not fit; the message says what is needed and what there is.
     """
-    sampling, pools = config.sampling, _pools(config)
-    needs = [_needed(config, workers) for workers in reversed(config.world_sizes)]
+    sampling, (least_cpus, least_gpus) = config.sampling, _needed(config, config.world_sizes[0])
     # Also for the evaluation: what it will need there may be room for the background until then.
-    _grow(
-        config,
-        [(max(trials * cpus, pools["CPU"]), max(trials * gpus, pools["GPU"])) for cpus, gpus in needs],
-    )
+    pools = _pools(config)
+    _grow(config, [(max(trials * least_cpus, pools["CPU"]), max(trials * least_gpus, pools["GPU"]))])
     cpus, gpus = (whole / trials for whole in _resources())
     workers = workers_that_fit(config) or config.world_sizes[0]
     cpus_needed, gpus_needed = _needed(config, workers)
@@ -202,15 +211,21 @@ def _require_pools(config: ExperimentConfig) -> None:
         )
 
 
-def _grow(config: ExperimentConfig, wishes: Sequence[tuple[float, float]]) -> None:
+def _grow(
+    config: ExperimentConfig, wishes: Sequence[tuple[float, float]], longest_seconds: float | None = None
+) -> None:
     """Have a cluster that can grow do so, to the first of ``wishes`` (CPUs, GPUs) that it can reach.
 
     The largest comes first. One of this job's own cannot grow.
+
+    Args:
+        longest_seconds: how long to wait for nodes that are being started; by default as for any process that
+            may hang.
     """
     if not cluster_address(config):
         return
     for cpus, gpus in wishes:
-        if grow_to(cpus, gpus, _resources, Patience(config.cluster.stall_seconds).longest):
+        if grow_to(cpus, gpus, _resources, longest_seconds or Patience(config.cluster.stall_seconds).longest):
             return
         if not takes_whole_wishes():
             return  # What could be had of the wish is there.

@@ -78,6 +78,8 @@ def run_experiment(
         warn_of_silent_server(uri, console)
         seconds = {"prepare": time.perf_counter() - started}
         with cluster.connect(config) as stopper:
+            if parent is None and not run.is_finished:
+                cluster.grow_for_all_workers(config)
             shares = cluster.divide(config, trials)
             tracker = start_tracker(
                 config.directory, config.run.name, config.tracking.experiment, uri, parent

@@ -59,9 +59,10 @@ def open_run(config: ExperimentConfig, dataset_fingerprint: str) -> Run:
     """Create or continue the run's folder, whose lease is held, and record the config in it.
 
     Raises:
-        UserError: the folder belongs to a run with another config or dataset.
+        UserError: the folder belongs to a sweep, or to a run with another config or dataset.
     """
     directory = config.directory
+    refuse_a_sweep(directory)
     inputs = _refuse_other_config(config, dataset_fingerprint)
     write_inputs(directory, inputs)
     write_text(directory, DATASET_FILE, json.dumps({"fingerprint": dataset_fingerprint}))

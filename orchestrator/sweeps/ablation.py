@@ -1,7 +1,6 @@
 """A sweep: every possible cell of a suite as a trial through Ray Tune, then the best ones scored in full."""
 
 import dataclasses
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -12,17 +11,17 @@ from ray.tune.execution import class_cache
 from rich.console import Console
 
 from orchestrator import cluster, storage
-from orchestrator.config.plain import flat, flatten
-from orchestrator.config.saved import CONFIG_FILE, read_plain
+from orchestrator.config.plain import flatten
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.data.format import LatentDataset
 from orchestrator.data.opening import open_or_prepare_dataset
 from orchestrator.errors import UserError
-from orchestrator.run.folder import METRICS_FILE, SUITE_FILE, write_text
+from orchestrator.run.folder import METRICS_FILE
 from orchestrator.scoring.prerequisites import require_all
 from orchestrator.signals import run_in_thread
 from orchestrator.stalls import answer
 from orchestrator.storage.lease import holding
+from orchestrator.sweeps.continuing import is_over, refuse_a_run, refuse_other_lengths, refuse_other_suite
 from orchestrator.sweeps.live_table import LiveTable
 from orchestrator.sweeps.pruning import (
     PRUNED_FILE,
@@ -94,10 +93,10 @@ def run_sweep(sweep: Sweep, console: Console) -> list[TrialResult]:
 
 def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
     config, trials = sweep.config, sweep.trials
-    _refuse_a_run(config)
+    refuse_a_run(config)
     refuse_unlike_scores(list(trials.values()), sweep.prune)
-    _refuse_other_suite(sweep)
-    _refuse_other_lengths(trials)
+    refuse_other_suite(config.directory, sweep.suite)
+    refuse_other_lengths(trials)
     if not sweep.prune:
         unprune(trials.values())
     dataset = open_or_prepare_dataset(config, console)
@@ -114,7 +113,9 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
         with ending(tracker, uri, console):
             console.print("Preparing the real images' statistics and, where it is asked for, the classifier.")
             _prepare_reference(config, dataset, console)
-            failures = run_trials(sweep, trials, cluster.trials_that_fit(trials.values()), console)
+            unfinished = [trial for trial in trials.values() if not is_over(trial.directory)]
+            side_by_side = cluster.trials_that_fit(unfinished or list(trials.values())[:1])
+            failures = run_trials(sweep, trials, side_by_side, console)
             # The user can look at this table while the finalists are sampled.
             write_table(sweep.suite, config, results_of(sweep.cells, trials, failures, {}))
             finalists = _score_finalists(sweep, trials, console)
@@ -128,49 +129,6 @@ def _run_held(sweep: Sweep, console: Console) -> list[TrialResult]:
             "in the table; mend the cause and run the same command again, which continues the failed ones."
         )
     return results
-
-
-def _refuse_a_run(config: ExperimentConfig) -> None:
-    """Refuse a run's own folder: the sweep's journal would be the run's."""
-    if storage.is_file(storage.join(config.directory, CONFIG_FILE)):
-        raise UserError(
-            f"{config.directory} is the folder of a run. Give the sweep another --run.name. Nothing was "
-            "changed."
-        )
-
-
-def _refuse_other_suite(sweep: Sweep) -> None:
-    """Refuse a folder that belongs to another suite.
-
-    Each trial's own run decides what else may change when a sweep goes on.
-    """
-    path = storage.join(sweep.config.directory, SUITE_FILE)
-    now = json.dumps(dataclasses.asdict(sweep.suite), indent=1)
-    if storage.is_file(path) and storage.read_bytes(path).decode() != now:
-        raise UserError(
-            f"The sweep {sweep.config.directory} was started with another suite, kept in its {SUITE_FILE}. "
-            "Give this one its own --run.name. Nothing was changed."
-        )
-    write_text(sweep.config.directory, SUITE_FILE, now)
-
-
-def _refuse_other_lengths(trials: dict[str, ExperimentConfig]) -> None:
-    """Refuse to mix trials, or scores, of different lengths in one table.
-
-    A run may be made longer. In a sweep, the trials that are finished would stay as they are.
-    """
-    for name, config in trials.items():
-        if not storage.is_file(storage.join(config.directory, CONFIG_FILE)):
-            continue
-        before = flat(read_plain(config.directory))
-        for key in ("images", "score_images", "score_every_images"):
-            then, now = before.get(f"train.{key}"), getattr(config.train, key)
-            if then != now:
-                raise UserError(
-                    f"The sweep's trial {name} was begun with train.{key} {then}, and it is {now} now. Give "
-                    "another length its own sweep with --run.name, or use the same to continue this one. "
-                    "Nothing was changed."
-                )
 
 
 def _prepare_reference(config: ExperimentConfig, dataset: LatentDataset, console: Console) -> None:

@@ -39,12 +39,14 @@ AUTOSCALER = {
 DIVIDE = """
 import dataclasses, json, sys
 import orchestrator, ray, yaml
-from orchestrator.cluster import divide
+from orchestrator.cluster import divide, grow_for_all_workers
 from orchestrator.config.plain import from_dict
 from orchestrator.errors import UserError
 path, trials = sys.argv[1:]
 config = from_dict(yaml.safe_load(open(path)))
 ray.init(config.cluster.address, logging_level="warning", log_to_driver=False)
+if trials == "1":
+    grow_for_all_workers(config)  # As a run does.
 try:
     print(json.dumps(dataclasses.asdict(divide(config, int(trials)))))
 except UserError as error:

@@ -43,7 +43,9 @@ def extractors(root: Path) -> dict[str, Make]:
 
 def _features(kind: Any, weights: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
     extractor = kind(weights, device)
-    return lambda images: torch.as_tensor(extractor(images)["features"])
+    return lambda images: torch.cat(
+        [torch.as_tensor(found).double().flatten() for found in extractor(images).values()]
+    )
 
 
 def decoder(root: Path) -> Make:

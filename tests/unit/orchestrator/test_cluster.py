@@ -58,9 +58,15 @@ def resting(root: Path, **train: Any) -> ExperimentConfig:
 def test_a_run_that_takes_any_number_of_workers_asks_for_the_most_that_there_can_be(
     tmp_path: Path, asked: list[tuple[float, float]]
 ) -> None:
-    shares = cluster.divide(resting(tmp_path))
+    cluster.grow_for_all_workers(resting(tmp_path))
     # Workers, scores and reading: for eight workers, then for four.
     assert asked == [(10, 8), (6, 4)]
+    asked.clear()
+    cluster.grow_for_all_workers(resting(tmp_path, min_workers=None))
+    assert asked == []
+    # To be divided it needs only the least.
+    shares = cluster.divide(resting(tmp_path))
+    assert asked == [(3, 1)]
     assert shares == cluster.Shares(data_cpus=15.0, has_room_for_background=True)
 
 
@@ -68,7 +74,7 @@ def test_a_first_autoscaler_is_asked_once(
     tmp_path: Path, asked: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "takes_whole_wishes", lambda: False)
-    cluster.divide(resting(tmp_path))
+    cluster.grow_for_all_workers(resting(tmp_path))
     assert asked == [(10, 8)]
 
 
@@ -79,3 +85,14 @@ def test_a_sweep_asks_for_all_its_trials_and_runs_as_many_as_fit(
     assert cluster.trials_that_fit([trial] * 9) == 3
     # A worker, scores and reading each; the worker and the scores have a GPU. For 9 trials, then for 4 and 2.
     assert asked == [(27, 18), (12, 8), (6, 4)]
+
+
+def test_trials_that_would_take_fewer_workers_get_all_of_them_or_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = on_gpus(tmp_path, workers=4)
+    for gpus, expected in ((20, 4), (10, 2), (3, 1)):
+        monkeypatch.setattr(cluster, "_resources", lambda leaving=(), gpus=gpus: (64.0, float(gpus)))
+        side_by_side = cluster.trials_that_fit([trial] * 9)
+        assert side_by_side == expected
+        cluster.divide(trial, side_by_side)  # It is not refused.

@@ -37,10 +37,10 @@ def test_lines_say_what_is_waited_for_and_when_all_is_over(tmp_path: object, pas
         passes[0] += 6
         progress.update(130)
     lines = out.getvalue().splitlines()
-    # 98 s of training; 2 times 10 s for processes to start; 600 images at 125/s; 100 images of 4 calls each.
+    # 98 s of training; 2 times 10 s for processes to start; 600 images at 180/s; 100 images of 4 calls each.
     assert lines[0] == "train: waiting for 2 workers to start"
     assert lines[1] == (
-        "train 20/1000 images (2%), 2:09 left in all, 10 images/s, loss 0.5000, gradient norm 0.25, MFU 10.0%"
+        "train 20/1000 images (2%), 2:08 left in all, 10 images/s, loss 0.5000, gradient norm 0.25, MFU 10.0%"
     )
     assert len(lines) == 3 and lines[2].startswith("train 130/1000 images (13%)")
 

@@ -13,9 +13,10 @@ from orchestrator.config.saved import CONFIG_FILE
 from orchestrator.config.schema import ExperimentConfig
 from orchestrator.errors import UserError
 from orchestrator.run.experiment import run_experiment
-from orchestrator.run.folder import SUITE_FILE, write_text
-from orchestrator.sweeps.ablation import Sweep, _refuse_a_run, _refuse_other_lengths, run_sweep
+from orchestrator.run.folder import SUITE_FILE, open_run, write_text
+from orchestrator.sweeps.ablation import Sweep, run_sweep
 from orchestrator.sweeps.command import AblateOptions, _named_after_its_suite, suite_base
+from orchestrator.sweeps.continuing import refuse_a_run, refuse_other_lengths
 from orchestrator.sweeps.suites import Axis, Option, Suite, cells_of
 from tests.configs import tiny
 
@@ -26,21 +27,21 @@ def with_train(config: ExperimentConfig, **changes: Any) -> ExperimentConfig:
 
 def test_a_trial_of_another_length_is_refused(tmp_path: Path) -> None:
     config = tiny(tmp_path, "data", train={"images": 6000, "score_every_images": 32, "score_images": 8})
-    _refuse_other_lengths({"one": config})
+    refuse_other_lengths({"one": config})
     write_text(config.directory, CONFIG_FILE, to_yaml(config))
-    _refuse_other_lengths({"one": with_train(config, workers=1, log_every_images=8)})
+    refuse_other_lengths({"one": with_train(config, workers=1, log_every_images=8)})
     for changes in ({"images": 3000}, {"score_images": 16}, {"score_every_images": 64}):
         (key,) = changes
         with pytest.raises(UserError, match=f"one was begun with train.{key} .* --run.name"):
-            _refuse_other_lengths({"one": with_train(config, **changes)})
+            refuse_other_lengths({"one": with_train(config, **changes)})
 
 
 def test_a_run_s_folder_is_no_sweep_s(tmp_path: Path) -> None:
     config = tiny(tmp_path, "data")
-    _refuse_a_run(config)
+    refuse_a_run(config)
     write_text(config.directory, CONFIG_FILE, to_yaml(config))
     with pytest.raises(UserError, match="is the folder of a run"):
-        _refuse_a_run(config)
+        refuse_a_run(config)
 
 
 def test_a_sweep_s_folder_is_no_run_s(tmp_path: Path) -> None:
@@ -49,6 +50,8 @@ def test_a_sweep_s_folder_is_no_run_s(tmp_path: Path) -> None:
     # There is no dataset either, and the folder is refused before one is asked for.
     with pytest.raises(UserError, match="is the folder of a sweep"):
         run_experiment(config)
+    with pytest.raises(UserError, match="is the folder of a sweep"):
+        open_run(config, "fingerprint")
     assert [file.name for file in Path(config.directory).iterdir()] == [SUITE_FILE]
 
 
