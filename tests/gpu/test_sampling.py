@@ -74,19 +74,24 @@ def test_an_image_does_not_depend_on_its_batch(precision: str, tmp_path: Path) -
     assert difference.float().mean() < (0.01 if precision == "fp32" else 0.5)
 
 
-def test_the_vae_decodes_as_on_the_cpu(tmp_path: Path) -> None:
+def small_vae(folder: Path) -> str:
+    """The folder of a VAE with random weights, for latents of four channels."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(32, 64), layers_per_block=1, latent_channels=4,
-    ).save_pretrained(tmp_path / "vae")  # fmt: skip
-    images = []
+    ).save_pretrained(folder)  # fmt: skip
+    return str(folder)
+
+
+def test_the_vae_decodes_as_on_the_cpu(tmp_path: Path) -> None:
+    vae, images = small_vae(tmp_path / "vae"), []
     for use_gpu in (False, ON_GPU):
         config = tiny(
             tmp_path, "data", model={**MODEL, "channels": 4},
-            sampling={"sampler": {"steps": 4}, "vae": str(tmp_path / "vae"), "use_gpu": use_gpu},
+            sampling={"sampler": {"steps": 4}, "vae": vae, "use_gpu": use_gpu},
         )  # fmt: skip
         images.append(ImageSampler(config, network(config), 0.2).sample(list(range(4)))[0])
     assert images[0].shape == (4, 3, 16, 16)

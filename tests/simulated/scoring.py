@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from orchestrator.benchmarks.score import untrained_inception
@@ -19,6 +18,7 @@ from orchestrator.scoring.extractors import weights_file
 from orchestrator.scoring.inception import Inception
 from orchestrator.scoring.vision_transformers import CLIP, DINOV2, VisionTransformerExtractor
 from tests.configs import tiny
+from tests.gpu.test_sampling import small_vae
 from tests.gpu.test_scoring import pictures, random_weights
 from tests.simulated.cuda import GPU, SimulatedGPU, pretend
 
@@ -50,12 +50,8 @@ def _features(kind: Any, weights: Path, device: torch.device) -> Callable[[Tenso
 
 def decoder(root: Path) -> Make:
     """What makes a small VAE's decoder on a device."""
-    torch.manual_seed(0)
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(32, 64), layers_per_block=1, latent_channels=4,
-    ).save_pretrained(root / "vae")  # fmt: skip
-    return lambda device: Decoder(str(root / "vae"), None, 0.2, device).decode
+    vae = small_vae(root / "vae")
+    return lambda device: Decoder(vae, None, 0.2, device).decode
 
 
 def main(root: Path) -> None:

@@ -1,14 +1,11 @@
 """On a simulated GPU every sampler gives the CPU's images, and the host waits for no step of it."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dimr_model.objective import DIFFUSION_SAMPLERS, FLOW_SAMPLERS
-from tests.commands import ROOT
+from tests.simulated import printed_by
 from tests.simulated.sampling import STEPS
 
 pytestmark = pytest.mark.long
@@ -23,10 +20,7 @@ TABLE = {"to the GPU, waiting (diffusion.py:_alphas_cumprod_on)": 1}
 
 
 def test_every_sampler_gives_the_cpu_s_images_and_waits_for_no_step(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "tests.simulated.sampling", str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = printed_by("sampling", tmp_path)
     assert len(found) == 2 * len(DIFFUSION_SAMPLERS + FLOW_SAMPLERS)
     for one in found:
         assert one["apart"] == 0, one

@@ -1,13 +1,10 @@
 """On a simulated GPU, extractors and the VAE give what the CPU does, and a batch is copied there and back."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT
+from tests.simulated import printed_by
 
 pytestmark = pytest.mark.long
 
@@ -30,9 +27,6 @@ WAITS = {
 
 
 def test_networks_give_the_cpu_s_numbers_and_wait_for_a_batch_alone(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "tests.simulated.scoring", str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = {one["network"]: one for one in map(json.loads, done.stdout.splitlines())}
+    found = {one["network"]: one for one in printed_by("scoring", tmp_path)}
     assert {name: one["events"] for name, one in found.items()} == WAITS
     assert all(one["apart"] < 1e-5 for one in found.values()), found

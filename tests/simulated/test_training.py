@@ -1,13 +1,10 @@
 """On a simulated GPU a step trains what the CPU does, refuses what lies on the CPU, and waits only once."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT
+from tests.simulated import printed_by
 from tests.simulated.training import RECIPES, STEPS
 
 pytestmark = pytest.mark.long
@@ -20,10 +17,7 @@ ONCE = {"to the GPU, waiting (diffusion.py:_alphas_cumprod_on)": 1}
 
 
 def test_every_recipe_trains_what_the_cpu_does_and_waits_once_a_step(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "tests.simulated.training", str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    found = printed_by("training", tmp_path)
     assert [one["recipe"] for one in found] == list(RECIPES)
     for one in found:
         assert one["losses_apart"] < 1e-5, one
